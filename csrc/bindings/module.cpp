@@ -1,0 +1,85 @@
+// fastspade._engine: plain addresses, shapes and strides in, results written in place. Validation is Python's
+// (fastspade.search); nothing here knows torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+
+#include "core/problem.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/search.hpp"
+
+namespace py = pybind11;
+using namespace fastspade;
+
+namespace {
+
+// (address, dtype code, shape, strides in elements), as fastspade.search._tensors describes a tensor.
+using Described = std::tuple<uintptr_t, int, std::array<int64_t, 4>, std::array<int64_t, 4>>;
+
+std::vector<TensorView> views(const std::vector<Described>& levels) {
+    std::vector<TensorView> result;
+    for (const auto& [address, dtype, shape, stride] : levels) {
+        TensorView view;
+        view.data = reinterpret_cast<const void*>(address);
+        view.dtype = static_cast<DType>(dtype);
+        std::copy(shape.begin(), shape.end(), view.shape);
+        std::copy(stride.begin(), stride.end(), view.stride);
+        result.push_back(view);
+    }
+    return result;
+}
+
+// True when Python has a signal waiting that raises (Ctrl-C). Looks at most twenty times a second: it takes the GIL.
+std::function<bool()> signal_check() {
+    auto next = std::make_shared<std::chrono::steady_clock::time_point>(std::chrono::steady_clock::now());
+    return [next] {
+        const auto now = std::chrono::steady_clock::now();
+        if (now < *next) return false;
+        *next = now + std::chrono::milliseconds(50);
+        py::gil_scoped_acquire hold;
+        return PyErr_CheckSignals() != 0;
+    };
+}
+
+py::dict search_cpu(const std::vector<Described>& query, const std::vector<Described>& gallery, uintptr_t gallery_index,
+                    int64_t gallery_count, int64_t kappa, int upsample, uintptr_t distances, uintptr_t indices,
+                    int threads, bool prune) {
+    Problem problem;
+    problem.query = views(query);
+    problem.gallery = views(gallery);
+    problem.gallery_index = reinterpret_cast<const int64_t*>(gallery_index);
+    problem.gallery_count = gallery_count;
+    problem.kappa = kappa;
+    problem.upsample = static_cast<Upsample>(upsample);
+    problem.distances = reinterpret_cast<float*>(distances);
+    problem.indices = reinterpret_cast<int64_t*>(indices);
+    problem.threads = threads;
+    problem.prune = prune;
+    problem.interrupted = signal_check();
+    Statistics statistics;
+    try {
+        py::gil_scoped_release release;
+        statistics = cpu::search(problem);
+    } catch (const Interrupted&) {
+        throw py::error_already_set();  // the signal handler's own exception
+    }
+    py::dict result;
+    result["pairs"] = statistics.pairs;
+    result["fine_pairs"] = statistics.fine_pairs;
+    result["exact_pairs"] = statistics.exact_pairs;
+    return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_engine, module) {
+    module.doc() = "The compiled search engines; use fastspade.search.";
+    py::register_exception<NonFinite>(module, "NonFinite", PyExc_ValueError);
+    module.def("search_cpu", &search_cpu, py::arg("query"), py::arg("gallery"), py::arg("gallery_index"),
+               py::arg("gallery_count"), py::arg("kappa"), py::arg("upsample"), py::arg("distances"), py::arg("indices"),
+               py::arg("threads"), py::arg("prune"));
+    module.def("simd", [] { return std::string(cpu::kernels().name); });
+    module.attr("compiler") = FASTSPADE_COMPILER;
+    module.attr("cuda_architectures") = FASTSPADE_CUDA_ARCHITECTURES;
+}

@@ -1,0 +1,49 @@
+// The candidates one query keeps while the gallery streams by.
+//
+// A screen computes distances with a known error: |screened - true| <= error. A pair can be among the kappa nearest only
+// if screened <= (kappa-th smallest screened so far) + 2 * error, so everything up to that limit is kept and the rest is
+// gone for good. What is left at the end is ranked by exact distances (see exact.hpp).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+namespace fastspade {
+
+struct Candidate {
+    float screened;  // squared distance in the screen's scaled units
+    int32_t slot;    // position in this query's list of gallery images
+    int64_t pixel;   // pixel within the gallery image
+};
+
+// One row of a fixed-capacity buffer that several rows share; `limit` may only fall while `error` is unchanged.
+struct CandidateRow {
+    Candidate* items = nullptr;
+    int64_t count = 0;
+    int64_t ranked = 0;  // how many of the first items have survived an exact ranking
+    float kth = std::numeric_limits<float>::infinity();
+    float error = 0.0f;
+
+    float limit() const { return kth + 2.0f * error; }
+
+    // Drops what can no longer win. Called when the row is full and at the end.
+    void compact(int64_t kappa) {
+        if (count < kappa) return;
+        auto by_screened = [](const Candidate& a, const Candidate& b) { return a.screened < b.screened; };
+        std::nth_element(items, items + (kappa - 1), items + count, by_screened);
+        // A NaN (an overflow in the screen) makes the order meaningless: then nothing may be dropped here.
+        for (int64_t i = 0; i < count; ++i)
+            if (!(items[i].screened == items[i].screened)) return;
+        kth = std::min(kth, items[kappa - 1].screened);
+        const float bound = limit();
+        int64_t kept = 0;
+        for (int64_t i = 0; i < count; ++i)
+            if (!(items[i].screened > bound)) items[kept++] = items[i];
+        count = kept;
+    }
+};
+
+inline int64_t candidate_capacity(int64_t kappa) { return 2 * kappa + 30; }
+
+}  // namespace fastspade

@@ -1,0 +1,79 @@
+// One search, as every engine receives it, and the form the engines work with: levels grouped by resolution.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/sampling.hpp"
+#include "core/tensor_view.hpp"
+
+namespace fastspade {
+
+struct Problem {
+    std::vector<TensorView> query;    // levels, finest first: (B, C_l, H_l, W_l)
+    std::vector<TensorView> gallery;  // same channels; its grid may differ from the query's
+    const int64_t* gallery_index = nullptr;  // (B, K), or null: every query image against gallery images 0 .. K-1
+    int64_t gallery_count = 0;               // K
+    int64_t kappa = 1;
+    Upsample upsample = Upsample::bilinear;
+    float* distances = nullptr;  // (B, H_1 * W_1, kappa)
+    int64_t* indices = nullptr;  // (B, H_1 * W_1, kappa)
+    int threads = 1;
+    bool prune = true;                  // false: evaluate every pair (for tests and measurements)
+    std::function<bool()> interrupted;  // polled between pieces of work; true stops the search
+};
+
+// What the search did: pairs in all, and pairs whose finest level had to be evaluated.
+struct Statistics {
+    int64_t pairs = 0;
+    int64_t fine_pairs = 0;
+    int64_t exact_pairs = 0;
+};
+
+struct Interrupted : std::exception {
+    const char* what() const noexcept override { return "interrupted"; }
+};
+
+struct NonFinite : std::runtime_error {
+    NonFinite(const char* side, int64_t level, int64_t image)
+        : std::runtime_error(std::string(side) + "[" + std::to_string(level) + "] holds NaN or infinite values in image " +
+                             std::to_string(image)) {}
+};
+
+// The levels that share one resolution, treated as one level with their channels side by side.
+struct LevelGroup {
+    std::vector<int64_t> levels;  // positions in the pyramid
+    std::vector<TensorView> query, gallery;
+    int64_t channels = 0;
+    std::vector<Tap> query_y, query_x, gallery_y, gallery_x;  // from the finest grid into this one
+};
+
+inline std::vector<LevelGroup> group_levels(const Problem& problem) {
+    std::vector<LevelGroup> groups;
+    const TensorView &fine_query = problem.query[0], &fine_gallery = problem.gallery[0];
+    for (size_t l = 0; l < problem.query.size(); ++l) {
+        const TensorView &query = problem.query[l], &gallery = problem.gallery[l];
+        const bool fits = !groups.empty() && groups.back().query[0].height() == query.height() &&
+                          groups.back().query[0].width() == query.width() &&
+                          groups.back().gallery[0].height() == gallery.height() &&
+                          groups.back().gallery[0].width() == gallery.width();
+        if (!fits) {
+            LevelGroup group;
+            group.query_y = axis_taps(query.height(), fine_query.height(), problem.upsample);
+            group.query_x = axis_taps(query.width(), fine_query.width(), problem.upsample);
+            group.gallery_y = axis_taps(gallery.height(), fine_gallery.height(), problem.upsample);
+            group.gallery_x = axis_taps(gallery.width(), fine_gallery.width(), problem.upsample);
+            groups.push_back(std::move(group));
+        }
+        groups.back().levels.push_back(static_cast<int64_t>(l));
+        groups.back().query.push_back(query);
+        groups.back().gallery.push_back(gallery);
+        groups.back().channels += query.channels();
+    }
+    return groups;
+}
+
+}  // namespace fastspade

@@ -1,0 +1,82 @@
+// The SIMD kernels, as a table of functions: one table an instruction set, picked once at run time.
+//
+// Two layouts feed them. A "lane panel" holds `lanes` vectors side by side, [channel][lanes]; a "row panel" holds `rows`
+// vectors side by side, [channel][rows]. The product of the two is a tile [rows][lanes].
+#pragma once
+
+#include <cstdint>
+
+namespace fastspade::cpu {
+
+constexpr int max_lanes = 64;
+constexpr int max_rows = 16;
+
+// One axis-crossing tap set of the query side: up to four Gram rows and their weights, for one lane.
+struct LaneTaps {
+    const float* row[4];
+    float weight[4];
+};
+
+// One coarse level as seen by interpolate_row: two rows of T (upper, lower), and per fine column two taps.
+struct RowLevel {
+    const float* upper;  // [width][lanes]
+    const float* lower;
+    float upper_weight;
+    float lower_weight;
+    int64_t width;
+    const int32_t* low;   // [fine width]
+    const int32_t* high;  // [fine width]
+    const float* low_weight;
+    const float* high_weight;
+    float* blended;  // scratch [width][lanes]
+};
+
+struct Hit {
+    int32_t row;
+    int32_t lane;
+    float value;
+};
+
+struct Kernels {
+    const char* name;
+    int lanes;
+    int rows;
+
+    // tile[row][lane] = sum over channels of lane_panel * row_panel; the tile's rows are `stride` floats apart.
+    void (*product)(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride);
+    // base[row][lane] += lane_norm[lane] + row_norm[row] - 2 * product, in place.
+    void (*subtract_product)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                             const float* row_norm, float* base);
+    // One level: distance = lane_norm + row_norm - 2 * product; appends those not above limit[lane]; returns how many.
+    int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                             const float* row_norm, int64_t valid_rows, const float* limit, Hit* hits);
+    // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).
+    void (*interpolate_lanes)(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out);
+    // out[x][lane] = norm[x] + sum over levels of the two-way interpolation; keeps each lane's smallest value and place.
+    void (*interpolate_row)(const RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
+                            float* out, float* smallest, int32_t* place);
+    // Appends every value not above its lane's limit, with rows numbered from 0; returns how many.
+    int64_t (*scan)(const float* values, int64_t rows, const float* limit, Hit* hits);
+    // How many values are not above their lane's limit.
+    int64_t (*count)(const float* values, int64_t rows, const float* limit);
+    // Dot product of two rows of `length` floats (a multiple of 16, zero padded).
+    float (*dot)(const float* a, const float* b, int64_t length);
+    // Sum of squared differences of two rows of any length.
+    float (*squared_difference)(const float* a, const float* b, int64_t length);
+};
+
+const Kernels& generic_kernels();
+#if defined(FASTSPADE_X86)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+#if defined(FASTSPADE_NEON)
+const Kernels& neon_kernels();
+#endif
+
+// The widest table this processor can run. FASTSPADE_SIMD=generic|avx2|avx512|neon in the environment asks for another.
+const Kernels& kernels();
+// A table by name, or null where it is not built or cannot run here.
+const Kernels* kernels_named(const char* name);
+
+}  // namespace fastspade::cpu

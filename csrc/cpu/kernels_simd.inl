@@ -1,0 +1,255 @@
+// The kernels, written once over GCC/Clang vector types and compiled once for each instruction set. The including file
+// sets W (floats a vector), V (vectors a lane panel), N (vectors a row panel). Everything here has internal linkage and
+// uses no library templates: code compiled for a newer processor must never be merged into the common parts.
+
+#include "cpu/kernels.hpp"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace fastspade::cpu {
+namespace {
+
+constexpr int L = W * V;
+constexpr int64_t run = 128;  // equals core/rounding.hpp's run_length: the error bound counts on it
+
+typedef float vec __attribute__((vector_size(W * 4)));
+typedef int32_t veci __attribute__((vector_size(W * 4)));
+typedef float vec_unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef int32_t veci_unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
+
+inline vec load(const float* p) { return *reinterpret_cast<const vec_unaligned*>(p); }
+inline void store(float* p, vec v) { *reinterpret_cast<vec_unaligned*>(p) = v; }
+// Subtracting zero is exact for every value, so the compiler turns this into a plain broadcast.
+inline vec splat(float x) { return x - vec{}; }
+
+// Bit i is set where a[i] is not above b[i]; a NaN counts as "not above", so that overflow can never hide a pair.
+inline uint32_t not_above(vec a, vec b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_NGT_UQ);
+#elif defined(__AVX2__)
+    return static_cast<uint32_t>(
+        _mm256_movemask_ps(_mm256_cmp_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), _CMP_NGT_UQ)));
+#else
+    uint32_t mask = 0;
+    for (int i = 0; i < W; ++i) mask |= static_cast<uint32_t>(!(a[i] > b[i])) << i;
+    return mask;
+#endif
+}
+
+inline float sum_of(vec v) {
+    float total = 0.0f;
+    for (int i = 0; i < W; ++i) total += v[i];
+    return total;
+}
+
+// The heart: N x V accumulators stay in registers for a run of channels, then join the totals.
+inline void accumulate(const float* lane_panel, const float* row_panel, int64_t channels, vec (&total)[N][V]) {
+    for (int j = 0; j < N; ++j)
+        for (int v = 0; v < V; ++v) total[j][v] = vec{};
+    for (int64_t start = 0; start < channels; start += run) {
+        const int64_t length = channels - start < run ? channels - start : run;
+        vec sum[N][V];
+        for (int j = 0; j < N; ++j)
+            for (int v = 0; v < V; ++v) sum[j][v] = vec{};
+        for (int64_t c = 0; c < length; ++c) {
+            vec lanes[V];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) lanes[v] = load(lane_panel + v * W);
+#pragma GCC unroll 16
+            for (int j = 0; j < N; ++j) {
+                const vec row = splat(row_panel[j]);
+#pragma GCC unroll 4
+                for (int v = 0; v < V; ++v) sum[j][v] += lanes[v] * row;
+            }
+            lane_panel += L;
+            row_panel += N;
+        }
+        for (int j = 0; j < N; ++j)
+            for (int v = 0; v < V; ++v) total[j][v] += sum[j][v];
+    }
+}
+
+void product(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride) {
+    vec total[N][V];
+    accumulate(lane_panel, row_panel, channels, total);
+    for (int j = 0; j < N; ++j)
+        for (int v = 0; v < V; ++v) store(tile + j * stride + v * W, total[j][v]);
+}
+
+void subtract_product(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                      const float* row_norm, float* base) {
+    vec total[N][V];
+    accumulate(lane_panel, row_panel, channels, total);
+    for (int j = 0; j < N; ++j)
+        for (int v = 0; v < V; ++v) {
+            float* place = base + j * L + v * W;
+            store(place, load(place) + (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v]);
+        }
+}
+
+inline int64_t append(uint32_t mask, int row, int first_lane, vec value, Hit* hits, int64_t count) {
+    while (mask) {
+        const int bit = __builtin_ctz(mask);
+        mask &= mask - 1;
+        hits[count++] = Hit{row, first_lane + bit, value[bit]};
+    }
+    return count;
+}
+
+int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                      const float* row_norm, int64_t valid_rows, const float* limit, Hit* hits) {
+    vec total[N][V];
+    accumulate(lane_panel, row_panel, channels, total);
+    int64_t count = 0;
+    for (int j = 0; j < N && j < valid_rows; ++j)
+        for (int v = 0; v < V; ++v) {
+            const vec value = (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v];
+            const uint32_t mask = not_above(value, load(limit + v * W));
+            if (__builtin_expect(mask != 0, 0)) count = append(mask, j, v * W, value, hits, count);
+        }
+    return count;
+}
+
+// W x W transpose by log2(W) rounds of interleaving rows half a matrix apart.
+inline void transpose(vec (&m)[W]) {
+    veci even, odd;
+    for (int i = 0; i < W / 2; ++i) {
+        even[2 * i] = i, even[2 * i + 1] = W + i;
+        odd[2 * i] = W / 2 + i, odd[2 * i + 1] = W + W / 2 + i;
+    }
+    for (int round = 1; round < W; round *= 2) {
+        vec next[W];
+        for (int i = 0; i < W / 2; ++i) {
+#if defined(__clang__)
+            for (int k = 0; k < W / 2; ++k) {
+                next[2 * i][2 * k] = m[i][k], next[2 * i][2 * k + 1] = m[i + W / 2][k];
+                next[2 * i + 1][2 * k] = m[i][W / 2 + k], next[2 * i + 1][2 * k + 1] = m[i + W / 2][W / 2 + k];
+            }
+#else
+            next[2 * i] = __builtin_shuffle(m[i], m[i + W / 2], even);
+            next[2 * i + 1] = __builtin_shuffle(m[i], m[i + W / 2], odd);
+#endif
+        }
+        for (int i = 0; i < W; ++i) m[i] = next[i];
+    }
+}
+
+void interpolate_lanes(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out) {
+    for (int v = 0; v < V; ++v) {
+        for (int64_t column = 0; column < columns; column += W) {
+            vec block[W];
+            for (int i = 0; i < W; ++i) {
+                const LaneTaps& lane = taps[v * W + i];
+                vec value = load(lane.row[0] + column) * lane.weight[0] + bias[v * W + i];
+                for (int t = 1; t < tap_count; ++t) value += load(lane.row[t] + column) * lane.weight[t];
+                block[i] = value;
+            }
+            transpose(block);
+            const int64_t width = columns - column < W ? columns - column : W;
+            for (int64_t i = 0; i < width; ++i) store(out + (column + i) * L + v * W, block[i]);
+        }
+    }
+}
+
+void interpolate_row(const RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
+                     float* out, float* smallest, int32_t* place) {
+    const float* blended[8];
+    for (int l = 0; l < level_count; ++l) {
+        const RowLevel& level = levels[l];
+        if (level.lower_weight == 0.0f) {
+            blended[l] = level.upper;
+            continue;
+        }
+        for (int64_t i = 0; i < level.width * L; i += W)
+            store(level.blended + i, load(level.upper + i) * level.upper_weight + load(level.lower + i) * level.lower_weight);
+        blended[l] = level.blended;
+    }
+    vec low[V];
+    veci at[V];
+    for (int v = 0; v < V; ++v) {
+        low[v] = load(smallest + v * W);
+        at[v] = *reinterpret_cast<const veci_unaligned*>(place + v * W);
+    }
+    for (int64_t x = 0; x < width; ++x) {
+        vec value[V];
+        for (int v = 0; v < V; ++v) value[v] = splat(norm[x]);
+        for (int l = 0; l < level_count; ++l) {
+            const RowLevel& level = levels[l];
+            const float* left = blended[l] + int64_t{level.low[x]} * L;
+            const float* right = blended[l] + int64_t{level.high[x]} * L;
+            const float left_weight = level.low_weight[x], right_weight = level.high_weight[x];
+            for (int v = 0; v < V; ++v)
+                value[v] += load(left + v * W) * left_weight + load(right + v * W) * right_weight;
+        }
+        const veci here = veci{} + static_cast<int32_t>(first + x);
+        for (int v = 0; v < V; ++v) {
+            store(out + x * L + v * W, value[v]);
+            const veci better = value[v] < low[v];
+            at[v] = better ? here : at[v];
+            low[v] = better ? value[v] : low[v];
+        }
+    }
+    for (int v = 0; v < V; ++v) {
+        store(smallest + v * W, low[v]);
+        *reinterpret_cast<veci_unaligned*>(place + v * W) = at[v];
+    }
+}
+
+int64_t scan(const float* values, int64_t rows, const float* limit, Hit* hits) {
+    vec bound[V];
+    for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
+    int64_t count = 0;
+    for (int64_t row = 0; row < rows; ++row)
+        for (int v = 0; v < V; ++v) {
+            const vec value = load(values + row * L + v * W);
+            const uint32_t mask = not_above(value, bound[v]);
+            if (__builtin_expect(mask != 0, 0)) count = append(mask, static_cast<int>(row), v * W, value, hits, count);
+        }
+    return count;
+}
+
+int64_t count(const float* values, int64_t rows, const float* limit) {
+    vec bound[V];
+    for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
+    int64_t total = 0;
+    for (int64_t row = 0; row < rows; ++row)
+        for (int v = 0; v < V; ++v) total += __builtin_popcount(not_above(load(values + row * L + v * W), bound[v]));
+    return total;
+}
+
+// Four sums in flight hide the latency of the additions; W divides 16, and every length is a multiple of 16.
+float dot(const float* a, const float* b, int64_t length) {
+    vec sum[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * W <= length; i += 4 * W)
+        for (int k = 0; k < 4; ++k) sum[k] += load(a + i + k * W) * load(b + i + k * W);
+    for (; i + W <= length; i += W) sum[0] += load(a + i) * load(b + i);
+    return sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+float squared_difference(const float* a, const float* b, int64_t length) {
+    vec sum[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * W <= length; i += 4 * W)
+        for (int k = 0; k < 4; ++k) {
+            const vec d = load(a + i + k * W) - load(b + i + k * W);
+            sum[k] += d * d;
+        }
+    for (; i + W <= length; i += W) {
+        const vec d = load(a + i) - load(b + i);
+        sum[0] += d * d;
+    }
+    float total = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (; i < length; ++i) total += (a[i] - b[i]) * (a[i] - b[i]);
+    return total;
+}
+
+constexpr Kernels table(const char* name) {
+    return Kernels{name, L, N, product, subtract_product, distance_hits, interpolate_lanes, interpolate_row, scan,
+                   count, dot, squared_difference};
+}
+
+}  // namespace
+}  // namespace fastspade::cpu

@@ -1,0 +1,307 @@
+#include "cpu/region.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+namespace fastspade::cpu {
+
+namespace {
+
+constexpr int64_t channel_block = 16;  // channels staged at a time: a few rows of pixels of them stay in the L1/L2 cache
+constexpr int64_t band_pixels = 1024;
+
+// Reads `count` pixels from flat position `pixel` on, `channels` channels from `channel` on, into stage[channel][pixel],
+// as (value - mean) * scale.
+template <class Element>
+void read_block(const TensorView& view, int64_t image, int64_t channel, int64_t channels, int64_t pixel, int64_t count,
+                const float* mean, float scale, float* stage, int64_t stage_stride) {
+    const auto* base = static_cast<const typename Element::Storage*>(view.data);
+    const int64_t width = view.width(), step = view.stride[3], channel_step = view.stride[1];
+    for (int64_t done = 0; done < count;) {
+        const int64_t y = (pixel + done) / width, x = (pixel + done) % width;
+        const int64_t length = std::min(width - x, count - done);
+        const auto* source = base + view.offset(image, channel, y, x);
+        float* target = stage + done;
+        if (channel_step == 1 && step != 1) {  // channels side by side in memory: read along them
+            for (int64_t i = 0; i < length; ++i)
+                for (int64_t c = 0; c < channels; ++c)
+                    target[c * stage_stride + i] = (Element::load(source[i * step + c]) - mean[c]) * scale;
+        } else if (step == 1) {
+            for (int64_t c = 0; c < channels; ++c) {
+                const auto* from = source + c * channel_step;
+                float* to = target + c * stage_stride;
+                for (int64_t i = 0; i < length; ++i) to[i] = (Element::load(from[i]) - mean[c]) * scale;
+            }
+        } else {
+            for (int64_t c = 0; c < channels; ++c)
+                for (int64_t i = 0; i < length; ++i)
+                    target[c * stage_stride + i] =
+                        (Element::load(source[c * channel_step + i * step]) - mean[c]) * scale;
+        }
+        done += length;
+    }
+}
+
+}  // namespace
+
+Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& groups) {
+    // Any centre is correct; one near the gallery's mean makes the rounding bound tight. A few hundred pixels spread
+    // over a few images find it well enough.
+    constexpr int64_t images_wanted = 8, pixels_wanted = 256;
+    std::vector<int64_t> images;
+    if (problem.gallery_index) {
+        const int64_t total = problem.query[0].images() * problem.gallery_count;
+        std::set<int64_t> used(problem.gallery_index, problem.gallery_index + std::min<int64_t>(total, 4096));
+        images.assign(used.begin(), used.end());
+    } else {
+        for (int64_t i = 0; i < problem.gallery_count; ++i) images.push_back(i);
+    }
+    const int64_t taken = std::min<int64_t>(images_wanted, static_cast<int64_t>(images.size()));
+    Centring centring;
+    double largest = 0.0;
+    for (const LevelGroup& group : groups) {
+        std::vector<float> mean;
+        for (const TensorView& view : group.gallery) {
+            const int64_t per_image = std::min(view.pixels(), (pixels_wanted + taken - 1) / taken);
+            with_element(view.dtype, [&](auto element) {
+                using Element = decltype(element);
+                const auto* base = static_cast<const typename Element::Storage*>(view.data);
+                std::vector<double> sum(static_cast<size_t>(view.channels()), 0.0);
+                std::vector<float> low(sum.size(), INFINITY), high(sum.size(), -INFINITY);
+                for (int64_t i = 0; i < taken; ++i)
+                    for (int64_t p = 0; p < per_image; ++p) {
+                        const int64_t image = images[static_cast<size_t>(i * static_cast<int64_t>(images.size()) / taken)];
+                        const int64_t pixel = p * view.pixels() / per_image;
+                        const auto* source = base + view.offset(image, 0, pixel / view.width(), pixel % view.width());
+                        for (size_t c = 0; c < sum.size(); ++c) {
+                            const float value = Element::load(source[static_cast<int64_t>(c) * view.stride[1]]);
+                            sum[c] += static_cast<double>(value);
+                            low[c] = std::min(low[c], value), high[c] = std::max(high[c], value);
+                        }
+                    }
+                for (size_t c = 0; c < sum.size(); ++c) {
+                    float centre = static_cast<float>(sum[c] / static_cast<double>(taken * per_image));
+                    if (!std::isfinite(centre)) centre = 0.0f;
+                    mean.push_back(centre);
+                    for (float extreme : {low[c], high[c]}) {
+                        const double reach = std::abs(static_cast<double>(extreme) - static_cast<double>(centre));
+                        if (std::isfinite(reach)) largest = std::max(largest, reach);
+                    }
+                }
+            });
+        }
+        centring.mean.push_back(std::move(mean));
+    }
+    if (largest > 0.0) {
+        const int exponent = std::clamp(-std::ilogb(largest), -120, 120);
+        centring.scale = static_cast<float>(std::ldexp(1.0, exponent));
+    }
+    return centring;
+}
+
+Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, Side side)
+    : groups_(groups), centring_(centring), side_(side), coarse_(groups.size()), norm_bound_(groups.size()),
+      largest_(groups.size(), 0.0f) {
+    fine_width_ = views(0)[0].width();
+    row_length_ = padded(groups[0].channels, 16);
+}
+
+const std::vector<TensorView>& Region::views(size_t group) const {
+    return side_ == Side::query ? groups_[group].query : groups_[group].gallery;
+}
+const std::vector<Tap>& Region::taps_y(size_t group) const {
+    return side_ == Side::query ? groups_[group].query_y : groups_[group].gallery_y;
+}
+const std::vector<Tap>& Region::taps_x(size_t group) const {
+    return side_ == Side::query ? groups_[group].query_x : groups_[group].gallery_x;
+}
+
+void Region::place(int64_t image, int64_t first_pixel, int64_t last_pixel) {
+    image_ = image, first_ = first_pixel, last_ = last_pixel;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+        Coarse& level = coarse_[g];
+        level.width = views(g)[0].width();
+        if (g == 0) {
+            level.first_row = 0, level.pixels = last_ - first_;
+            continue;
+        }
+        level.first_row = taps_y(g)[static_cast<size_t>(first_ / fine_width_)].low;
+        level.rows = taps_y(g)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
+        level.pixels = level.rows * level.width;
+    }
+}
+
+void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage_buffer) {
+    Coarse& level = coarse_[group];
+    const bool fine = group == 0;
+    const bool neighbours = !fine && views(group)[0].pixels() != views(0)[0].pixels() && level.antidiagonal.data();
+    // Neighbour products reach one row and one pixel past the band.
+    const int64_t reach = neighbours ? std::min(level.pixels, end + level.width + 1) : end;
+    const int64_t count = end - begin, staged = reach - begin;
+    const int64_t stride = padded(staged + level.width + 2, 16);
+    float* const stage = stage_buffer.reserve(channel_block * stride + 5 * stride);
+    std::fill(stage, stage + channel_block * stride, 0.0f);
+    float* const sums = stage + channel_block * stride;
+    const int64_t origin = fine ? first_ : level.first_row * level.width;
+    const int64_t channels = groups_[group].channels;
+    Buffer<float>& panels = fine ? fine_panels_ : level.panels;
+    std::fill(level.self.data() + begin, level.self.data() + end, 0.0);
+    if (neighbours)
+        for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
+            std::fill(products->data() + begin, products->data() + end, 0.0);
+
+    int64_t channel_base = 0;
+    for (const TensorView& view : views(group)) {
+        for (int64_t c0 = 0; c0 < view.channels(); c0 += channel_block) {
+            const int64_t block = std::min(channel_block, view.channels() - c0);
+            const float* mean = centring_.mean[group].data() + channel_base + c0;
+            with_element(view.dtype, [&](auto element) {
+                read_block<decltype(element)>(view, image_, c0, block, origin + begin, staged, mean, centring_.scale,
+                                              stage, stride);
+            });
+            for (int64_t c = 0; c < block && panel; ++c) {
+                const float* from = stage + c * stride;
+                for (int64_t i = 0; i < count;) {
+                    const int64_t at = begin + i, lane = at % panel;
+                    const int64_t length = std::min(panel - lane, count - i);
+                    float* to = panels.data() + (at / panel * channels + channel_base + c0 + c) * panel + lane;
+                    for (int64_t k = 0; k < length; ++k) to[k] = from[i + k];
+                    i += length;
+                }
+            }
+            if (rows)
+                for (int64_t i = 0; i < count; ++i) {
+                    float* to = fine_rows_.data() + (begin + i) * row_length_ + channel_base + c0;
+                    for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
+                }
+            // Float sums over one block of channels, then float64: the error stays below core/rounding.hpp's bound.
+            const int64_t right = 1, down = level.width;
+            std::fill(sums, sums + 5 * stride, 0.0f);
+            for (int64_t c = 0; c < block; ++c) {
+                const float* a = stage + c * stride;
+                for (int64_t i = 0; i < count; ++i) sums[i] += a[i] * a[i];
+                if (!neighbours) continue;
+                float *s1 = sums + stride, *s2 = s1 + stride, *s3 = s2 + stride, *s4 = s3 + stride;
+                for (int64_t i = 0; i < count; ++i) {
+                    s1[i] += a[i] * a[i + right];
+                    s2[i] += a[i] * a[i + down];
+                    s3[i] += a[i] * a[i + down + right];
+                    s4[i] += a[i + right] * a[i + down];
+                }
+            }
+            for (int64_t i = 0; i < count; ++i) level.self[begin + i] += static_cast<double>(sums[i]);
+            if (neighbours)
+                for (int64_t i = 0; i < count; ++i) {
+                    level.right[begin + i] += static_cast<double>(sums[stride + i]);
+                    level.down[begin + i] += static_cast<double>(sums[2 * stride + i]);
+                    level.diagonal[begin + i] += static_cast<double>(sums[3 * stride + i]);
+                    level.antidiagonal[begin + i] += static_cast<double>(sums[4 * stride + i]);
+                }
+        }
+        channel_base += view.channels();
+    }
+    if (rows)
+        for (int64_t i = begin; i < end; ++i)
+            std::fill(fine_rows_.data() + i * row_length_ + channels, fine_rows_.data() + (i + 1) * row_length_, 0.0f);
+}
+
+void Region::interpolate_norms(int64_t begin, int64_t end) {
+    const Coarse& fine = coarse_[0];
+    for (int64_t p = begin; p < end; ++p) {
+        fine_norm_[p] = static_cast<float>(fine.self[p]);
+        norm_bound_[0][p] = static_cast<float>(std::sqrt(fine.self[p]));
+        double total = 0.0;
+        const int64_t y = (first_ + p) / fine_width_, x = (first_ + p) % fine_width_;
+        for (size_t g = 1; g < groups_.size(); ++g) {
+            const Coarse& level = coarse_[g];
+            const Tap &ty = taps_y(g)[static_cast<size_t>(y)], &tx = taps_x(g)[static_cast<size_t>(x)];
+            const int64_t top = (ty.low - level.first_row) * level.width, bottom = (ty.high - level.first_row) * level.width;
+            const int64_t a = top + tx.low, b = top + tx.high, c = bottom + tx.low, d = bottom + tx.high;
+            const double wl = tx.low_weight, wr = tx.high_weight, wt = ty.low_weight, wb = ty.high_weight;
+            double norm = wt * wt * (wl * wl * level.self[a] + wr * wr * level.self[b]);
+            if (wr != 0.0) norm += wt * wt * 2.0 * wl * wr * level.right[a];
+            if (wb != 0.0) {
+                norm += wb * wb * (wl * wl * level.self[c] + wr * wr * level.self[d]);
+                norm += 2.0 * wt * wb * (wl * wl * level.down[a] + wr * wr * level.down[b]);
+                if (wr != 0.0) {
+                    norm += wb * wb * 2.0 * wl * wr * level.right[c];
+                    norm += 2.0 * wt * wb * wl * wr * (level.diagonal[a] + level.antidiagonal[a]);
+                }
+            }
+            total += norm;
+            const double bound = wt * (wl * std::sqrt(level.self[a]) + wr * std::sqrt(level.self[b])) +
+                                 wb * (wl * std::sqrt(level.self[c]) + wr * std::sqrt(level.self[d]));
+            norm_bound_[g][p] = static_cast<float>(bound);
+        }
+        coarse_norm_[p] = static_cast<float>(total);
+    }
+}
+
+void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_panel) {
+    struct Band {
+        size_t group;
+        int64_t begin, end;
+    };
+    std::vector<Band> bands;
+    bool bilinear = false;
+    for (size_t g = 1; g < groups_.size(); ++g)
+        for (const auto& taps : {taps_y(g), taps_x(g)})
+            for (const Tap& tap : taps) bilinear |= tap.high_weight != 0.0;
+    for (size_t g = groups_.size(); g-- > 0;) {  // the deepest level first: it has the most channels a pixel
+        Coarse& level = coarse_[g];
+        const int panel = g == 0 ? fine_panel : coarse_panel;
+        const int64_t panel_pixels = panel ? padded(level.pixels, panel) : 0;
+        if (panel) {
+            float* data = (g == 0 ? fine_panels_ : level.panels).reserve(panel_pixels * groups_[g].channels);
+            const int64_t last = (panel_pixels - panel) * groups_[g].channels;
+            if (panel_pixels != level.pixels) std::fill(data + last, data + last + panel * groups_[g].channels, 0.0f);
+        }
+        if (g == 0 && fine_rows) fine_rows_.reserve(level.pixels * row_length_);
+        level.self.reserve(level.pixels);
+        if (g > 0 && bilinear)
+            for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
+                products->reserve(level.pixels);
+        const int64_t step = g == 0 ? band_pixels : std::max<int64_t>(1, band_pixels / level.width) * level.width;
+        for (int64_t begin = 0; begin < level.pixels; begin += step)
+            bands.push_back({g, begin, std::min(begin + step, level.pixels)});
+    }
+    while (stages_.size() < static_cast<size_t>(team.size())) stages_.emplace_back();
+    team.run(static_cast<int64_t>(bands.size()), [&](int64_t i, int thread) {
+        const Band& band = bands[static_cast<size_t>(i)];
+        pack_band(band.group, band.begin, band.end, band.group == 0 ? fine_panel : coarse_panel,
+                  band.group == 0 && fine_rows, stages_[static_cast<size_t>(thread)]);
+    });
+    // A panel's padding rows of `self` are never read; non-finite features show in the norms.
+    for (size_t g = 0; g < groups_.size(); ++g)
+        for (int64_t i = 0; i < coarse_[g].pixels; ++i)
+            if (!std::isfinite(coarse_[g].self[i])) {
+                const int64_t flat = (g == 0 ? first_ : coarse_[g].first_row * coarse_[g].width) + i;
+                for (size_t v = 0; v < views(g).size(); ++v) {
+                    const TensorView& view = views(g)[v];
+                    const bool finite = with_element(view.dtype, [&](auto element) {
+                        using Element = decltype(element);
+                        const auto* base = static_cast<const typename Element::Storage*>(view.data);
+                        for (int64_t c = 0; c < view.channels(); ++c)
+                            if (!std::isfinite(Element::load(
+                                    base[view.offset(image_, c, flat / view.width(), flat % view.width())])))
+                                return false;
+                        return true;
+                    });
+                    if (!finite) throw NonFinite(side_ == Side::query ? "query" : "gallery", groups_[g].levels[v], image_);
+                }
+            }
+    fine_norm_.reserve(padded(pixels(), 64) + 64);
+    coarse_norm_.reserve(padded(pixels(), 64) + 64);
+    for (auto& bound : norm_bound_) bound.reserve(padded(pixels(), 64) + 64);
+    const int64_t pieces = (pixels() + 511) / 512;
+    team.run(pieces, [&](int64_t i, int) { interpolate_norms(i * 512, std::min(pixels(), (i + 1) * 512)); });
+    for (int64_t p = pixels(); p < padded(pixels(), 64) + 64; ++p) {
+        fine_norm_[p] = coarse_norm_[p] = 0.0f;
+        for (auto& bound : norm_bound_) bound[p] = 0.0f;
+    }
+    for (size_t g = 0; g < groups_.size(); ++g)
+        largest_[g] = *std::max_element(norm_bound_[g].data(), norm_bound_[g].data() + pixels());
+}
+
+}  // namespace fastspade::cpu

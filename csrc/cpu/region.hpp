@@ -1,0 +1,86 @@
+// A piece of one image, centred, scaled and laid out for the kernels: finest-level pixels [p0, p1) and, of every coarser
+// level, the rows that those pixels interpolate from.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/buffer.hpp"
+#include "core/problem.hpp"
+#include "cpu/thread_team.hpp"
+
+namespace fastspade::cpu {
+
+// One vector per channel that is subtracted from both sides, and a power of two that brings values near one. Neither
+// changes which pairs are nearest: distances do not see a common shift, and the scale is common to all.
+struct Centring {
+    std::vector<std::vector<float>> mean;  // [group][channel]
+    float scale = 1.0f;
+};
+
+Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& groups);
+
+enum class Side { query, gallery };
+
+class Region {
+  public:
+    Region(const std::vector<LevelGroup>& groups, const Centring& centring, Side side);
+
+    // Which pixels the region covers; with several groups they must be whole rows.
+    void place(int64_t image, int64_t first_pixel, int64_t last_pixel);
+
+    // Lays the region out: fine vectors in panels of `fine_panel` (0: not wanted) and as zero-padded rows if asked,
+    // coarse vectors in panels of `coarse_panel`, and the norms. Throws NonFinite.
+    void pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_panel);
+
+    int64_t image() const { return image_; }
+    int64_t first_pixel() const { return first_; }
+    int64_t pixels() const { return last_ - first_; }
+    int64_t first_row() const { return first_ / fine_width_; }
+    int64_t rows() const { return (last_ - first_) / fine_width_; }
+    int64_t coarse_first_row(size_t group) const { return coarse_[group].first_row; }
+    int64_t coarse_pixels(size_t group) const { return coarse_[group].pixels; }
+    int64_t coarse_width(size_t group) const { return coarse_[group].width; }
+
+    const float* fine_panels() const { return fine_panels_.data(); }
+    const float* fine_row(int64_t pixel) const { return fine_rows_.data() + pixel * row_length_; }
+    int64_t row_length() const { return row_length_; }
+    const float* coarse_panels(size_t group) const { return coarse_[group].panels.data(); }
+
+    // Per pixel of the region: squared norms of the finest vectors, and of all coarser interpolated vectors together.
+    const float* fine_norm() const { return fine_norm_.data(); }
+    const float* coarse_norm() const { return coarse_norm_.data(); }
+    // Upper bounds on norms (not squared), per group and pixel, and their maxima (see core/rounding.hpp).
+    const float* norm_bound(size_t group) const { return norm_bound_[group].data(); }
+    float largest_norm_bound(size_t group) const { return largest_[group]; }
+
+    static int64_t padded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+  private:
+    struct Coarse {
+        int64_t first_row = 0, rows = 0, width = 0, pixels = 0;
+        Buffer<float> panels;
+        // Inner products of each native vector with itself and its neighbours to the right, below, and on both
+        // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
+        Buffer<double> self, right, down, diagonal, antidiagonal;
+    };
+    struct Products;
+
+    const std::vector<TensorView>& views(size_t group) const;
+    const std::vector<Tap>& taps_y(size_t group) const;
+    const std::vector<Tap>& taps_x(size_t group) const;
+    void pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage);
+    void interpolate_norms(int64_t begin, int64_t end);
+
+    const std::vector<LevelGroup>& groups_;
+    const Centring& centring_;
+    const Side side_;
+    int64_t fine_width_ = 1, image_ = 0, first_ = 0, last_ = 0, row_length_ = 0;
+    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_;
+    std::vector<Coarse> coarse_;
+    std::vector<Buffer<float>> norm_bound_;
+    std::vector<float> largest_;
+    std::vector<Buffer<float>> stages_;
+};
+
+}  // namespace fastspade::cpu

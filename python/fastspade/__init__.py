@@ -1,0 +1,52 @@
+"""fastspade: exact, fast SPADE anomaly detection (Cohen and Hoshen, arXiv 2005.02357)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from fastspade._version import __version__
+from fastspade.errors import FastspadeError
+
+if TYPE_CHECKING:
+    from fastspade.api import score
+    from fastspade.bank import Bank
+    from fastspade.info import build_info
+    from fastspade.search import knn, pyramid_knn
+    from fastspade.spade import Result, Spade
+
+__all__ = [
+    "Bank",
+    "FastspadeError",
+    "Result",
+    "Spade",
+    "__version__",
+    "build_info",
+    "knn",
+    "pyramid_knn",
+    "score",
+]
+
+# Where each public name lives. Resolved on first use, so that `import fastspade` (and `--help`) does not wait for torch.
+_HOMES = {
+    "Bank": "fastspade.bank",
+    "Result": "fastspade.spade",
+    "Spade": "fastspade.spade",
+    "build_info": "fastspade.info",
+    "knn": "fastspade.search",
+    "pyramid_knn": "fastspade.search",
+    "score": "fastspade.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fastspade' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,55 @@
+"""The errors a caller can catch: one base class, each also the built-in error its kind is."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DeviceError",
+    "DtypeError",
+    "EngineError",
+    "FastspadeError",
+    "ImageReadError",
+    "InputError",
+    "MissingDependencyError",
+    "MissingFileError",
+    "ModelFileError",
+]
+
+
+class FastspadeError(Exception):
+    """Base of every error that fastspade raises on purpose."""
+
+
+class InputError(FastspadeError, ValueError):
+    """An argument has a value, shape or range that cannot be used."""
+
+
+class DtypeError(FastspadeError, TypeError):
+    """An argument has the wrong type or element type."""
+
+
+class DeviceError(FastspadeError, RuntimeError):
+    """Tensors sit on different devices, or on one this build cannot serve."""
+
+
+class MissingFileError(FastspadeError, FileNotFoundError):
+    """A path that was named does not exist, or holds nothing to read."""
+
+
+class ImageReadError(FastspadeError, ValueError):
+    """A file was found but is not a readable image; ``path`` names it."""
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class ModelFileError(FastspadeError, ValueError):
+    """A saved model is truncated, altered, of another version, or does not match its backbone."""
+
+
+class MissingDependencyError(FastspadeError, ImportError):
+    """An optional package is needed for what was asked; the message names the extra."""
+
+
+class EngineError(FastspadeError, RuntimeError):
+    """The compiled engine is missing or reported a failure."""

@@ -1,0 +1,24 @@
+"""What this build is and what it will use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastspade._version import __version__
+
+
+def build_info() -> dict[str, Any]:
+    """Version, compiler, SIMD level picked at run time, CUDA architectures built (empty list: none), threads, torch."""
+    import torch
+
+    from fastspade.search.cpu import _engine
+
+    engine = _engine()
+    return {
+        "version": __version__,
+        "compiler": engine.compiler,
+        "simd": engine.simd(),
+        "cuda_architectures": [name for name in engine.cuda_architectures.split(";") if name],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,56 @@
+"""The CPU engine: allocates outputs and passes addresses to the compiled search."""
+
+from __future__ import annotations
+
+import torch
+
+from fastspade.errors import EngineError, InputError
+from fastspade.search.validation import DTYPES
+
+
+def _engine():
+    try:
+        from fastspade import _engine
+    except ImportError as error:
+        raise EngineError(f"the compiled engine fastspade._engine could not be loaded ({error}); reinstall fastspade") from error
+    return _engine
+
+
+def describe(level: torch.Tensor) -> tuple[int, int, list[int], list[int]]:
+    """What the engine needs to read a tensor: address, element type, shape, strides in elements."""
+    return level.data_ptr(), DTYPES[level.dtype], list(level.shape), list(level.stride())
+
+
+def search_cpu(
+    query: list[torch.Tensor],
+    gallery: list[torch.Tensor],
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    upsample: int,
+    prune: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, int]]:
+    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and the search's counts.
+
+    `prune=False` evaluates every pair: the same results, for tests and measurements.
+    """
+    engine = _engine()
+    query, gallery = [q.detach() for q in query], [g.detach() for g in gallery]
+    rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
+    distances = torch.empty(rows, kappa, dtype=torch.float32)
+    indices = torch.empty(rows, kappa, dtype=torch.int64)
+    try:
+        counts = engine.search_cpu(
+            query=[describe(level) for level in query],
+            gallery=[describe(level) for level in gallery],
+            gallery_index=0 if gallery_index is None else gallery_index.data_ptr(),
+            gallery_count=gallery[0].shape[0] if gallery_index is None else gallery_index.shape[1],
+            kappa=kappa,
+            upsample=upsample,
+            distances=distances.data_ptr(),
+            indices=indices.data_ptr(),
+            threads=torch.get_num_threads(),
+            prune=prune,
+        )
+    except engine.NonFinite as error:
+        raise InputError(f"{error}; features must be finite") from None
+    return distances, indices, counts
