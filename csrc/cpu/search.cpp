@@ -11,8 +11,10 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <mutex>
 
 #include "core/candidates.hpp"
+#include "core/duplicates.hpp"
 #include "core/exact.hpp"
 #include "core/rounding.hpp"
 #include "cpu/kernels.hpp"
@@ -61,6 +63,12 @@ class Search {
     void coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place);
     void search_tile_single(int64_t tile, int64_t slot, Scratch& scratch);
     void add(int64_t query, const Candidate& candidate, float* limit, Scratch& scratch);
+    bool repeats(int64_t chunk_pixel) const {
+        const int32_t* ranks = duplicates_.load(std::memory_order_acquire);
+        return ranks && ranks[chunk_pixel] >= problem_.kappa;
+    }
+    void find_duplicates();
+    void drop_repeats(CandidateRow& row, int32_t slot) const;
     void rank_exactly(int64_t query, Scratch& scratch);
     void finish(int64_t query, Scratch& scratch);
 
@@ -91,12 +99,16 @@ class Search {
     double share_ = 0.0;      // of the last chunk's pairs, how many were left in the running
     std::vector<Buffer<float>> gram_;  // [coarse group]: [query coarse pixel][gallery coarse pixel]
     std::vector<int64_t> gram_stride_;
-    Buffer<float> query_rows_;  // unused rows stay in queries_
     Buffer<float> fine_lane_norm_, coarse_lane_norm_, limit_;
     Buffer<Candidate> candidates_;
     std::vector<CandidateRow> rows_;
     std::vector<float> largest_;  // [group] largest gallery norm bound seen in this block
     Statistics statistics_;
+
+    // Ranks of repeated descriptors in the chunk at hand: looked for only once ties crowd a row, null until then.
+    std::atomic<const int32_t*> duplicates_{nullptr};
+    std::vector<int32_t> duplicate_ranks_;
+    std::mutex duplicates_lock_;
 };
 
 Search::Search(const Problem& problem)
@@ -229,6 +241,7 @@ void Search::multiply_coarse() {
 
 void Search::search_chunk(int64_t slot) {
     const int64_t count = tiles();
+    duplicates_.store(nullptr, std::memory_order_release);
     if (groups_.size() == 1) {
         chunk_.pack(team_, kernels_.rows, false, 0);
         update_errors();
@@ -410,8 +423,7 @@ void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratc
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
             const int64_t lane = hit.lane, r = start + hit.row;
-            if (lane >= valid || r == place[lane] || hit.value > limit[lane]) continue;
-            // The finest level adds at least the square of the difference of its norms.
+            if (lane >= valid || r == place[lane] || hit.value > limit[lane] || repeats(r)) continue;
             ++scratch.fine_pairs;
             const float value = evaluate(lane, r, hit.value);
             if (!(value > limit[lane]))
@@ -443,14 +455,40 @@ void Search::search_tile_single(int64_t tile, int64_t slot, Scratch& scratch) {
 void Search::add(int64_t query, const Candidate& candidate, float* limit, Scratch& scratch) {
     CandidateRow& row = rows_[static_cast<size_t>(query)];
     if (candidate.screened > row.limit()) return;  // the limit fell since the pair was found
+    if (repeats(candidate.pixel - chunk_.first_pixel())) return;
     row.items[row.count++] = candidate;
     if (problem_.kappa == 1 && candidate.screened < row.kth) row.kth = candidate.screened;
     if (row.count == capacity_) {
         row.compact(problem_.kappa);
-        // Many pairs closer together than the screen can tell: only exact distances thin them out.
-        if (row.count > capacity_ - 8) rank_exactly(query, scratch);
+        // Many pairs closer together than the screen can tell. Most often they repeat one descriptor; what is left
+        // after dropping repeats, only exact distances thin out.
+        if (row.count > capacity_ - 8) {
+            find_duplicates();
+            drop_repeats(row, candidate.slot);
+            if (row.count > capacity_ - 8) rank_exactly(query, scratch);
+        }
     }
     *limit = row.limit();
+}
+
+void Search::find_duplicates() {
+    std::lock_guard<std::mutex> hold(duplicates_lock_);
+    if (duplicates_.load(std::memory_order_relaxed)) return;
+    duplicate_ranks_ = duplicate_ranks(groups_, chunk_.image(), chunk_.first_pixel(),
+                                       chunk_.first_pixel() + chunk_.pixels(), problem_.gallery[0].width());
+    duplicates_.store(duplicate_ranks_.data(), std::memory_order_release);
+}
+
+// Removes the repeats that came from the chunk at hand; earlier chunks' candidates stay.
+void Search::drop_repeats(CandidateRow& row, int32_t slot) const {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < row.count; ++i) {
+        const Candidate& item = row.items[i];
+        const int64_t pixel = item.pixel - chunk_.first_pixel();
+        const bool here = item.slot == slot && pixel >= 0 && pixel < chunk_.pixels();
+        if (!here || !repeats(pixel)) row.items[kept++] = item;
+    }
+    row.count = kept;
 }
 
 // Keeps the kappa nearest of the row by (exact distance, flat index).
