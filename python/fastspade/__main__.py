@@ -1,0 +1,7 @@
+"""`python -m fastspade`."""
+
+import sys
+
+from fastspade.cli import main
+
+sys.exit(main())

@@ -1,0 +1,365 @@
+"""Image sources: paths, folders, globs, PIL images, arrays, tensors and loaders -> prepared batches."""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from fastspade.decode import (
+    Decoded,
+    as_rgb,
+    check_array,
+    check_tensor,
+    decode_array,
+    decode_tensor,
+    prepare,
+    read_file,
+    standardise,
+    to_pillow,
+)
+from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
+from fastspade.geometry import CropBox
+
+__all__ = ["SUFFIXES", "CropBox", "ImageBatch", "ImageSource", "as_rgb", "open_source"]
+
+SUFFIXES = frozenset(
+    ".bmp .dib .gif .j2k .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+)
+
+
+@dataclass
+class ImageBatch:
+    """Images ready for a backbone.
+
+    pixels: (B, 3, H, W) float32 in [0, 1], resized and cropped, not normalised.
+    names: one a picture: the file's path, or "image_00012" for pictures in memory.
+    sizes: (height, width) of the originals, upright. crops: where each crop lies in its original.
+    originals: for each picture, a function that decodes it again at its own size, as an RGB Pillow image.
+    """
+
+    pixels: torch.Tensor
+    names: list[str]
+    sizes: list[tuple[int, int]]
+    crops: list[CropBox]
+    originals: list[Callable[[], Image.Image]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass
+class _Entry:
+    """One picture not yet decoded."""
+
+    name: str
+    load: Callable[[], Decoded]
+
+
+@dataclass
+class _Prepared:
+    name: str
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    crop: CropBox
+    original: Callable[[], Image.Image]
+
+
+class ImageSource:
+    """Iterates ImageBatch in the order given. Made by open_source; can be iterated again unless built on an iterator.
+
+    skipped: (name, error) of what skip_bad left out; complete once an iteration has ended.
+    total: the number of pictures, bad ones included, or None where it cannot be known (len() then raises TypeError).
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[_Entry],
+        total: int | None,
+        missing: list[tuple[str, FastspadeError]],
+        *,
+        resize: int | None,
+        crop: int | None,
+        batch_size: int,
+        skip_bad: bool,
+        num_workers: int,
+    ) -> None:
+        self._entries = entries
+        self._missing = missing
+        self._resize, self._crop = resize, crop
+        self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
+        self.total = total
+        self.skipped: list[tuple[str, FastspadeError]] = list(missing)
+
+    def __len__(self) -> int:
+        if self.total is None:
+            raise TypeError("the number of images from this loader or iterator is not known beforehand")
+        return self.total
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """Batches of up to batch_size pictures.
+
+        Raises ImageReadError for the first unreadable file unless skip_bad, and always if every file was unreadable;
+        InputError where pixel values or, with crop=None, sizes do not fit together.
+        """
+        self.skipped = list(self._missing)
+        batch: list[_Prepared] = []
+        first: _Prepared | None = None
+        for prepared in self._prepared():
+            first = first or prepared
+            if prepared.pixels.shape != first.pixels.shape:
+                raise InputError(
+                    f"images must have one size after resizing: {first.name} has {_pixels_text(first)}, "
+                    f"{prepared.name} has {_pixels_text(prepared)}; set crop"
+                )
+            batch.append(prepared)
+            if len(batch) == self._batch_size:
+                yield _collate(batch)
+                batch = []
+        if batch:
+            yield _collate(batch)
+        if first is None:
+            if self.skipped:
+                name, error = self.skipped[0]
+                raise ImageReadError(f"none of the {len(self.skipped)} images could be read; the first: {error}", name)
+            raise InputError("images must hold at least one image, but the loader yielded none")
+
+    def _prepared(self) -> Iterator[_Prepared]:
+        """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone."""
+        if self._num_workers == 0:
+            for entry in self._entries:
+                yield from self._settle(entry.name, lambda entry=entry: self._prepare(entry))
+            return
+        window: deque[tuple[str, Future[_Prepared]]] = deque()
+        limit = self._batch_size + self._num_workers
+        pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="fastspade-decode")
+        try:
+            for entry in self._entries:
+                window.append((entry.name, pool.submit(self._prepare, entry)))
+                if len(window) >= limit:
+                    name, future = window.popleft()
+                    yield from self._settle(name, future.result)
+            while window:
+                name, future = window.popleft()
+                yield from self._settle(name, future.result)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, entry: _Entry) -> _Prepared:
+        try:
+            return _Prepared(
+                entry.name, *prepare(entry.load(), self._resize, self._crop), lambda: to_pillow(entry.load())
+            )
+        except InputError as error:
+            raise InputError(f"{entry.name}: {error}") from error
+
+    def _settle(self, name: str, result: Callable[[], _Prepared]) -> Iterator[_Prepared]:
+        try:
+            prepared = result()
+        except (ImageReadError, MissingFileError) as error:
+            if not self._skip_bad:
+                raise
+            self.skipped.append((name, error))
+        else:
+            yield prepared
+
+
+def _pixels_text(prepared: _Prepared) -> str:
+    return f"{prepared.pixels.shape[1]}x{prepared.pixels.shape[2]}"
+
+
+def _collate(batch: list[_Prepared]) -> ImageBatch:
+    return ImageBatch(
+        torch.stack([one.pixels for one in batch]),
+        [one.name for one in batch],
+        [one.size for one in batch],
+        [one.crop for one in batch],
+        [one.original for one in batch],
+    )
+
+
+def open_source(
+    images: Any,
+    *,
+    resize: int | None = 256,
+    crop: int | None = 224,
+    batch_size: int = 16,
+    skip_bad: bool = False,
+    num_workers: int | None = None,
+    argument: str = "images",
+) -> ImageSource:
+    """Open pictures of any supported kind as an iterable of ImageBatch; nothing is decoded before iteration.
+
+    images: a file, a folder (searched in depth, sorted, hidden files and other suffixes left out), a glob pattern
+        ("**" goes in depth); a PIL image; a numpy array H x W x 3 uint8 (also gray, RGBA, uint16, float in [0, 1], or
+        a stack N x H x W x 3); a tensor (3, H, W) or (N, 3, H, W), uint8 or float in [0, 1]; a list that mixes any of
+        those; or a DataLoader (or other iterable) that yields tensors or (tensor, label...) tuples.
+    resize, crop: the shorter side goes to ``resize`` keeping the aspect ratio, then the central ``crop`` x ``crop`` is
+        cut (SPADE, arXiv 2005.02357: 256 and 224). This holds for tensors and loaders too; None leaves a step out.
+    batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
+    skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
+    argument: what error messages call ``images``.
+
+    Raises, before anything is decoded: MissingFileError (path, empty folder or pattern without a match),
+    ImageReadError (a named file is not of an image type), DtypeError, InputError.
+    """
+    _check_int("batch_size", batch_size, 1)
+    _check_int("resize", resize, 1, optional=True)
+    _check_int("crop", crop, 1, optional=True)
+    _check_int("num_workers", num_workers, 0, optional=True)
+    if resize is not None and crop is not None and crop > resize:
+        raise InputError(f"crop must not be larger than resize, got crop {crop} and resize {resize}")
+    options: dict[str, Any] = dict(
+        resize=resize,
+        crop=crop,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+        num_workers=2 if num_workers is None else num_workers,
+    )
+    if not isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, list, tuple)):
+        if not isinstance(images, Iterable):
+            raise DtypeError(
+                f"{argument} must be a path, folder, glob, PIL image, array, tensor, a list of those, or a DataLoader; "
+                f"got {type(images).__name__}"
+            )
+        return ImageSource(_LoaderEntries(images, argument), _loader_total(images), [], **options)
+
+    entries: list[_Entry] = []
+    missing: list[tuple[str, FastspadeError]] = []
+    is_list = isinstance(images, (list, tuple))
+    for position, item in enumerate(images if is_list else [images]):
+        label = f"{argument}[{position}]" if is_list else argument
+        try:
+            entries.extend(_item_entries(label, item, len(entries)))
+        except (MissingFileError, ImageReadError) as error:
+            if not skip_bad:
+                raise
+            missing.append((os.fspath(item), error))
+    if not entries:
+        if missing:
+            raise missing[0][1]
+        raise InputError(f"{argument} must hold at least one image, got an empty {type(images).__name__}")
+    return ImageSource(entries, len(entries), missing, **options)
+
+
+def _check_int(name: str, value: object, least: int, *, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise DtypeError(f"{name} must be an integer{' or None' if optional else ''}, got {type(value).__name__}")
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
+
+
+def _item_entries(label: str, item: object, start: int) -> list[_Entry]:
+    """The pictures of one item; ``start`` numbers those in memory."""
+    if isinstance(item, (str, os.PathLike)):
+        return [_Entry(str(path), lambda path=path: read_file(path)) for path in _find_files(label, os.fspath(item))]
+    if isinstance(item, Image.Image):
+        if 0 in item.size:
+            raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
+        name = getattr(item, "filename", "") or _memory_name(start)
+        return [_Entry(name, lambda: _load_pil(item, name))]
+    if isinstance(item, np.ndarray):
+        stack = item if item.ndim == 4 else item[None]
+        if len(stack) == 0:
+            raise InputError(f"{label} must hold at least one image, got shape {item.shape}")
+        check_array(label, stack[0])
+        return [_Entry(_memory_name(start + i), lambda one=one: decode_array(one)) for i, one in enumerate(stack)]
+    if isinstance(item, torch.Tensor):
+        return _tensor_entries(label, item, start)
+    raise DtypeError(f"{label} must be a path, PIL image, array or tensor, got {type(item).__name__}")
+
+
+def _tensor_entries(label: str, tensor: torch.Tensor, start: int) -> list[_Entry]:
+    if tensor.ndim not in (3, 4) or 0 in tensor.shape:
+        raise InputError(f"{label} must have shape (3, H, W) or (N, 3, H, W), none of them 0; got {tuple(tensor.shape)}")
+    stack = tensor if tensor.ndim == 4 else tensor[None]
+    check_tensor(label, stack[0])
+    return [_Entry(_memory_name(start + i), lambda one=one: decode_tensor(one)) for i, one in enumerate(stack)]
+
+
+def _memory_name(number: int) -> str:
+    return f"image_{number:05d}"
+
+
+_PIL_LOCK = threading.Lock()  # loading changes a lazily opened Image, and one may be listed twice
+
+
+def _load_pil(image: Image.Image, name: str) -> Decoded:
+    try:
+        with _PIL_LOCK:
+            return standardise(image)
+    except Exception as error:  # a lazily opened file decodes here
+        raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
+
+
+def _find_files(label: str, path: str) -> list[Path]:
+    """The image files that a path, folder or glob pattern names, sorted."""
+    place = Path(path)
+    if place.is_dir():
+        found = _images_in(place)
+        if not found:
+            raise MissingFileError(f"{label}: no image files in folder {path} (looks for {' '.join(sorted(SUFFIXES))})")
+        return found
+    if place.exists():
+        if place.suffix and place.suffix.lower() not in SUFFIXES:
+            raise ImageReadError(f"{label}: {path} is not of an image type ({' '.join(sorted(SUFFIXES))})", path)
+        return [place]
+    if not glob.has_magic(path):
+        raise MissingFileError(f"{label}: no such file or folder: {path}")
+    matches = [Path(match) for match in sorted(glob.glob(path, recursive=True))]
+    found = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
+    if not found:
+        raise MissingFileError(f"{label}: no image files match {path}")
+    return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
+
+class _LoaderEntries:
+    """The pictures of a DataLoader or another iterable of tensors, taken as they come."""
+
+    def __init__(self, loader: Iterable[Any], argument: str) -> None:
+        self._loader, self._argument = loader, argument
+
+    def __iter__(self) -> Iterator[_Entry]:
+        count = 0
+        for step, item in enumerate(self._loader):
+            tensor = item[0] if isinstance(item, (list, tuple)) and item else item
+            if not isinstance(tensor, torch.Tensor):
+                raise DtypeError(
+                    f"{self._argument}: a loader must yield tensors or (tensor, label) tuples, "
+                    f"but item {step} is {type(item).__name__}"
+                    + (f" of {type(tensor).__name__}" if tensor is not item else "")
+                )
+            for entry in _tensor_entries(f"{self._argument}: item {step}", tensor, count):
+                yield entry
+                count += 1
+
+
+def _loader_total(loader: Iterable[Any]) -> int | None:
+    """Pictures a DataLoader will yield; None for what cannot be asked."""
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return None  # other iterables and custom batch samplers do not tell how large their batches are
+    try:
+        return len(loader) * loader.batch_size if loader.drop_last else len(loader.sampler)  # type: ignore[arg-type]
+    except TypeError:
+        return None
