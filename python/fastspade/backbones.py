@@ -74,14 +74,12 @@ class Backbone:
             raise DtypeError(f"images must be a floating tensor (B, 3, H, W) in [0, 1], got {got}")
         if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
             raise InputError(f"images must have shape (B, 3, H, W), none of them 0; got {tuple(images.shape)}")
-        with torch.inference_mode():
-            outputs = self._run(images)
-            embedding = self._pooled(outputs[self.embedding], len(images))
-            pyramid = [self._level(name, outputs[name], len(images)) for name in self.layers]
-            self._check_order(pyramid)
-            self._check_finite({self.embedding: embedding} | dict(zip(self.layers, pyramid)))
-        # Tensors made in inference mode cannot take part in autograd, nor be changed in place outside: hand out plain ones.
-        return embedding.clone(), [level.clone(memory_format=torch.preserve_format) for level in pyramid]
+        outputs = self._run(images)
+        embedding = self._pooled(outputs[self.embedding], len(images))
+        pyramid = [self._level(name, outputs[name], len(images)) for name in self.layers]
+        self._check_order(pyramid)
+        self._check_finite({self.embedding: embedding} | dict(zip(self.layers, pyramid, strict=True)))
+        return embedding, pyramid
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The wanted modules' outputs in one forward pass."""
@@ -94,7 +92,9 @@ class Backbone:
                     return
                 if not isinstance(output, torch.Tensor):
                     raise InputError(f"layer {name!r} must return a tensor, got {type(output).__name__}")
-                outputs[name] = output.to(torch.float32, copy=True)  # a later in-place ReLU must not change it
+                # A copy, since an in-place ReLU may follow; a plain tensor, since inference tensors are of little use outside.
+                with torch.inference_mode(False):
+                    outputs[name] = output.to(torch.float32, copy=True)
                 if len(outputs) == len(wanted):
                     raise _AllSeen
 
@@ -102,12 +102,11 @@ class Backbone:
 
         handles = [self._module.get_submodule(name).register_forward_hook(keep(name)) for name in wanted]
         dtype = next((p.dtype for p in self._module.parameters() if p.dtype.is_floating_point), torch.float32)
-        normalised = (images.to(self.device, torch.float32) - self._shift) / self._scale
-        normalised = normalised.to(dtype).contiguous(memory_format=torch.channels_last)
-        cuda = self.device.type == "cuda"
+        half = torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
         try:
-            with torch.autocast(self.device.type, torch.float16, enabled=cuda):
-                self._module(normalised)
+            with torch.inference_mode(), half:
+                normalised = (images.to(self.device, torch.float32) - self._shift) / self._scale
+                self._module(normalised.to(dtype).contiguous(memory_format=torch.channels_last))
         except _AllSeen:
             pass
         finally:
@@ -141,7 +140,7 @@ class Backbone:
 
     def _check_finite(self, features: dict[str, torch.Tensor]) -> None:
         finite = torch.stack([values.isfinite().all() for values in features.values()]).tolist()  # one wait for the device
-        for name, good in zip(features, finite):
+        for name, good in zip(features, finite, strict=True):
             if not good:
                 raise InputError(f"features must be finite, but layer {name!r} returned NaN or infinity")
 

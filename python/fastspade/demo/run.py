@@ -52,7 +52,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True, categories: tup
         scene = make_scene(name, seed)
         start = time.perf_counter()
         # The crops have no border to cut off, so resize and crop are the same here.
-        model = Spade("efficientnet_lite0", k=50, k_image=5, resize=224, crop=224, device="cpu", progress=progress)
+        model = Spade("efficientnet_lite0", k=50, k_image=3, resize=224, crop=224, device="cpu", progress=progress)
         result = model.fit(scene.normal).score([image.picture for image in scene.test])
         seconds = time.perf_counter() - start
         maps = result.anomaly_maps

@@ -1,0 +1,55 @@
+"""What several test files share: a tiny backbone of our own and small pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fastspade import Spade
+
+LAYERS = ["first", "second", "third"]
+
+
+class TinyNet(nn.Module):
+    """Three strided convolutions: levels at strides 4, 8 and 16, like the real backbones', in a millisecond."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 7, stride=4, padding=3), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU())
+        self.third = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.third(self.second(self.first(images)))
+
+
+def picture(seed: int, height: int = 64, width: int = 64) -> Image.Image:
+    """A seeded picture with some structure."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray((random.random((8, 8, 3)) * 255).astype(np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def tiny_spade(**options) -> Spade:
+    """An unfitted Spade over TinyNet at 64 pixels."""
+    settings = dict(k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4) | options
+    return Spade(TinyNet(), layers=LAYERS, **settings)
+
+
+@pytest.fixture
+def normal() -> list[Image.Image]:
+    return [picture(seed) for seed in range(6)]
+
+
+@pytest.fixture
+def folder(tmp_path, normal):
+    """A folder of six normal PNG files."""
+    place = tmp_path / "good"
+    place.mkdir()
+    for i, image in enumerate(normal):
+        image.save(place / f"{i}.png")
+    return place

@@ -1,0 +1,105 @@
+"""The command line, run as users run it but in this process."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+
+import pytest
+from conftest import picture
+from PIL import Image
+
+from fastspade.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model fitted by the command itself, on the offline backbone."""
+    place = tmp_path_factory.mktemp("cli")
+    (place / "good").mkdir()
+    for seed in range(3):
+        picture(seed, 80, 96).save(place / "good" / f"{seed}.png")
+    path = place / "model.safetensors"
+    command = ["fit", str(place / "good"), "-o", str(path), "--backbone", "efficientnet_lite0", "--k", "2"]
+    assert main([*command, "--resize", "64", "--crop", "64", "--device", "cpu", "--quiet"]) == 0
+    return path
+
+
+def test_score_writes_a_table_and_two_pictures_an_image(model, tmp_path, capsys):
+    for name, seed in (("a.png", 5), ("b.jpg", 6)):
+        picture(seed, 80, 96).save(tmp_path / name)
+    out = tmp_path / "out"
+    assert main(["score", str(model), str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), "-o", str(out), "--quiet"]) == 0
+    with open(out / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [str(tmp_path / "a.png"), str(tmp_path / "b.jpg")]
+    assert all(float(row["score"]) > 0 for row in rows)
+    for row in rows:
+        for kind in ("heatmap", "overlay"):
+            assert Image.open(out / row[kind]).size == (96, 80)
+    assert sorted(entry.name for entry in out.iterdir()) == ["heatmaps", "overlays", "scores.csv"]
+    assert "2 heat maps" in capsys.readouterr().out
+
+
+def test_a_bad_image_stops_before_anything_is_written(model, tmp_path, capsys):
+    picture(1).save(tmp_path / "a.png")
+    (tmp_path / "bad.png").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    command = ["score", str(model), str(tmp_path / "a.png"), str(tmp_path / "bad.png"), "-o", str(out), "--quiet"]
+    assert main(command) == 2
+    assert "bad.png" in capsys.readouterr().err
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.png", "bad.png"]
+    assert main([*command, "--skip-bad"]) == 0
+    assert "skipped" in capsys.readouterr().err
+    assert len(list((out / "overlays").iterdir())) == 1
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(model, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        picture(1).save(tmp_path / folder / "same.png")
+    out = tmp_path / "out"
+    assert main(["score", str(model), str(tmp_path / "x"), str(tmp_path / "y"), "-o", str(out), "--quiet"]) == 0
+    assert sorted(entry.name for entry in (out / "heatmaps").iterdir()) == ["same.png", "same_2.png"]
+
+
+def test_an_output_folder_with_files_is_left_alone(model, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    assert main(["score", str(model), str(tmp_path), "-o", str(out), "--quiet"]) == 2
+    assert "output" in capsys.readouterr().err and (out / "precious.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["fit", "nowhere", "-o", "m.safetensors", "--backbone", "efficientnet_lite0"], "nowhere"),
+        (["fit", ".", "-o", "no/such/m.safetensors"], "no/such"),
+        (["score", "gone.safetensors", ".", "-o", "out"], "gone.safetensors"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(command, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("fastspade: error:") and says in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_exits_130_and_leaves_nothing(model, tmp_path, monkeypatch, capsys):
+    picture(1).save(tmp_path / "a.png")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastspade.spade.pyramid_knn", interrupted)
+    assert main(["score", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet"]) == 130
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_the_module_runs_and_tells_its_build():
+    ended = subprocess.run([sys.executable, "-m", "fastspade", "info"], capture_output=True, text=True, check=True)
+    assert '"simd"' in ended.stdout and '"cuda_architectures"' in ended.stdout
