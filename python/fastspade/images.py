@@ -29,7 +29,7 @@ from fastspade.decode import (
     standardise,
     to_pillow,
 )
-from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
+from fastspade.errors import DeviceError, DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
 from fastspade.geometry import CropBox
 
 __all__ = ["SUFFIXES", "CropBox", "ImageBatch", "ImageSource", "as_rgb", "open_source"]
@@ -94,11 +94,13 @@ class ImageSource:
         batch_size: int,
         skip_bad: bool,
         num_workers: int,
+        argument: str,
     ) -> None:
         self._entries = entries
         self._missing = missing
         self._resize, self._crop = resize, crop
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
+        self._argument = argument
         self.total = total
         self.skipped: list[tuple[str, FastspadeError]] = list(missing)
 
@@ -111,16 +113,22 @@ class ImageSource:
         """Batches of up to batch_size pictures.
 
         Raises ImageReadError for the first unreadable file unless skip_bad, and always if every file was unreadable;
-        InputError where pixel values or, with crop=None, sizes do not fit together.
+        InputError where pixel values or, with crop=None, sizes do not fit together; DeviceError where tensors of one
+        list lie on different devices.
         """
         self.skipped = list(self._missing)
         batch: list[_Prepared] = []
         first: _Prepared | None = None
         for prepared in self._prepared():
             first = first or prepared
+            if prepared.pixels.device != first.pixels.device:
+                raise DeviceError(
+                    f"{self._argument} must lie on one device: {first.name} is on {first.pixels.device}, "
+                    f"{prepared.name} on {prepared.pixels.device}"
+                )
             if prepared.pixels.shape != first.pixels.shape:
                 raise InputError(
-                    f"images must have one size after resizing: {first.name} has {_pixels_text(first)}, "
+                    f"{self._argument} must have one size after resizing: {first.name} has {_pixels_text(first)}, "
                     f"{prepared.name} has {_pixels_text(prepared)}; set crop"
                 )
             batch.append(prepared)
@@ -133,7 +141,7 @@ class ImageSource:
             if self.skipped:
                 name, error = self.skipped[0]
                 raise ImageReadError(f"none of the {len(self.skipped)} images could be read; the first: {error}", name)
-            raise InputError("images must hold at least one image, but the loader yielded none")
+            raise InputError(f"{self._argument} must hold at least one image, but the loader yielded none")
 
     def _prepared(self) -> Iterator[_Prepared]:
         """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone."""
@@ -226,6 +234,7 @@ def open_source(
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=2 if num_workers is None else num_workers,
+        argument=argument,
     )
     if not isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, list, tuple)):
         if not isinstance(images, Iterable):
@@ -307,6 +316,8 @@ def _load_pil(image: Image.Image, name: str) -> Decoded:
 
 def _find_files(label: str, path: str) -> list[Path]:
     """The image files that a path, folder or glob pattern names, sorted."""
+    if not path:
+        raise InputError(f"{label} must name a file, folder or glob pattern, got an empty string")
     place = Path(path)
     if place.is_dir():
         found = _images_in(place)
