@@ -196,8 +196,10 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     const int64_t piece = 16;
     poll();
     team_.run((count + piece - 1) / piece, [&](int64_t i, int thread) {
-        for (int64_t q = i * piece; q < std::min(count, (i + 1) * piece); ++q)
+        for (int64_t q = i * piece; q < std::min(count, (i + 1) * piece); ++q) {
+            if (thread == 0) poll();  // only the calling thread may talk to the caller's interpreter
             finish(q, scratch_[static_cast<size_t>(thread)]);
+        }
     });
 }
 

@@ -1,0 +1,50 @@
+"""The build's promises: what a configure run says without a CUDA compiler, and that libtorch is not linked."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+import pytest
+
+import fastspade._engine
+
+ROOT = Path(__file__).parents[1]
+
+
+def configure(tmp_path, *options):
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("no cmake command on the PATH")
+    if not (ROOT / "CMakeLists.txt").exists():
+        pytest.skip("the tests do not run from a source checkout")
+    command = [cmake, "-S", str(ROOT), "-B", str(tmp_path), f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", *options]
+    return subprocess.run([*command, f"-DPython_EXECUTABLE={sys.executable}"], capture_output=True, text=True, check=False)
+
+
+def test_cuda_on_without_a_compiler_is_a_clear_error(tmp_path):
+    ended = configure(tmp_path, "-DFASTSPADE_CUDA=ON", "-DCMAKE_CUDA_COMPILER=NOTFOUND")
+    assert ended.returncode != 0 and "FASTSPADE_CUDA=ON, but" in ended.stderr
+
+
+@pytest.mark.parametrize("value", ["OFF", "AUTO"])
+def test_a_machine_without_a_cuda_compiler_builds_the_cpu_engine(tmp_path, value):
+    ended = configure(tmp_path, f"-DFASTSPADE_CUDA={value}", "-DCMAKE_CUDA_COMPILER=NOTFOUND")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_an_unknown_cuda_setting_is_refused(tmp_path):
+    ended = configure(tmp_path, "-DFASTSPADE_CUDA=MAYBE")
+    assert ended.returncode != 0 and "must be AUTO, ON or OFF" in ended.stderr
+
+
+def test_the_extension_does_not_link_libtorch():
+    if shutil.which("readelf") is None:
+        pytest.skip("no readelf command on the PATH")
+    needed = subprocess.run(
+        ["readelf", "-d", fastspade._engine.__file__], capture_output=True, text=True, check=True
+    ).stdout
+    assert "NEEDED" in needed and "torch" not in needed and "c10" not in needed
