@@ -15,11 +15,6 @@ from fastspade.geometry import CropBox
 from fastspade.images import open_source
 
 
-def ramp(height: int, width: int) -> torch.Tensor:
-    """Value = x + 1000 * y at pixel centres."""
-    return torch.arange(width) + 0.5 + 1000 * (torch.arange(height) + 0.5)[:, None]
-
-
 # -- upsampling and smoothing
 
 
@@ -51,16 +46,18 @@ def test_no_smoothing_leaves_a_copy():
 
 @pytest.mark.parametrize("size", [(512, 512), (512, 768), (600, 333), (100, 100), (97, 161)])
 def test_a_map_returns_to_where_its_crop_was(size):
-    """The crop of a picture of coordinates, put back, is that picture again inside the crop."""
-    truth = ramp(*size) / ramp(*size).max()
-    (batch,) = open_source(truth.expand(3, -1, -1))
+    """The crop of a picture of coordinates, put back, is that picture again inside the crop, to a tenth of a pixel."""
+    y, x = torch.meshgrid(*(torch.arange(n) + 0.5 for n in size), indexing="ij")
+    truth, largest = torch.stack([y, x, x]), max(size)
+    (batch,) = open_source(truth / largest)
     crop = batch.crops[0]
-    placed = maps.place_in_image(batch.pixels[0, 0], crop, batch.sizes[0])
-    assert placed.shape == size
-    margin = 2 * max(1, size[0] / 256, size[1] / 256)  # resampling twice blurs the rim
+    placed = largest * maps.place_in_image(batch.pixels[0], crop, batch.sizes[0])
+    assert placed.shape == truth.shape
+    margin = 2 * max(1, min(size) / 256)  # resampling twice blurs the rim
     rows = slice(int(np.ceil(crop.top + margin)), int(crop.top + crop.height - margin))
     columns = slice(int(np.ceil(crop.left + margin)), int(crop.left + crop.width - margin))
-    torch.testing.assert_close(placed[rows, columns], truth[rows, columns], rtol=0, atol=1e-4)
+    assert placed[:, rows, columns].numel() > 0.7 * 3 * crop.height * crop.width
+    torch.testing.assert_close(placed[:, rows, columns], truth[:, rows, columns], rtol=0, atol=0.1)
 
 
 def test_borders():

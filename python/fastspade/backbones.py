@@ -292,7 +292,8 @@ def load_backbone(
         recipe = BACKBONES.get(backbone)
         if recipe is None:
             raise InputError(f"backbone must be one of {', '.join(BACKBONES)} or an nn.Module, got {backbone!r}")
-        module, name = recipe.build(), backbone
+        with torch.device("meta"):  # no memory and no random values: all weights are loaded
+            module, name = recipe.build(), backbone
         label = recipe.pretrained_label if weights is None else os.fspath(weights)
         state = recipe.pretrained() if weights is None else _read_state(weights)
         _load_state(module, state, recipe.classifier, name, label)
@@ -385,21 +386,23 @@ def _read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
 
 def _load_state(module: nn.Module, state: dict[str, torch.Tensor], classifier: str, name: str, label: str) -> None:
-    """Fill ``module`` from ``state``, its classifier replaced by nothing; every other weight must be there and fit."""
+    """Fill a module on the meta device, its classifier replaced by nothing; every other weight must be there and fit."""
     setattr(module, classifier, nn.Identity())
     state = {key: value for key, value in state.items() if not key.startswith(classifier + ".")}
-    expected = {key: value.shape for key, value in module.state_dict().items()}
+    expected = module.state_dict()
     problems = [f"{key} is missing" for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     problems += [f"{key} is not part of it" for key in state if key not in expected]
     problems += [
-        f"{key} is {tuple(state[key].shape)}, needs {tuple(shape)}"
-        for key, shape in expected.items()
-        if key in state and state[key].shape != shape
+        f"{key} is {tuple(state[key].shape)}, needs {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ModelFileError(f"weights {label} do not fit backbone {name!r}: {'; '.join(problems[:3])}{more}")
-    module.load_state_dict(state, strict=False)  # only num_batches_tracked may be missing here
+    counters = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if key not in state}
+    state = {key: value.to(expected[key].dtype) for key, value in state.items()}
+    module.load_state_dict(state | counters, assign=True)
 
 
 def _check_layers(module: nn.Module, layers: Sequence[str]) -> list[str]:
