@@ -47,6 +47,9 @@ struct Kernels {
     // base[row][lane] += lane_norm[lane] + row_norm[row] - 2 * product, in place.
     void (*subtract_product)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                              const float* row_norm, float* base);
+    // tile[row][lane] = base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product; base is left alone.
+    void (*refine)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                   const float* row_norm, const float* base, float* tile);
     // One level: distance = lane_norm + row_norm - 2 * product; appends those not above limit[lane]; returns how many.
     int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                              const float* row_norm, int64_t valid_rows, const float* limit, Hit* hits);
@@ -57,6 +60,8 @@ struct Kernels {
                             float* out, float* smallest, int32_t* place);
     // Appends every value not above its lane's limit, with rows numbered from 0; returns how many.
     int64_t (*scan)(const float* values, int64_t rows, const float* limit, Hit* hits);
+    // Whether any value is not above its lane's limit.
+    bool (*any)(const float* values, int64_t rows, const float* limit);
     // How many values are not above their lane's limit.
     int64_t (*count)(const float* values, int64_t rows, const float* limit);
     // Dot product of two rows of `length` floats (a multiple of 16, zero padded).

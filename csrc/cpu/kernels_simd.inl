@@ -78,15 +78,20 @@ void product(const float* lane_panel, const float* row_panel, int64_t channels, 
         for (int v = 0; v < V; ++v) store(tile + j * stride + v * W, total[j][v]);
 }
 
-void subtract_product(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                      const float* row_norm, float* base) {
+void refine(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+            const float* row_norm, const float* base, float* tile) {
     vec total[N][V];
     accumulate(lane_panel, row_panel, channels, total);
     for (int j = 0; j < N; ++j)
         for (int v = 0; v < V; ++v) {
-            float* place = base + j * L + v * W;
-            store(place, load(place) + (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v]);
+            const int at = j * L + v * W;
+            store(tile + at, load(base + at) + (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v]);
         }
+}
+
+void subtract_product(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                      const float* row_norm, float* base) {
+    refine(lane_panel, row_panel, channels, lane_norm, row_norm, base, base);
 }
 
 inline int64_t append(uint32_t mask, int row, int first_lane, vec value, Hit* hits, int64_t count) {
@@ -210,6 +215,15 @@ int64_t scan(const float* values, int64_t rows, const float* limit, Hit* hits) {
     return count;
 }
 
+bool any(const float* values, int64_t rows, const float* limit) {
+    vec bound[V];
+    for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
+    uint32_t mask = 0;
+    for (int64_t row = 0; row < rows; ++row)
+        for (int v = 0; v < V; ++v) mask |= not_above(load(values + row * L + v * W), bound[v]);
+    return mask != 0;
+}
+
 int64_t count(const float* values, int64_t rows, const float* limit) {
     vec bound[V];
     for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
@@ -247,8 +261,8 @@ float squared_difference(const float* a, const float* b, int64_t length) {
 }
 
 constexpr Kernels table(const char* name) {
-    return Kernels{name, L, N, product, subtract_product, distance_hits, interpolate_lanes, interpolate_row, scan,
-                   count, dot, squared_difference};
+    return Kernels{name, L, N, product, subtract_product, refine, distance_hits, interpolate_lanes, interpolate_row, scan,
+                   any, count, dot, squared_difference};
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
+#include "core/sample.hpp"
 namespace fastspade::cpu {
 
 namespace {
@@ -49,15 +49,8 @@ Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& 
     // Any centre is correct; one near the gallery's mean makes the rounding bound tight. A few hundred pixels spread
     // over a few images find it well enough.
     constexpr int64_t images_wanted = 8, pixels_wanted = 256;
-    std::vector<int64_t> images;
-    if (problem.gallery_index) {
-        const int64_t total = problem.query[0].images() * problem.gallery_count;
-        std::set<int64_t> used(problem.gallery_index, problem.gallery_index + std::min<int64_t>(total, 4096));
-        images.assign(used.begin(), used.end());
-    } else {
-        for (int64_t i = 0; i < problem.gallery_count; ++i) images.push_back(i);
-    }
-    const int64_t taken = std::min<int64_t>(images_wanted, static_cast<int64_t>(images.size()));
+    const std::vector<int64_t> images = sample_images(problem, images_wanted);
+    const int64_t taken = static_cast<int64_t>(images.size());
     Centring centring;
     double largest = 0.0;
     for (const LevelGroup& group : groups) {
@@ -71,7 +64,7 @@ Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& 
                 std::vector<float> low(sum.size(), INFINITY), high(sum.size(), -INFINITY);
                 for (int64_t i = 0; i < taken; ++i)
                     for (int64_t p = 0; p < per_image; ++p) {
-                        const int64_t image = images[static_cast<size_t>(i * static_cast<int64_t>(images.size()) / taken)];
+                        const int64_t image = images[static_cast<size_t>(i)];
                         const int64_t pixel = p * view.pixels() / per_image;
                         const auto* source = base + view.offset(image, 0, pixel / view.width(), pixel % view.width());
                         for (size_t c = 0; c < sum.size(); ++c) {
@@ -100,8 +93,9 @@ Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& 
     return centring;
 }
 
-Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, Side side)
-    : groups_(groups), centring_(centring), side_(side), coarse_(groups.size()), norm_bound_(groups.size()),
+Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, const Projection& projection,
+               const Kernels& kernels, Side side)
+    : groups_(groups), centring_(centring), projection_(projection), kernels_(kernels), side_(side), coarse_(groups.size()), norm_bound_(groups.size()),
       largest_(groups.size(), 0.0f) {
     fine_width_ = views(0)[0].width();
     row_length_ = padded(groups[0].channels, 16);
@@ -294,8 +288,21 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
     fine_norm_.reserve(padded(pixels(), 64) + 64);
     coarse_norm_.reserve(padded(pixels(), 64) + 64);
     for (auto& bound : norm_bound_) bound.reserve(padded(pixels(), 64) + 64);
+    const bool projected = fine_rows && projection_.active();
+    const int panel = side_ == Side::query ? kernels_.lanes : kernels_.rows;
+    if (projected) {
+        const int64_t size = padded(pixels(), panel) * Projection::width;
+        float* const data = projected_.reserve(size);
+        std::fill(data, data + size, 0.0f);
+    }
     const int64_t pieces = (pixels() + 511) / 512;
-    team.run(pieces, [&](int64_t i, int) { interpolate_norms(i * 512, std::min(pixels(), (i + 1) * 512)); });
+    team.run(pieces, [&](int64_t i, int) {
+        const int64_t begin = i * 512, end = std::min(pixels(), begin + 512);
+        interpolate_norms(begin, end);
+        for (int64_t p = begin; projected && p < end; ++p)
+            projection_.project(fine_row(p), coarse_[0].self[p], kernels_,
+                                projected_.data() + p / panel * panel * Projection::width + p % panel, panel);
+    });
     for (int64_t p = pixels(); p < padded(pixels(), 64) + 64; ++p) {
         fine_norm_[p] = coarse_norm_[p] = 0.0f;
         for (auto& bound : norm_bound_) bound[p] = 0.0f;

@@ -7,6 +7,8 @@
 
 #include "core/buffer.hpp"
 #include "core/problem.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/projection.hpp"
 #include "cpu/thread_team.hpp"
 
 namespace fastspade::cpu {
@@ -24,7 +26,8 @@ enum class Side { query, gallery };
 
 class Region {
   public:
-    Region(const std::vector<LevelGroup>& groups, const Centring& centring, Side side);
+    Region(const std::vector<LevelGroup>& groups, const Centring& centring, const Projection& projection,
+           const Kernels& kernels, Side side);
 
     // Which pixels the region covers; with several groups they must be whole rows.
     void place(int64_t image, int64_t first_pixel, int64_t last_pixel);
@@ -45,6 +48,8 @@ class Region {
     const float* fine_panels() const { return fine_panels_.data(); }
     const float* fine_row(int64_t pixel) const { return fine_rows_.data() + pixel * row_length_; }
     int64_t row_length() const { return row_length_; }
+    // The finest vectors' projections, in lane panels (query) or row panels (gallery); there when rows were packed.
+    const float* projected() const { return projected_.data(); }
     const float* coarse_panels(size_t group) const { return coarse_[group].panels.data(); }
 
     // Per pixel of the region: squared norms of the finest vectors, and of all coarser interpolated vectors together.
@@ -74,9 +79,11 @@ class Region {
 
     const std::vector<LevelGroup>& groups_;
     const Centring& centring_;
+    const Projection& projection_;
+    const Kernels& kernels_;
     const Side side_;
     int64_t fine_width_ = 1, image_ = 0, first_ = 0, last_ = 0, row_length_ = 0;
-    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_;
+    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, projected_;
     std::vector<Coarse> coarse_;
     std::vector<Buffer<float>> norm_bound_;
     std::vector<float> largest_;

@@ -18,6 +18,7 @@
 #include "core/exact.hpp"
 #include "core/rounding.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/projection.hpp"
 #include "cpu/region.hpp"
 #include "cpu/thread_team.hpp"
 
@@ -43,7 +44,7 @@ class Search {
 
   private:
     struct Scratch {  // one a thread
-        Buffer<float> interpolated, partial, blended;
+        Buffer<float> interpolated, partial, blended, refined;
         std::vector<Hit> hits;
         std::unique_ptr<ExactDistance> exact;
         int64_t fine_pairs = 0, exact_pairs = 0;
@@ -84,6 +85,7 @@ class Search {
     const Kernels& kernels_;
     const std::vector<LevelGroup> groups_;
     const Centring centring_;
+    Projection projection_;
     ThreadTeam team_;
     Region queries_, chunk_;
     std::vector<Scratch> scratch_;
@@ -99,7 +101,8 @@ class Search {
     double share_ = 0.0;      // of the last chunk's pairs, how many were left in the running
     std::vector<Buffer<float>> gram_;  // [coarse group]: [query coarse pixel][gallery coarse pixel]
     std::vector<int64_t> gram_stride_;
-    Buffer<float> fine_lane_norm_, coarse_lane_norm_, limit_;
+    Buffer<float> limit_;
+    Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;
     std::vector<CandidateRow> rows_;
     std::vector<float> largest_;  // [group] largest gallery norm bound seen in this block
@@ -113,8 +116,9 @@ class Search {
 
 Search::Search(const Problem& problem)
     : problem_(problem), kernels_(kernels()), groups_(group_levels(problem)),
-      centring_(choose_centring(problem, groups_)), team_(problem.threads), queries_(groups_, centring_, Side::query),
-      chunk_(groups_, centring_, Side::gallery), scratch_(static_cast<size_t>(team_.size())), gallery_x_(groups_.size()),
+      centring_(choose_centring(problem, groups_)), team_(problem.threads),
+      queries_(groups_, centring_, projection_, kernels_, Side::query),
+      chunk_(groups_, centring_, projection_, kernels_, Side::gallery), scratch_(static_cast<size_t>(team_.size())), gallery_x_(groups_.size()),
       gram_stride_(groups_.size(), 0), largest_(groups_.size(), 0.0f) {
     for (size_t g = 0; g < groups_.size(); ++g) {
         gram_.emplace_back();
@@ -125,6 +129,8 @@ Search::Search(const Problem& problem)
             gallery_x_[g].high_weight.push_back(static_cast<float>(tap.high_weight));
         }
     }
+    if (groups_.size() > 1 && problem_.prune)
+        projection_.fit(problem_, groups_[0], centring_.mean[0], centring_.scale, kernels_);
     for (Scratch& scratch : scratch_) scratch.exact = std::make_unique<ExactDistance>(problem_, groups_);
     plan();
 }
@@ -181,6 +187,8 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     rows_.assign(static_cast<size_t>(count), CandidateRow{});
     for (int64_t q = 0; q < count; ++q) rows_[static_cast<size_t>(q)].items = candidates_.data() + q * capacity_;
     limit_.reserve(padded);
+    lowered_norm_.reserve(padded);
+    std::fill(lowered_norm_.data(), lowered_norm_.data() + padded, 0.0f);
     for (int64_t q = 0; q < padded; ++q) limit_[q] = q < count ? infinity : -infinity;
     std::fill(largest_.begin(), largest_.end(), 0.0f);
     fresh_ = true;
@@ -214,6 +222,8 @@ void Search::update_errors() {
         }
         CandidateRow& row = rows_[static_cast<size_t>(q)];
         row.error = static_cast<float>(error * 1.001);
+        const double fine = static_cast<double>(queries_.norm_bound(0)[q]) + static_cast<double>(largest_[0]);
+        lowered_norm_[q] = static_cast<float>(static_cast<double>(queries_.fine_norm()[q]) - projection_.slack() * fine * fine);
         limit_[q] = row.limit();
     }
 }
@@ -358,7 +368,19 @@ double Search::probe() {
             const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(place[lane]), chunk_.row_length());
             limit[lane] = smallest[lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[place[lane]]) - 2.0f * dot;
         }
-        left[static_cast<size_t>(i)] = kernels_.count(scratch.partial.data(), chunk_.pixels(), limit);
+        if (!projection_.active()) {
+            left[static_cast<size_t>(i)] = kernels_.count(scratch.partial.data(), chunk_.pixels(), limit);
+            return;
+        }
+        const int64_t first = tile * lanes, rows = kernels_.rows;
+        scratch.refined.reserve(max_rows * max_lanes);
+        for (int64_t start = 0; start < chunk_.pixels(); start += rows) {
+            kernels_.refine(queries_.projected() + first * Projection::width, chunk_.projected() + start * Projection::width,
+                            Projection::width, lowered_norm_.data() + first, chunk_.fine_norm() + start,
+                            scratch.partial.data() + start * lanes, scratch.refined.data());
+            left[static_cast<size_t>(i)] +=
+                kernels_.count(scratch.refined.data(), std::min(rows, chunk_.pixels() - start), limit);
+        }
     });
     int64_t total = 0;
     for (int64_t value : left) total += value;
@@ -417,17 +439,28 @@ void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratc
         if (!(value > limit[lane]))
             add(first + lane, {value, static_cast<int32_t>(slot), offset + r}, limit + lane, scratch);
     }
-    constexpr int64_t strip = 64;
-    scratch.hits.resize(static_cast<size_t>(strip * lanes));
-    for (int64_t start = 0; start < pixels; start += strip) {
-        const int64_t found =
-            kernels_.scan(partial + start * lanes, std::min(strip, pixels - start), limit, scratch.hits.data());
+    // Panel by panel: what the coarse levels leave is bounded again with the projections, and only what that leaves is
+    // evaluated.
+    const int64_t rows = kernels_.rows;
+    scratch.hits.resize(static_cast<size_t>(rows * lanes));
+    scratch.refined.reserve(max_rows * max_lanes);
+    for (int64_t start = 0; start < pixels; start += rows) {
+        const float* bound = partial + start * lanes;
+        const int64_t height = std::min(rows, pixels - start);
+        if (projection_.active()) {
+            if (!kernels_.any(bound, height, limit)) continue;
+            kernels_.refine(queries_.projected() + first * Projection::width, chunk_.projected() + start * Projection::width,
+                            Projection::width, lowered_norm_.data() + first, chunk_.fine_norm() + start, bound,
+                            scratch.refined.data());
+            bound = scratch.refined.data();
+        }
+        const int64_t found = kernels_.scan(bound, height, limit, scratch.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
             const int64_t lane = hit.lane, r = start + hit.row;
             if (lane >= valid || r == place[lane] || hit.value > limit[lane] || repeats(r)) continue;
             ++scratch.fine_pairs;
-            const float value = evaluate(lane, r, hit.value);
+            const float value = evaluate(lane, r, partial[r * lanes + lane]);
             if (!(value > limit[lane]))
                 add(first + lane, {value, static_cast<int32_t>(slot), offset + r}, limit + lane, scratch);
         }

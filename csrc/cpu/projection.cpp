@@ -1,0 +1,110 @@
+#include "cpu/projection.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/rounding.hpp"
+#include "core/sample.hpp"
+
+namespace fastspade::cpu {
+
+namespace {
+
+constexpr int64_t least_channels = 3 * Projection::directions;
+constexpr int64_t sample_pixels = 256;
+constexpr int rounds = 4;
+
+// Gram-Schmidt in float64, twice, so that the directions are orthonormal to float32 rounding. A direction that vanishes
+// (fewer dimensions of variation than directions) becomes zero, which weakens the bound and breaks nothing.
+void orthonormalise(std::vector<std::vector<double>>& basis) {
+    for (size_t j = 0; j < basis.size(); ++j) {
+        double before = 0.0;
+        for (double x : basis[j]) before += x * x;
+        for (int pass = 0; pass < 2; ++pass)
+            for (size_t i = 0; i < j; ++i) {
+                double along = 0.0;
+                for (size_t c = 0; c < basis[j].size(); ++c) along += basis[i][c] * basis[j][c];
+                for (size_t c = 0; c < basis[j].size(); ++c) basis[j][c] -= along * basis[i][c];
+            }
+        double norm = 0.0;
+        for (double x : basis[j]) norm += x * x;
+        const double factor = norm > 1e-12 * before && norm > 0.0 ? 1.0 / std::sqrt(norm) : 0.0;
+        for (double& x : basis[j]) x *= factor;
+    }
+}
+
+}  // namespace
+
+void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale,
+                     const Kernels& kernels) {
+    if (fine.channels < least_channels) return;
+    const int64_t length = (fine.channels + 15) / 16 * 16;
+    std::vector<float> sample;  // [pixel][length], centred and scaled
+    for (const SampledPixel& pixel : sample_gallery(problem, sample_pixels)) {
+        const size_t start = sample.size();
+        sample.resize(start + static_cast<size_t>(length), 0.0f);
+        size_t channel = 0;
+        for (const TensorView& view : fine.gallery)
+            with_element(view.dtype, [&](auto element) {
+                using Element = decltype(element);
+                const auto* base = static_cast<const typename Element::Storage*>(view.data);
+                const auto* from = base + view.offset(pixel.image, 0, pixel.y, pixel.x);
+                for (int64_t c = 0; c < view.channels(); ++c, ++channel) {
+                    const float value = (Element::load(from[c * view.stride[1]]) - mean[channel]) * scale;
+                    sample[start + channel] = std::isfinite(value) ? value : 0.0f;
+                }
+            });
+    }
+    const int64_t count = static_cast<int64_t>(sample.size()) / length;
+    // Subspace iteration from fixed, arbitrary directions: the basis need not be accurate, any one gives a valid bound.
+    std::vector<std::vector<double>> basis(directions, std::vector<double>(static_cast<size_t>(length), 0.0));
+    uint64_t state = 1;
+    for (auto& direction : basis)
+        for (int64_t c = 0; c < fine.channels; ++c) {
+            state = state * 6364136223846793005ull + 1442695040888963407ull;
+            direction[static_cast<size_t>(c)] = static_cast<double>(state >> 40) / 0x1p24 - 0.5;
+        }
+    orthonormalise(basis);
+    basis_.reserve(directions * length);
+    auto publish = [&] {
+        for (int j = 0; j < directions; ++j)
+            for (int64_t c = 0; c < length; ++c)
+                basis_[j * length + c] = static_cast<float>(basis[static_cast<size_t>(j)][static_cast<size_t>(c)]);
+    };
+    publish();
+    std::vector<float> next(static_cast<size_t>(length));
+    for (int round = 0; round < rounds; ++round) {
+        for (int j = 0; j < directions; ++j) {
+            std::fill(next.begin(), next.end(), 0.0f);
+            for (int64_t i = 0; i < count; ++i) {
+                const float* row = sample.data() + i * length;
+                const float along = kernels.dot(row, basis_.data() + j * length, length);
+                for (int64_t c = 0; c < length; ++c) next[static_cast<size_t>(c)] += along * row[c];
+            }
+            for (int64_t c = 0; c < length; ++c) {
+                const double value = static_cast<double>(next[static_cast<size_t>(c)]);
+                basis[static_cast<size_t>(j)][static_cast<size_t>(c)] = std::isfinite(value) ? value : 0.0;
+            }
+        }
+        orthonormalise(basis);
+        publish();
+    }
+    row_length_ = length;
+    factor_ = rounding_factor(fine.channels);
+    // Each coordinate is off by at most factor * |f|, hence a by sqrt(directions) times that; the basis is orthonormal to
+    // within a few float32 roundings. Sixteen times the factor covers both with room.
+    slack_ = 16.0 * factor_;
+}
+
+void Projection::project(const float* row, double norm, const Kernels& kernels, float* out, int64_t stride) const {
+    double along = 0.0;
+    for (int j = 0; j < directions; ++j) {
+        const float value = kernels.dot(row, basis_.data() + j * row_length_, row_length_);
+        out[j * stride] = value;
+        along += static_cast<double>(value) * static_cast<double>(value);
+    }
+    const double residual = std::max(0.0, norm - along) + 16.0 * factor_ * norm;
+    out[directions * stride] = static_cast<float>(std::sqrt(residual) * (1.0 + 0x1p-22));
+}
+
+}  // namespace fastspade::cpu
