@@ -44,6 +44,7 @@ struct CandidateRow {
     }
 };
 
-inline int64_t candidate_capacity(int64_t kappa) { return 2 * kappa + 30; }
+// Room for kappa and enough beyond it that compacting is rare; not more, because limits fall when rows are compacted.
+inline int64_t candidate_capacity(int64_t kappa) { return kappa + (kappa < 32 ? 16 : kappa / 2); }
 
 }  // namespace fastspade

@@ -1,70 +1,217 @@
 #include "core/exact.hpp"
 
+#include <algorithm>
+
+// Compiled for several instruction sets where the tool chain can; the file is built without contraction into fused
+// multiply-adds and sums in eight fixed lanes, so every one of them gives the same bits.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
+#define FASTSPADE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FASTSPADE_CLONES
+#endif
+
 namespace fastspade {
 
 namespace {
 
-// Writes one interpolated descriptor: for every level, channels in order.
-void descriptor(const std::vector<LevelGroup>& groups, bool of_query, int64_t image, int64_t pixel, int64_t fine_width,
-                double* out) {
-    const int64_t y = pixel / fine_width, x = pixel % fine_width;
-    for (const LevelGroup& group : groups) {
-        const Tap& ty = (of_query ? group.query_y : group.gallery_y)[static_cast<size_t>(y)];
-        const Tap& tx = (of_query ? group.query_x : group.gallery_x)[static_cast<size_t>(x)];
-        for (const TensorView& view : of_query ? group.query : group.gallery) {
-            with_element(view.dtype, [&](auto element) {
-                using Element = decltype(element);
-                const auto* base = static_cast<const typename Element::Storage*>(view.data);
-                const auto* a = base + view.offset(image, 0, ty.low, tx.low);
-                const int64_t right = (tx.high - tx.low) * view.stride[3], down = (ty.high - ty.low) * view.stride[2];
-                const int64_t step = view.stride[1], channels = view.channels();
-                if (right == 0 && down == 0) {
-                    for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<double>(Element::load(a[c * step]));
-                } else {
-                    for (int64_t c = 0; c < channels; ++c, a += step) {
-                        const double top = tx.low_weight * static_cast<double>(Element::load(a[0])) +
-                                           tx.high_weight * static_cast<double>(Element::load(a[right]));
-                        const double bottom = tx.low_weight * static_cast<double>(Element::load(a[down])) +
-                                              tx.high_weight * static_cast<double>(Element::load(a[down + right]));
-                        out[c] = ty.low_weight * top + ty.high_weight * bottom;
-                    }
-                }
-                out += channels;
-            });
+constexpr int64_t piece_pixels = 512;
+constexpr int lanes = 8;
+
+FASTSPADE_CLONES
+void mix(const Mixture& m, int64_t channels, double* out) {
+    const float *a = m.a, *b = m.b, *c = m.c, *d = m.d;
+    const double left = m.left, right = m.right, top = m.top, bottom = m.bottom;
+    for (int64_t i = 0; i < channels; ++i)
+        out[i] = top * (left * static_cast<double>(a[i]) + right * static_cast<double>(b[i])) +
+                 bottom * (left * static_cast<double>(c[i]) + right * static_cast<double>(d[i]));
+}
+
+FASTSPADE_CLONES
+void widen(const float* a, int64_t channels, double* out) {
+    for (int64_t i = 0; i < channels; ++i) out[i] = static_cast<double>(a[i]);
+}
+
+FASTSPADE_CLONES
+void add_mixed(const Mixture& m, const double* query, int64_t channels, double* sum) {
+    const float *a = m.a, *b = m.b, *c = m.c, *d = m.d;
+    const double left = m.left, right = m.right, top = m.top, bottom = m.bottom;
+    double local[lanes];
+    for (int k = 0; k < lanes; ++k) local[k] = sum[k];
+    int64_t i = 0;
+    for (; i + lanes <= channels; i += lanes)
+        for (int k = 0; k < lanes; ++k) {
+            const double value =
+                top * (left * static_cast<double>(a[i + k]) + right * static_cast<double>(b[i + k])) +
+                bottom * (left * static_cast<double>(c[i + k]) + right * static_cast<double>(d[i + k]));
+            const double difference = query[i + k] - value;
+            local[k] += difference * difference;
         }
+    for (int k = 0; i < channels; ++i, ++k) {
+        const double value = top * (left * static_cast<double>(a[i]) + right * static_cast<double>(b[i])) +
+                             bottom * (left * static_cast<double>(c[i]) + right * static_cast<double>(d[i]));
+        const double difference = query[i] - value;
+        local[k] += difference * difference;
+    }
+    for (int k = 0; k < lanes; ++k) sum[k] = local[k];
+}
+
+FASTSPADE_CLONES
+void add_plain(const float* a, const double* query, int64_t channels, double* sum) {
+    double local[lanes];
+    for (int k = 0; k < lanes; ++k) local[k] = sum[k];
+    int64_t i = 0;
+    for (; i + lanes <= channels; i += lanes)
+        for (int k = 0; k < lanes; ++k) {
+            const double difference = query[i + k] - static_cast<double>(a[i + k]);
+            local[k] += difference * difference;
+        }
+    for (int k = 0; i < channels; ++i, ++k) {
+        const double difference = query[i] - static_cast<double>(a[i]);
+        local[k] += difference * difference;
+    }
+    for (int k = 0; k < lanes; ++k) sum[k] = local[k];
+}
+
+// Reads one pixel's channels of every view of a group.
+void read_vector(const std::vector<TensorView>& views, int64_t image, int64_t y, int64_t x, float* out) {
+    for (const TensorView& view : views) {
+        with_element(view.dtype, [&](auto element) {
+            using Element = decltype(element);
+            const auto* from = static_cast<const typename Element::Storage*>(view.data) + view.offset(image, 0, y, x);
+            const int64_t step = view.stride[1], channels = view.channels();
+            for (int64_t c = 0; c < channels; ++c) out[c] = Element::load(from[c * step]);
+        });
+        out += view.channels();
     }
 }
 
 }  // namespace
 
-ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups)
-    : problem_(problem), groups_(groups) {
-    size_t channels = 0;
-    for (const LevelGroup& group : groups) channels += static_cast<size_t>(group.channels);
-    query_.resize(channels);
-    gallery_.resize(channels);
-}
-
-void ExactDistance::set_query(int64_t image, int64_t pixel) {
-    descriptor(groups_, true, image, pixel, problem_.query[0].width(), query_.data());
-}
-
-double ExactDistance::to(int64_t image, int64_t pixel) {
-    descriptor(groups_, false, image, pixel, problem_.gallery[0].width(), gallery_.data());
-    // Four sums, always in this order: the same bits wherever this is compiled for the baseline instruction set.
-    double sum[4] = {0.0, 0.0, 0.0, 0.0};
-    const size_t size = query_.size();
-    size_t c = 0;
-    for (; c + 4 <= size; c += 4)
-        for (size_t k = 0; k < 4; ++k) {
-            const double difference = query_[c + k] - gallery_[c + k];
-            sum[k] += difference * difference;
-        }
-    for (; c < size; ++c) {
-        const double difference = query_[c] - gallery_[c];
-        sum[0] += difference * difference;
+void NativeRows::place(const std::vector<LevelGroup>& groups, Side side, int64_t image, int64_t first, int64_t last) {
+    groups_ = &groups, side_ = side, image_ = image, pieces_ = 0;
+    if (rows_.size() != groups.size()) {
+        rows_.clear();
+        for (size_t g = 0; g < groups.size(); ++g) rows_.emplace_back();
     }
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    const int64_t fine_width = views_of(groups[0], side)[0].width();
+    for (size_t g = 0; g < groups.size(); ++g) {
+        Rows& rows = rows_[g];
+        rows.width = views_of(groups[g], side)[0].width();
+        rows.channels = groups[g].channels;
+        rows.first_column = 0;
+        if (g == 0) {  // exactly the range, which need not be whole rows
+            rows.first_row = first / fine_width;
+            rows.first_column = first % fine_width;
+            rows.pixels = last - first;
+        } else {
+            rows.first_row = tap_y(groups[g], side, first / fine_width).low;
+            rows.pixels = (tap_y(groups[g], side, (last - 1) / fine_width).high + 1 - rows.first_row) * rows.width;
+        }
+        rows.data.reserve(rows.pixels * rows.channels);
+        rows.first_piece = pieces_;
+        pieces_ += (rows.pixels + piece_pixels - 1) / piece_pixels;
+    }
+}
+
+int64_t NativeRows::pieces() const { return pieces_; }
+
+void NativeRows::fill(int64_t piece) {
+    size_t g = rows_.size() - 1;
+    while (rows_[g].first_piece > piece) --g;
+    Rows& rows = rows_[g];
+    const int64_t begin = (piece - rows.first_piece) * piece_pixels, end = std::min(rows.pixels, begin + piece_pixels);
+    const int64_t origin = rows.first_row * rows.width + rows.first_column;
+    constexpr int64_t block = 16;  // channels read side by side, so that writes stay together
+    int64_t channel_base = 0;
+    for (const TensorView& view : views_of((*groups_)[g], side_)) {
+        with_element(view.dtype, [&](auto element) {
+            using Element = decltype(element);
+            const auto* base = static_cast<const typename Element::Storage*>(view.data);
+            const int64_t step = view.stride[1];
+            for (int64_t c0 = 0; c0 < view.channels(); c0 += block) {
+                const int64_t count = std::min(block, view.channels() - c0);
+                for (int64_t i = begin; i < end; ++i) {
+                    const int64_t y = (origin + i) / rows.width, x = (origin + i) % rows.width;
+                    const auto* from = base + view.offset(image_, c0, y, x);
+                    float* to = rows.data.data() + i * rows.channels + channel_base + c0;
+                    for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
+                }
+            }
+        });
+        channel_base += view.channels();
+    }
+}
+
+Mixture ExactDistance::mixture(const LevelGroup& group, Side side, size_t g, int64_t image, const Tap& y, const Tap& x,
+                               const NativeRows* rows) {
+    Mixture m{nullptr, nullptr, nullptr, nullptr, x.low_weight, x.high_weight, y.low_weight, y.high_weight};
+    if (rows) {
+        m.a = rows->vector(g, y.low, x.low);
+        m.b = rows->vector(g, y.low, x.high);
+        m.c = rows->vector(g, y.high, x.low);
+        m.d = rows->vector(g, y.high, x.high);
+        return m;
+    }
+    const std::vector<TensorView>& views = views_of(group, side);
+    float* out = taps_.data();
+    read_vector(views, image, y.low, x.low, out);
+    m.a = m.b = m.c = m.d = out;
+    auto another = [&](int64_t at_y, int64_t at_x) {
+        out += group.channels;
+        read_vector(views, image, at_y, at_x, out);
+        return out;
+    };
+    if (x.high != x.low) m.b = another(y.low, x.high);
+    if (y.high != y.low) {
+        m.c = another(y.high, x.low);
+        m.d = x.high != x.low ? another(y.high, x.high) : m.c;
+    } else {
+        m.c = m.a, m.d = m.b;
+    }
+    return m;
+}
+
+ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups)
+    : groups_(groups), query_width_(problem.query[0].width()), gallery_width_(problem.gallery[0].width()) {
+    int64_t channels = 0, widest = 0;
+    for (const LevelGroup& group : groups) {
+        channels += group.channels;
+        widest = std::max(widest, group.channels);
+    }
+    query_.resize(static_cast<size_t>(channels));
+    taps_.resize(static_cast<size_t>(4 * widest));
+}
+
+void ExactDistance::set_query(int64_t image, int64_t pixel, const NativeRows* rows) {
+    double* out = query_.data();
+    const int64_t y = pixel / query_width_, x = pixel % query_width_;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+        const LevelGroup& group = groups_[g];
+        const Tap &ty = tap_y(group, Side::query, y), &tx = tap_x(group, Side::query, x);
+        const Mixture m = mixture(group, Side::query, g, image, ty, tx, rows);
+        if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
+            widen(m.a, group.channels, out);
+        else
+            mix(m, group.channels, out);
+        out += group.channels;
+    }
+}
+
+double ExactDistance::to(int64_t image, int64_t pixel, const NativeRows* rows) {
+    double sum[lanes] = {};
+    const double* query = query_.data();
+    const int64_t y = pixel / gallery_width_, x = pixel % gallery_width_;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+        const LevelGroup& group = groups_[g];
+        const Tap &ty = tap_y(group, Side::gallery, y), &tx = tap_x(group, Side::gallery, x);
+        const Mixture m = mixture(group, Side::gallery, g, image, ty, tx, rows);
+        if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
+            add_plain(m.a, query, group.channels, sum);
+        else
+            add_mixed(m, query, group.channels, sum);
+        query += group.channels;
+    }
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
 }  // namespace fastspade

@@ -5,21 +5,70 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/buffer.hpp"
 #include "core/problem.hpp"
 
 namespace fastspade {
+
+enum class Side { query, gallery };
+
+inline const std::vector<TensorView>& views_of(const LevelGroup& group, Side side) {
+    return side == Side::query ? group.query : group.gallery;
+}
+inline const Tap& tap_y(const LevelGroup& group, Side side, int64_t y) {
+    return (side == Side::query ? group.query_y : group.gallery_y)[static_cast<size_t>(y)];
+}
+inline const Tap& tap_x(const LevelGroup& group, Side side, int64_t x) {
+    return (side == Side::query ? group.query_x : group.gallery_x)[static_cast<size_t>(x)];
+}
+
+// The native features under a range of finest-grid pixels of one image, one vector after another: worth making where
+// many exact distances fall into the range.
+class NativeRows {
+  public:
+    void place(const std::vector<LevelGroup>& groups, Side side, int64_t image, int64_t first, int64_t last);
+    // The work of filling is cut into independent pieces.
+    int64_t pieces() const;
+    void fill(int64_t piece);
+
+    const float* vector(size_t group, int64_t y, int64_t x) const {
+        const Rows& rows = rows_[group];
+        return rows.data.data() + ((y - rows.first_row) * rows.width + x - rows.first_column) * rows.channels;
+    }
+
+  private:
+    struct Rows {
+        int64_t first_row = 0, first_column = 0, width = 0, pixels = 0, channels = 0, first_piece = 0;
+        Buffer<float> data;
+    };
+    const std::vector<LevelGroup>* groups_ = nullptr;
+    Side side_ = Side::query;
+    int64_t image_ = 0, pieces_ = 0;
+    std::vector<Rows> rows_;
+};
+
+// Four native vectors (top left, top right, bottom left, bottom right) and the weights of columns and rows.
+struct Mixture {
+    const float *a, *b, *c, *d;
+    double left, right, top, bottom;
+};
 
 class ExactDistance {
   public:
     ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups);
 
-    void set_query(int64_t image, int64_t pixel);
-    double to(int64_t image, int64_t pixel);
+    // The pixel that distances are taken from; with `rows`, its features are read from there.
+    void set_query(int64_t image, int64_t pixel, const NativeRows* rows = nullptr);
+    double to(int64_t image, int64_t pixel, const NativeRows* rows = nullptr);
 
   private:
-    const Problem& problem_;
+    Mixture mixture(const LevelGroup& group, Side side, size_t g, int64_t image, const Tap& y, const Tap& x,
+                    const NativeRows* rows);
+
     const std::vector<LevelGroup>& groups_;
-    std::vector<double> query_, gallery_;
+    const int64_t query_width_, gallery_width_;
+    std::vector<double> query_;
+    std::vector<float> taps_;  // up to four native vectors side by side
 };
 
 }  // namespace fastspade

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/buffer.hpp"
+#include "core/exact.hpp"
 #include "core/problem.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/projection.hpp"
@@ -21,8 +22,6 @@ struct Centring {
 };
 
 Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& groups);
-
-enum class Side { query, gallery };
 
 class Region {
   public:

@@ -49,6 +49,14 @@ class Search {
         std::unique_ptr<ExactDistance> exact;
         int64_t fine_pairs = 0, exact_pairs = 0;
     };
+    struct Ranked {
+        double distance;
+        int64_t flat;
+        Candidate candidate;
+        bool operator<(const Ranked& other) const {
+            return distance < other.distance || (distance == other.distance && flat < other.flat);
+        }
+    };
     struct GroupWeights {  // the gallery's x taps as the kernels want them
         std::vector<int32_t> low, high;
         std::vector<float> low_weight, high_weight;
@@ -71,7 +79,7 @@ class Search {
     void find_duplicates();
     void drop_repeats(CandidateRow& row, int32_t slot) const;
     void rank_exactly(int64_t query, Scratch& scratch);
-    void finish(int64_t query, Scratch& scratch);
+    void rank_block();
 
     int64_t gallery_image(int64_t slot) const {
         return problem_.gallery_index ? problem_.gallery_index[block_image_ * problem_.gallery_count + slot] : slot;
@@ -104,6 +112,8 @@ class Search {
     Buffer<float> limit_;
     Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;
+    Buffer<double> distances_;  // exact, beside candidates_
+    NativeRows query_native_, gallery_native_;
     std::vector<CandidateRow> rows_;
     std::vector<float> largest_;  // [group] largest gallery norm bound seen in this block
     Statistics statistics_;
@@ -140,7 +150,7 @@ void Search::plan() {
     gallery_pixels_ = problem_.gallery[0].pixels();
     const int64_t vector_bytes = 4 * std::max<int64_t>(1, groups_[0].channels);
     capacity_ = candidate_capacity(problem_.kappa);
-    const int64_t row_bytes = capacity_ * static_cast<int64_t>(sizeof(Candidate));
+    const int64_t row_bytes = capacity_ * static_cast<int64_t>(sizeof(Candidate) + 3 * sizeof(int64_t));
     block_step_ = std::clamp<int64_t>(std::min(query_block_bytes / vector_bytes, candidate_bytes / row_bytes), 1, block_pixels);
     chunk_step_ = std::clamp<int64_t>(chunk_bytes / vector_bytes, 1, block_pixels);
     if (groups_.size() == 1) return;
@@ -201,14 +211,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
             statistics_.pairs += count * chunk_.pixels();
             fresh_ = false;
         }
-    const int64_t piece = 16;
-    poll();
-    team_.run((count + piece - 1) / piece, [&](int64_t i, int thread) {
-        for (int64_t q = i * piece; q < std::min(count, (i + 1) * piece); ++q) {
-            if (thread == 0) poll();  // only the calling thread may talk to the caller's interpreter
-            finish(q, scratch_[static_cast<size_t>(thread)]);
-        }
-    });
+    rank_block();
 }
 
 // A query's error bound grows with the largest gallery norm met so far; limits are widened to match.
@@ -526,14 +529,9 @@ void Search::drop_repeats(CandidateRow& row, int32_t slot) const {
     row.count = kept;
 }
 
-// Keeps the kappa nearest of the row by (exact distance, flat index).
+// Keeps the kappa nearest of an overfull row by (exact distance, flat index).
 void Search::rank_exactly(int64_t query, Scratch& scratch) {
     CandidateRow& row = rows_[static_cast<size_t>(query)];
-    struct Ranked {
-        double distance;
-        int64_t flat;
-        Candidate candidate;
-    };
     std::vector<Ranked> ranked(static_cast<size_t>(row.count));
     scratch.exact->set_query(block_image_, queries_.first_pixel() + query);
     scratch.exact_pairs += row.count;
@@ -543,21 +541,84 @@ void Search::rank_exactly(int64_t query, Scratch& scratch) {
         ranked[static_cast<size_t>(i)] = {scratch.exact->to(image, candidate.pixel),
                                           image * gallery_pixels_ + candidate.pixel, candidate};
     }
-    std::sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) {
-        return a.distance < b.distance || (a.distance == b.distance && a.flat < b.flat);
-    });
+    std::sort(ranked.begin(), ranked.end());
     row.count = std::min(row.count, problem_.kappa);
     for (int64_t i = 0; i < row.count; ++i) row.items[i] = ranked[static_cast<size_t>(i)].candidate;
-    const int64_t at = (block_image_ * query_pixels_ + queries_.first_pixel() + query) * problem_.kappa;
-    for (int64_t i = 0; i < row.count; ++i) {
-        problem_.distances[at + i] = static_cast<float>(ranked[static_cast<size_t>(i)].distance);
-        problem_.indices[at + i] = ranked[static_cast<size_t>(i)].flat;
-    }
 }
 
-void Search::finish(int64_t query, Scratch& scratch) {
-    rows_[static_cast<size_t>(query)].compact(problem_.kappa);
-    rank_exactly(query, scratch);
+// The end of a block: exact distances of all candidates left, then each query's kappa nearest go to the output.
+void Search::rank_block() {
+    const int64_t count = queries_.pixels(), first = queries_.first_pixel();
+    team_.run(count, [&](int64_t q, int) { rows_[static_cast<size_t>(q)].compact(problem_.kappa); });
+
+    // Candidates by the gallery chunk they lie in, then by query: each chunk is visited once.
+    struct Entry {
+        int64_t query, item;
+    };
+    const int64_t chunks_an_image = (gallery_pixels_ + chunk_step_ - 1) / chunk_step_;
+    std::vector<int64_t> start(static_cast<size_t>(problem_.gallery_count * chunks_an_image) + 1, 0);
+    auto chunk_of = [&](const Candidate& candidate) {
+        return static_cast<size_t>(candidate.slot * chunks_an_image + candidate.pixel / chunk_step_);
+    };
+    for (int64_t q = 0; q < count; ++q)
+        for (int64_t i = 0; i < rows_[static_cast<size_t>(q)].count; ++i)
+            ++start[chunk_of(rows_[static_cast<size_t>(q)].items[i]) + 1];
+    for (size_t c = 1; c < start.size(); ++c) start[c] += start[c - 1];
+    std::vector<Entry> entries(static_cast<size_t>(start.back()));
+    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    for (int64_t q = 0; q < count; ++q)
+        for (int64_t i = 0; i < rows_[static_cast<size_t>(q)].count; ++i)
+            entries[static_cast<size_t>(next[chunk_of(rows_[static_cast<size_t>(q)].items[i])]++)] = {q, i};
+    distances_.reserve(count * capacity_);
+
+    // Reading scattered vectors out of channel-major features is slow, and so is laying them out anew for a few.
+    const NativeRows* query_rows = nullptr;
+    if (start.back() > 2 * count) {
+        query_native_.place(groups_, Side::query, block_image_, first, first + count);
+        team_.run(query_native_.pieces(), [&](int64_t piece, int) { query_native_.fill(piece); });
+        query_rows = &query_native_;
+    }
+    for (size_t c = 0; c + 1 < start.size(); ++c) {
+        const int64_t found = start[c + 1] - start[c];
+        if (found == 0) continue;
+        const int64_t image = gallery_image(static_cast<int64_t>(c) / chunks_an_image);
+        const int64_t begin = static_cast<int64_t>(c) % chunks_an_image * chunk_step_;
+        const int64_t end = std::min(begin + chunk_step_, gallery_pixels_);
+        const NativeRows* rows = nullptr;
+        if (found * 8 > end - begin) {
+            gallery_native_.place(groups_, Side::gallery, image, begin, end);
+            team_.run(gallery_native_.pieces(), [&](int64_t piece, int) { gallery_native_.fill(piece); });
+            rows = &gallery_native_;
+        }
+        constexpr int64_t piece = 64;
+        team_.run((found + piece - 1) / piece, [&](int64_t p, int thread) {
+            if (thread == 0) poll();  // only the calling thread may talk to the caller's interpreter
+            Scratch& scratch = scratch_[static_cast<size_t>(thread)];
+            int64_t at = -1;
+            for (int64_t e = start[c] + p * piece; e < std::min(start[c + 1], start[c] + (p + 1) * piece); ++e) {
+                const Entry& entry = entries[static_cast<size_t>(e)];
+                if (entry.query != at) scratch.exact->set_query(block_image_, first + entry.query, query_rows);
+                at = entry.query;
+                const Candidate& candidate = rows_[static_cast<size_t>(at)].items[entry.item];
+                distances_[at * capacity_ + entry.item] = scratch.exact->to(image, candidate.pixel, rows);
+                ++scratch.exact_pairs;
+            }
+        });
+    }
+    team_.run(count, [&](int64_t q, int) {
+        const CandidateRow& row = rows_[static_cast<size_t>(q)];
+        std::vector<Ranked> ranked(static_cast<size_t>(row.count));
+        for (int64_t i = 0; i < row.count; ++i)
+            ranked[static_cast<size_t>(i)] = {distances_[q * capacity_ + i],
+                                              gallery_image(row.items[i].slot) * gallery_pixels_ + row.items[i].pixel,
+                                              row.items[i]};
+        std::partial_sort(ranked.begin(), ranked.begin() + problem_.kappa, ranked.end());
+        const int64_t at = (block_image_ * query_pixels_ + first + q) * problem_.kappa;
+        for (int64_t i = 0; i < problem_.kappa; ++i) {
+            problem_.distances[at + i] = static_cast<float>(ranked[static_cast<size_t>(i)].distance);
+            problem_.indices[at + i] = ranked[static_cast<size_t>(i)].flat;
+        }
+    });
 }
 
 }  // namespace
