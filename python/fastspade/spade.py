@@ -124,7 +124,8 @@ class Spade:
     resize, crop: images are resized, then centre-cropped, before the backbone (paper: 256, 224).
     keep_crop: maps cover the crop alone instead of being put back at the input's own size.
     device: None picks the CPU, or CUDA where this build has a CUDA engine and a device is present.
-    batch_size: images a backbone call. progress: show progress bars on a terminal. weights: a local state-dict file.
+    batch_size: images a backbone call. num_workers: decoding threads (None: 2). progress: show progress bars on a
+        terminal. weights: a local state-dict file.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Spade:
         keep_crop: bool = False,
         device: str | torch.device | None = None,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         progress: bool = True,
         weights: str | Path | None = None,
         precision: str = "exact",
@@ -288,7 +289,7 @@ class Spade:
         device: str | torch.device | None = None,
         weights: str | Path | None = None,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         progress: bool = True,
     ) -> Spade:
         """Read a model that `save` wrote. A model of your own backbone needs that module as `backbone`.
