@@ -66,8 +66,16 @@ struct Kernels {
     int64_t (*count)(const float* values, int64_t rows, const float* limit);
     // Dot product of two rows of `length` floats (a multiple of 16, zero padded).
     float (*dot)(const float* a, const float* b, int64_t length);
-    // Sum of squared differences of two rows of any length.
-    float (*squared_difference)(const float* a, const float* b, int64_t length);
+    // out[q] = sum of squared differences between `row` and query q; queries lie `stride` floats apart, zero padded to a
+    // multiple of 16.
+    void (*squared_differences)(const float* row, int64_t length, const float* queries, int64_t count, int64_t stride,
+                                float* out);
+    // Lays `count` vectors, each contiguous and `stride` floats from the next, into one lane panel or one row panel as
+    // (value - mean) * scale, and sums their squares (each norm: float over 16 channels at most, then double).
+    void (*pack_lanes)(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
+                       float* panel, double* norm);
+    void (*pack_rows)(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
+                      float* panel, double* norm);
 };
 
 const Kernels& generic_kernels();

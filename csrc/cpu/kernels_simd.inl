@@ -39,9 +39,19 @@ inline uint32_t not_above(vec a, vec b) {
 }
 
 inline float sum_of(vec v) {
-    float total = 0.0f;
-    for (int i = 0; i < W; ++i) total += v[i];
-    return total;
+#pragma GCC unroll 4
+    for (int half = W / 2; half > 0; half /= 2) {
+#if defined(__clang__)
+        vec turned;
+        for (int i = 0; i < W; ++i) turned[i] = v[(i + half) % W];
+#else
+        veci from;
+        for (int i = 0; i < W; ++i) from[i] = (i + half) % W;
+        const vec turned = __builtin_shuffle(v, from);
+#endif
+        v += turned;
+    }
+    return v[0];
 }
 
 // The heart: N x V accumulators stay in registers for a run of channels, then join the totals.
@@ -243,26 +253,104 @@ float dot(const float* a, const float* b, int64_t length) {
     return sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-float squared_difference(const float* a, const float* b, int64_t length) {
-    vec sum[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * W <= length; i += 4 * W)
+// Four queries share each load of the row; one query alone uses four sums to hide the latency of the additions.
+void squared_differences(const float* row, int64_t length, const float* queries, int64_t count, int64_t stride, float* out) {
+    const int64_t whole = length / W * W;
+    float end[W] = {};
+    for (int64_t i = whole; i < length; ++i) end[i - whole] = row[i];
+    int64_t q = 0;
+    for (; q + 4 <= count; q += 4) {
+        const float* query = queries + q * stride;
+        vec sum[4];
+        const vec last = load(end);
         for (int k = 0; k < 4; ++k) {
-            const vec d = load(a + i + k * W) - load(b + i + k * W);
-            sum[k] += d * d;
+            sum[k] = vec{};
+            if (whole == length) continue;
+            const vec d = last - load(query + k * stride + whole);
+            sum[k] = d * d;
         }
-    for (; i + W <= length; i += W) {
-        const vec d = load(a + i) - load(b + i);
-        sum[0] += d * d;
+        for (int64_t i = 0; i < whole; i += W) {
+            const vec value = load(row + i);
+            for (int k = 0; k < 4; ++k) {
+                const vec d = value - load(query + k * stride + i);
+                sum[k] += d * d;
+            }
+        }
+        for (int k = 0; k < 4; ++k) out[q + k] = sum_of(sum[k]);
     }
-    float total = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
-    for (; i < length; ++i) total += (a[i] - b[i]) * (a[i] - b[i]);
-    return total;
+    for (; q < count; ++q) {
+        const float* query = queries + q * stride;
+        vec sum[4] = {};
+        if (whole != length) {
+            const vec d = load(end) - load(query + whole);
+            sum[0] = d * d;
+        }
+        int64_t i = 0;
+        for (; i + 4 * W <= whole; i += 4 * W)
+            for (int k = 0; k < 4; ++k) {
+                const vec d = load(row + i + k * W) - load(query + i + k * W);
+                sum[k] += d * d;
+            }
+        for (; i < whole; i += W) {
+            const vec d = load(row + i) - load(query + i);
+            sum[0] += d * d;
+        }
+        out[q] = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    }
+}
+
+// `width` vectors of one panel, W channels at a time through a transpose in registers. Missing vectors repeat the last one.
+template <int width>
+void pack_columns(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
+                  float* out, int64_t out_stride, double* norm) {
+    double total[W] = {};
+    for (int64_t c = 0; c < channels; c += W) {
+        const int64_t left = channels - c;
+        vec block[W] = {};
+        if (left >= W) {
+            const vec centre = load(mean + c);
+            for (int i = 0; i < width; ++i)
+                block[i] = (load(source + (i < count ? i : count - 1) * stride + c) - centre) * scale;
+        } else {
+            for (int i = 0; i < width; ++i) {
+                const float* from = source + (i < count ? i : count - 1) * stride + c;
+                for (int k = 0; k < left; ++k) block[i][k] = (from[k] - mean[c + k]) * scale;
+            }
+        }
+        transpose(block);
+        vec sum = {};
+        for (int k = 0; k < W; ++k) {
+            sum += block[k] * block[k];
+            if (k < left) __builtin_memcpy(out + (c + k) * out_stride, &block[k], width * sizeof(float));
+        }
+        for (int i = 0; i < width; ++i) total[i] += static_cast<double>(sum[i]);
+    }
+    for (int i = 0; i < width && i < count; ++i) norm[i] = total[i];
+}
+
+template <int P>
+void pack(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
+          float* panel, double* norm) {
+    constexpr int rest = P % W;
+    for (int first = 0; first < P - rest; first += W) {
+        // A block that starts past the last vector repeats that one, as the rest of a started block does.
+        const int64_t begin = first < count ? first : count - 1;
+        double unused[W];
+        pack_columns<W>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
+                        first < count ? norm + first : unused);
+    }
+    if constexpr (rest != 0) {
+        constexpr int first = P - rest;
+        const int64_t begin = first < count ? first : count - 1;
+        double unused[W];
+        pack_columns<rest>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
+                           first < count ? norm + first : unused);
+    }
 }
 
 constexpr Kernels table(const char* name) {
     return Kernels{name, L, N, product, subtract_product, refine, distance_hits, interpolate_lanes, interpolate_row, scan,
-                   any, count, dot, squared_difference};
+                   any, count, dot, squared_differences, pack<L>, pack<N>};
 }
 
 }  // namespace

@@ -11,16 +11,28 @@ namespace {
 constexpr int64_t channel_block = 16;  // channels staged at a time: a few rows of pixels of them stay in the L1/L2 cache
 constexpr int64_t band_pixels = 1024;
 
+// The step from one pixel to the next, in elements, where it is the same for all of an image; 0 where it is not.
+int64_t pixel_step(const TensorView& view) {
+    if (view.width() == 1) return view.stride[2];
+    return view.height() == 1 || view.stride[2] == view.width() * view.stride[3] ? view.stride[3] : 0;
+}
+
+// Whether a kernel can lay the view's vectors out by transposing them in registers.
+bool holds_rows(const TensorView& view) {
+    return view.dtype == DType::float32 && view.stride[1] == 1 && pixel_step(view) != 0;
+}
+
 // Reads `count` pixels from flat position `pixel` on, `channels` channels from `channel` on, into stage[channel][pixel],
 // as (value - mean) * scale.
 template <class Element>
 void read_block(const TensorView& view, int64_t image, int64_t channel, int64_t channels, int64_t pixel, int64_t count,
                 const float* mean, float scale, float* stage, int64_t stage_stride) {
     const auto* base = static_cast<const typename Element::Storage*>(view.data);
-    const int64_t width = view.width(), step = view.stride[3], channel_step = view.stride[1];
+    const int64_t width = view.width(), uniform = pixel_step(view), channel_step = view.stride[1];
+    const int64_t step = uniform ? uniform : view.stride[3];
     for (int64_t done = 0; done < count;) {
         const int64_t y = (pixel + done) / width, x = (pixel + done) % width;
-        const int64_t length = std::min(width - x, count - done);
+        const int64_t length = uniform ? count - done : std::min(width - x, count - done);
         const auto* source = base + view.offset(image, channel, y, x);
         float* target = stage + done;
         if (channel_step == 1 && step != 1) {  // channels side by side in memory: read along them
@@ -129,6 +141,16 @@ void Region::place(int64_t image, int64_t first_pixel, int64_t last_pixel) {
 void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage_buffer) {
     Coarse& level = coarse_[group];
     const bool fine = group == 0;
+    if (fine && panel && !rows && views(0).size() == 1 && holds_rows(views(0)[0])) {
+        const TensorView& view = views(0)[0];
+        const int64_t step = pixel_step(view), channels = view.channels();
+        const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
+        const auto pack = panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
+        for (int64_t i = begin; i < end; i += panel)
+            pack(source + i * step, step, std::min<int64_t>(panel, end - i), channels, centring_.mean[0].data(),
+                 centring_.scale, fine_panels_.data() + i * channels, level.self.data() + i);
+        return;
+    }
     const bool neighbours = !fine && views(group)[0].pixels() != views(0)[0].pixels() && level.antidiagonal.data();
     // Neighbour products reach one row and one pixel past the band.
     const int64_t reach = neighbours ? std::min(level.pixels, end + level.width + 1) : end;
@@ -256,7 +278,10 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
         if (g > 0 && bilinear)
             for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
                 products->reserve(level.pixels);
-        const int64_t step = g == 0 ? band_pixels : std::max<int64_t>(1, band_pixels / level.width) * level.width;
+        // Bands of the finest level hold whole panels, and enough of them are made for every thread to have work.
+        const int64_t share = std::min(band_pixels, (level.pixels + 2 * team.size() - 1) / (2 * team.size()));
+        const int64_t step = g == 0 ? padded(share, std::max(panel, 1))
+                                    : std::max<int64_t>(1, band_pixels / level.width) * level.width;
         for (int64_t begin = 0; begin < level.pixels; begin += step)
             bands.push_back({g, begin, std::min(begin + step, level.pixels)});
     }

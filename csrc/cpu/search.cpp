@@ -29,7 +29,7 @@ namespace {
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 // Sizes that keep the working set under about 40 MiB however large the input is.
-constexpr int64_t query_block_bytes = 6 << 20;
+constexpr int64_t query_block_bytes = 12 << 20;
 constexpr int64_t chunk_bytes = 4 << 20;
 constexpr int64_t gram_bytes = 10 << 20;
 constexpr int64_t candidate_bytes = 12 << 20;
@@ -153,7 +153,11 @@ void Search::plan() {
     const int64_t row_bytes = capacity_ * static_cast<int64_t>(sizeof(Candidate) + 3 * sizeof(int64_t));
     block_step_ = std::clamp<int64_t>(std::min(query_block_bytes / vector_bytes, candidate_bytes / row_bytes), 1, block_pixels);
     chunk_step_ = std::clamp<int64_t>(chunk_bytes / vector_bytes, 1, block_pixels);
-    if (groups_.size() == 1) return;
+    if (groups_.size() == 1) {  // blocks of one size: a small last one would have the whole gallery laid out for little
+        const int64_t blocks = (query_pixels_ + block_step_ - 1) / block_step_;
+        block_step_ = Region::padded((query_pixels_ + blocks - 1) / blocks, kernels_.lanes);
+        return;
+    }
     // Several levels: blocks and chunks are whole rows, and the Gram matrices between them must fit.
     const int64_t query_width = problem_.query[0].width(), gallery_width = problem_.gallery[0].width();
     int64_t query_rows = std::max<int64_t>(1, block_step_ / query_width);
