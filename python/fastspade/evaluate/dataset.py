@@ -1,0 +1,135 @@
+"""A dataset as the evaluation sees it: categories of training images and labelled test images with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fastspade.errors import ImageReadError, InputError, MissingFileError
+
+LAYOUTS = ("mvtec", "visa", "btad", "folder")
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """path; kind: "good" or the name of the defect; mask: file of the ground truth, None where there is none."""
+
+    __test__ = False  # not a test case, whatever pytest makes of its name
+
+    path: Path
+    kind: str
+    mask: Path | None = None
+
+    @property
+    def defect(self) -> bool:
+        return self.kind != "good"
+
+
+@dataclass(frozen=True)
+class Category:
+    """train: normal images. test: labelled images. has_masks: every defect has a mask, so pixel metrics are defined."""
+
+    name: str
+    train: tuple[Path, ...]
+    test: tuple[TestImage, ...]
+
+    @property
+    def has_masks(self) -> bool:
+        return all(image.mask is not None for image in self.test if image.defect)
+
+
+def read_dataset(root: str | Path, layout: str, categories: Sequence[str] | None = None) -> list[Category]:
+    """Find and check a dataset; nothing is decoded but file headers.
+
+    root: its folder. layout: "mvtec", "visa", "btad" or "folder". categories: names to read; None reads all.
+
+    Raises MissingFileError where root is no folder, and InputError where the layout does not hold, naming every file or
+    folder that is wrong (the first ten).
+    """
+    from fastspade.evaluate.layouts import btad, folder, mvtec, visa
+
+    readers = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
+    if layout not in readers:
+        raise InputError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
+    root = Path(root)
+    if not root.is_dir():
+        raise MissingFileError(f"dataset: no folder at {root}")
+    problems = Problems(f"dataset: {root} is not in the {layout} layout")
+    found = readers[layout](root, list(categories or []), problems)
+    problems.stop()
+    check_files(found, problems)
+    problems.stop()
+    return found
+
+
+class Problems:
+    """Collects what is wrong with a dataset, so that one run tells all of it."""
+
+    def __init__(self, heading: str, shown: int = 10) -> None:
+        self._heading, self._shown = heading, shown
+        self._found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        self._found.append(problem)
+
+    def stop(self) -> None:
+        """Raises InputError if anything was added."""
+        if self._found:
+            more = f"; and {len(self._found) - self._shown} more" if len(self._found) > self._shown else ""
+            raise InputError(f"{self._heading}: {'; '.join(self._found[: self._shown])}{more}")
+
+
+def choose(known: Sequence[str], wanted: Sequence[str], problems: Problems) -> list[str]:
+    """The wanted names, in the dataset's order; names it does not have are problems. None wanted: all."""
+    for name in wanted:
+        if name not in known:
+            problems.add(f"no category {name!r} (it has {', '.join(known) or 'none'})")
+    return [name for name in known if not wanted or name in wanted]
+
+
+def check_files(categories: Sequence[Category], problems: Problems) -> None:
+    """Every image opens, and every mask is lossless and has its image's size."""
+    for category in categories:
+        for path in category.train:
+            _size(path, problems)
+        for image in category.test:
+            size = _size(image.path, problems)
+            if image.mask is None:
+                continue
+            if image.mask.suffix.lower() in (".jpg", ".jpeg"):
+                problems.add(f"mask {image.mask} is a JPEG, whose compression blurs masks; needs PNG, BMP or TIFF")
+            mask_size = _size(image.mask, problems)
+            if size and mask_size and size != mask_size:
+                problems.add(
+                    f"mask {image.mask} is {mask_size[0]}x{mask_size[1]} (height x width), its image {image.path} is "
+                    f"{size[0]}x{size[1]}"
+                )
+
+
+def _size(path: Path, problems: Problems) -> tuple[int, int] | None:
+    """(height, width) upright, from the header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the axes
+    except Exception as error:  # Pillow's decoders raise many kinds
+        problems.add(f"cannot read {path} ({type(error).__name__})")
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def load_mask(path: Path) -> np.ndarray:
+    """(H, W) bool: true where any channel but alpha is not 0. Raises ImageReadError naming the file."""
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise ImageReadError(f"cannot read mask {path}: {type(error).__name__}: {error}", str(path)) from error
+    if values.ndim == 2:
+        return values != 0
+    colors = values[..., : 1 if values.shape[2] == 2 else 3]
+    return (colors != 0).any(axis=2)
