@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fastspade import maps, model_file
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
@@ -17,96 +18,30 @@ from fastspade.bank import Bank
 from fastspade.errors import DtypeError, InputError, ModelFileError
 from fastspade.images import ImageBatch, ImageSource, open_source
 from fastspade.progress import progress_bar
+from fastspade.result import Result, ScoredImage
+from fastspade.reweight import reweighted_score
 from fastspade.search import pyramid_knn
+from fastspade.search.windowed import windowed_pyramid_knn
+from fastspade.threshold import LargestValues, Threshold, check_rate, check_threshold
 
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SCORES = ("knn", "max", "top1%")
+__all__ = ["IMAGE_SCORES", "Result", "ScoredImage", "Spade"]
 
-
-@dataclass(frozen=True)
-class ScoredImage:
-    """Everything about one scored image.
-
-    name; score: the image score, higher is more anomalous; anomaly_map: (H, W) float32 at the image's own size (at the
-    crop's with keep_crop). neighbors: (K,) int64 normal images, nearest first; neighbor_distances: (K,) float32 squared
-    L2. matched_image, matched_y, matched_x: (h, w) int64 at feature resolution, the correspondence: which normal image
-    each pixel was matched to, and where in that image's feature grid. picture(): the RGB Pillow image the map lies over,
-    decoded again when asked for, so that keeping a result keeps no pictures.
-    """
-
-    name: str
-    score: float
-    anomaly_map: np.ndarray
-    neighbors: np.ndarray
-    neighbor_distances: np.ndarray
-    matched_image: np.ndarray
-    matched_y: np.ndarray
-    matched_x: np.ndarray
-    picture: Callable[[], Image.Image] = field(repr=False)
+IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
 
 
 @dataclass
-class Result:
-    """Scores of N test images, in the order given.
+class _Matches:
+    """Both stages for a batch of B images: image scores (B,), neighbors (B, K) and their squared distances, nearest
+    flat gallery index (B, h, w), and the smoothed map of the crop (B, crop, crop)."""
 
-    names: N names. image_scores: (N,) float32, higher is more anomalous. anomaly_maps: (N, H, W) float32 at the images'
-    own size, or a list of N arrays (H_i, W_i) where sizes differ. neighbors: (N, K) int64, the normal images used,
-    nearest first; neighbor_distances: (N, K) float32, squared L2; neighbor_names: name of every normal image.
-    matched_image, matched_y, matched_x: (N, h, w) int64 at feature resolution: the correspondence, i.e. the normal
-    image and the place in its feature grid that each pixel's nearest neighbour is.
-    skipped: (name, reason) of images left out with skip_bad.
-    """
-
-    images: list[ScoredImage] = field(repr=False)
-    neighbor_names: tuple[str, ...] = field(repr=False)
-    skipped: list[tuple[str, Exception]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def names(self) -> list[str]:
-        return [image.name for image in self.images]
-
-    @property
-    def image_scores(self) -> np.ndarray:
-        return np.array([image.score for image in self.images], dtype=np.float32)
-
-    @property
-    def anomaly_maps(self) -> np.ndarray | list[np.ndarray]:
-        found = [image.anomaly_map for image in self.images]
-        return np.stack(found) if len({m.shape for m in found}) == 1 else found
-
-    @property
-    def neighbors(self) -> np.ndarray:
-        return np.stack([image.neighbors for image in self.images])
-
-    @property
-    def neighbor_distances(self) -> np.ndarray:
-        return np.stack([image.neighbor_distances for image in self.images])
-
-    @property
-    def matched_image(self) -> np.ndarray:
-        return np.stack([image.matched_image for image in self.images])
-
-    @property
-    def matched_y(self) -> np.ndarray:
-        return np.stack([image.matched_y for image in self.images])
-
-    @property
-    def matched_x(self) -> np.ndarray:
-        return np.stack([image.matched_x for image in self.images])
-
-    def overlay(self, i: int) -> Image.Image:
-        """Image i with its anomaly map over it, as a PIL image; all images of the result share one colour scale."""
-        if not -len(self) <= i < len(self):
-            raise InputError(f"i must be an image number from 0 to {len(self) - 1}, got {i}")
-        low = min(float(image.anomaly_map.min()) for image in self.images)
-        high = max(float(image.anomaly_map.max()) for image in self.images)
-        image = self.images[i]
-        return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high)
+    scores: list[float]
+    neighbors: torch.Tensor
+    distances: torch.Tensor
+    nearest: torch.Tensor
+    smoothed: torch.Tensor
 
 
 class Spade:
@@ -120,7 +55,10 @@ class Spade:
     upsample: "bilinear" or "nearest", how levels are brought to one resolution.
     sigma: of the Gaussian that smooths the map, in pixels of the cropped image.
     image_score: "knn" (the paper: mean squared distance to the k_image nearest normal images), "max" of the anomaly map,
-        or "top1%" (mean of its highest hundredth).
+        "top1%" (mean of its highest hundredth), or "reweighted" (PatchCore's, arXiv 2106.08265, eq. 7).
+    local_average: average every level's features over 3 x 3 places before matching. Not in the paper.
+    window: match a pixel only to gallery pixels at most this many pixels of the crop away from its own place, in y and
+        in x; for aligned images. None, the paper's: the whole image.
     resize, crop: images are resized, then centre-cropped, before the backbone (paper: 256, 224).
     keep_crop: maps cover the crop alone instead of being put back at the input's own size.
     device: None picks the CPU, or CUDA where this build has a CUDA engine and a device is present.
@@ -139,6 +77,8 @@ class Spade:
         upsample: str = "bilinear",
         sigma: float = 4.0,
         image_score: str = "knn",
+        local_average: bool = False,
+        window: float | None = None,
         resize: int = 256,
         crop: int = 224,
         keep_crop: bool = False,
@@ -157,6 +97,8 @@ class Spade:
             raise InputError(f"crop must not exceed resize ({resize}), got {crop}")
         if not (isinstance(sigma, (int, float)) and np.isfinite(sigma) and sigma >= 0):
             raise InputError(f"sigma must be a finite number of pixels, 0 or more, got {sigma!r}")
+        if window is not None and not (isinstance(window, (int, float)) and np.isfinite(window) and window >= 0):
+            raise InputError(f"window must be a finite number of pixels, 0 or more, or None; got {window!r}")
         for name, value, choices in (
             ("upsample", upsample, ("bilinear", "nearest")),
             ("image_score", image_score, IMAGE_SCORES),
@@ -166,11 +108,13 @@ class Spade:
                 raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
         self.k, self.k_image, self.kappa = int(k), None if k_image is None else int(k_image), int(kappa)
         self.upsample, self.sigma, self.image_score = upsample, float(sigma), image_score
+        self.local_average, self.window = bool(local_average), None if window is None else float(window)
         self.resize, self.crop, self.keep_crop = int(resize), int(crop), bool(keep_crop)
         self.batch_size, self.num_workers, self.progress, self.precision = batch_size, num_workers, progress, precision
         self.device = _pick_device(device)
         self.backbone: Backbone = load_backbone(backbone, layers=layers, weights=weights, device=self.device)
         self.bank: Bank | None = None
+        self.threshold: Threshold | None = None  # set by calibrate
         self.skipped: list[tuple[str, Exception]] = []  # what skip_bad left out of the last fit or score
         self._told_few_images = False
 
@@ -186,79 +130,172 @@ class Spade:
         parts = []
         with progress_bar(_length(source), "fit", self.progress) as bar:
             for batch in source:
-                embedding, pyramid = self.backbone(batch.pixels)
-                parts.append((embedding.cpu(), [level.cpu() for level in pyramid], batch.names))
+                parts.append((*self._features(batch.pixels), batch.names))
                 bar.update(len(batch.names))
         self.skipped = list(source.skipped)
         bank = Bank.collect(parts)
         self._check_kappa(bank)
-        self.bank = bank
+        self.bank, self.threshold = bank, None
         self._told_few_images = False
         return self
 
+    def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.001) -> Threshold:
+        """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
+
+        Every normal image is scored against the others, from the features already kept: no image is read again.
+        target_fpr: the share of normal images that may be called defects. pixel_target_fpr: the share of all their
+        pixels that may be masked. Of N images the smallest share that can be told is 1 / N; below it the threshold is
+        the largest score seen. Raises InputError where there is only one normal image.
+        """
+        bank = self._fitted()
+        check_rate("target_fpr", target_fpr)
+        check_rate("pixel_target_fpr", pixel_target_fpr)
+        if len(bank) < 2:
+            raise InputError("calibrate needs at least 2 normal images, got 1")
+        size = (self.crop, self.crop)
+        self._check_kappa(bank, len(bank) - 1)
+        scores = LargestValues(len(bank), target_fpr)
+        pixels = LargestValues(len(bank) * size[0] * size[1], pixel_target_fpr)
+        with progress_bar(len(bank), "calibrate", self.progress) as bar:
+            for start in range(0, len(bank), self.batch_size):
+                chosen = torch.arange(start, min(start + self.batch_size, len(bank)))
+                pyramid = [level[chosen] for level in bank.pyramid]
+                found = self._match(bank.embeddings[chosen], pyramid, bank, size, left_out=chosen)
+                scores.add(np.array(found.scores))
+                pixels.add(found.smoothed.numpy())
+                bar.update(len(chosen))
+        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank))
+        return self.threshold
+
     # -- scoring
 
-    def score(self, test_images: Any, *, skip_bad: bool = False) -> Result:
-        """Score images; the same kinds of `test_images` as `fit` takes. Returns a Result."""
+    def score(
+        self,
+        test_images: Any,
+        *,
+        skip_bad: bool = False,
+        threshold: float | None = None,
+        pixel_threshold: float | None = None,
+    ) -> Result:
+        """Score images; the same kinds of `test_images` as `fit` takes. Returns a Result.
+
+        threshold, pixel_threshold: scores, and values of the map, above them are defects; None uses those of `calibrate`.
+        """
         bank = self._fitted()
         source = self._open(test_images, skip_bad, "test_images")
-        scored = list(self._score_source(source, bank))
+        scored = list(self._score_source(source, bank, *self._thresholds(threshold, pixel_threshold)))
         return Result(scored, bank.names, list(source.skipped))
 
-    def score_batches(self, test_images: Any, *, skip_bad: bool = False) -> Iterator[ScoredImage]:
+    def score_batches(
+        self,
+        test_images: Any,
+        *,
+        skip_bad: bool = False,
+        threshold: float | None = None,
+        pixel_threshold: float | None = None,
+    ) -> Iterator[ScoredImage]:
         """Like `score`, one image at a time, so that memory does not grow with the number of images."""
         bank = self._fitted()
-        return self._score_source(self._open(test_images, skip_bad, "test_images"), bank)
+        source = self._open(test_images, skip_bad, "test_images")
+        return self._score_source(source, bank, *self._thresholds(threshold, pixel_threshold))
 
-    def _score_source(self, source: ImageSource, bank: Bank) -> Iterator[ScoredImage]:
+    def _score_source(
+        self, source: ImageSource, bank: Bank, threshold: float | None, pixel_threshold: float | None
+    ) -> Iterator[ScoredImage]:
         with progress_bar(_length(source), "score", self.progress) as bar:
             for batch in source:
-                yield from self._score_batch(batch, bank)
+                yield from self._score_batch(batch, bank, threshold, pixel_threshold)
                 bar.update(len(batch.names))
         self.skipped = list(source.skipped)
 
-    def _score_batch(self, batch: ImageBatch, bank: Bank) -> list[ScoredImage]:
-        embeddings, pyramid = self.backbone(batch.pixels)
-        embeddings, pyramid = embeddings.cpu(), [level.cpu() for level in pyramid]
+    def _score_batch(
+        self, batch: ImageBatch, bank: Bank, threshold: float | None, pixel_threshold: float | None
+    ) -> list[ScoredImage]:
+        embeddings, pyramid = self._features(batch.pixels)
         for i, (mine, stored) in enumerate(zip(pyramid, bank.pyramid, strict=True)):
             if mine.shape[1:] != stored.shape[1:]:
                 raise InputError(
                     f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
                     f"{tuple(stored.shape[1:])}; both need the same resize and crop"
                 )
-        k, k_image = self._neighbor_counts(bank)
-        distances, neighbors = bank.nearest(embeddings, max(k, k_image))
-        squared, indices = pyramid_knn(
-            pyramid, bank.pyramid, self.kappa, gallery_index=neighbors[:, :k].contiguous(), upsample=self.upsample,
-            precision=self.precision,
-        )
-        raw = squared.mean(dim=-1)  # eq. 3
-        crop_size = tuple(batch.pixels.shape[-2:])
-        smoothed = maps.smooth(maps.upsample(raw, crop_size), self.sigma)
-        height, width = raw.shape[-2:]
-        nearest = indices[..., 0].numpy()
+        found = self._match(embeddings, pyramid, bank, tuple(batch.pixels.shape[-2:]))
+        height, width = found.nearest.shape[-2:]
+        nearest = found.nearest.numpy()
         image, place = nearest // (height * width), nearest % (height * width)
         scored = []
         for i, name in enumerate(batch.names):
-            score = self._image_score(distances[i, :k_image], smoothed[i])
             if self.keep_crop:
-                shown, picture = smoothed[i], _Picture(batch.pixels[i])
+                shown, picture = found.smoothed[i], _Picture(batch.pixels[i])
             else:
-                shown, picture = maps.place_in_image(smoothed[i], batch.crops[i], batch.sizes[i]), batch.originals[i]
+                shown = maps.place_in_image(found.smoothed[i], batch.crops[i], batch.sizes[i])
+                picture = batch.originals[i]
             scored.append(
                 ScoredImage(
                     name=name,
-                    score=score,
+                    score=found.scores[i],
                     anomaly_map=shown.numpy(),
-                    neighbors=neighbors[i, :k].numpy(),
-                    neighbor_distances=distances[i, :k].numpy(),
+                    neighbors=found.neighbors[i].numpy(),
+                    neighbor_distances=found.distances[i].numpy(),
                     matched_image=image[i],
                     matched_y=place[i] // width,
                     matched_x=place[i] % width,
                     picture=picture,
+                    size=batch.sizes[i],
+                    crop=batch.crops[i],
+                    threshold=threshold,
+                    pixel_threshold=pixel_threshold,
                 )
             )
         return scored
+
+    def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        embeddings, pyramid = self.backbone(pixels)
+        if self.local_average:
+            pyramid = [F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in pyramid]
+        return embeddings.cpu(), [level.cpu() for level in pyramid]
+
+    def _match(
+        self,
+        embeddings: torch.Tensor,
+        pyramid: list[torch.Tensor],
+        bank: Bank,
+        size: tuple[int, int],
+        left_out: torch.Tensor | None = None,
+    ) -> _Matches:
+        """Both stages and the map. left_out: (B,) for each image the normal image that it may not be compared with."""
+        k, k_image = self._neighbor_counts(bank, 0 if left_out is None else 1)
+        wanted = max(k, k_image)
+        distances, neighbors = bank.nearest(embeddings, wanted if left_out is None else wanted + 1)
+        if left_out is not None:
+            out = neighbors == left_out[:, None]
+            out[:, -1] |= ~out.any(dim=1)  # where the image itself is not among them, the farthest goes instead
+            distances, neighbors = (values[~out].view(len(out), wanted) for values in (distances, neighbors))
+        used = neighbors[:, :k].contiguous()
+        squared, indices = self._search(pyramid, bank, used, size)
+        raw = squared.mean(dim=-1)  # eq. 3
+        smoothed = maps.smooth(maps.upsample(raw, size), self.sigma)
+        scores = []
+        for i in range(len(embeddings)):
+            if self.image_score == "reweighted":
+                mine = [level[i] for level in pyramid]
+                scores.append(
+                    reweighted_score(mine, bank.pyramid, used[i], squared[i, ..., 0], indices[i, ..., 0], upsample=self.upsample)
+                )
+            else:
+                scores.append(self._image_score(distances[i, :k_image], smoothed[i]))
+        return _Matches(scores, used, distances[:, :k], indices[..., 0], smoothed)
+
+    def _search(
+        self, pyramid: list[torch.Tensor], bank: Bank, used: torch.Tensor, size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stage 2: squared distances and flat indices, each (B, h, w, kappa)."""
+        if self.window is None:
+            return pyramid_knn(
+                pyramid, bank.pyramid, self.kappa, gallery_index=used, upsample=self.upsample, precision=self.precision
+            )
+        height, width = pyramid[0].shape[-2:]
+        radius = (int(self.window * height / size[0]), int(self.window * width / size[1]))
+        return windowed_pyramid_knn(pyramid, bank.pyramid, self.kappa, radius, gallery_index=used, upsample=self.upsample)
 
     def _image_score(self, distances: torch.Tensor, smoothed: torch.Tensor) -> float:
         if self.image_score == "knn":
@@ -268,17 +305,36 @@ class Spade:
         count = max(1, smoothed.numel() // 100)
         return float(smoothed.flatten().topk(count).values.double().mean())
 
+    def _thresholds(self, threshold: float | None, pixel_threshold: float | None) -> tuple[float | None, float | None]:
+        """What the caller gave, or else what was calibrated."""
+        known = self.threshold
+        if known is not None and self.bank is not None and known.images != len(self.bank):
+            warnings.warn(
+                f"the threshold was calibrated on {known.images} normal images, but there are {len(self.bank)}; "
+                "it is not used; call calibrate() again",
+                stacklevel=3,
+            )
+            known = None
+        image, pixel = check_threshold("threshold", threshold), check_threshold("pixel_threshold", pixel_threshold)
+        if known is not None:
+            image, pixel = known.image if image is None else image, known.pixel if pixel is None else pixel
+        return image, pixel
+
     # -- saving
 
     def options(self) -> dict[str, Any]:
         """The settings that scores depend on, as plain values."""
-        names = ("k", "k_image", "kappa", "upsample", "sigma", "image_score", "resize", "crop", "keep_crop", "precision")
+        names = (
+            *("k", "k_image", "kappa", "upsample", "sigma", "image_score", "local_average", "window"),
+            *("resize", "crop", "keep_crop", "precision"),
+        )
         return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted model as one safetensors file, atomically."""
+        """Write the fitted model, and its threshold if it was calibrated, as one safetensors file, atomically."""
         bank = self._fitted()
-        model_file.write_model(path, bank, self.options(), self.backbone.spec())
+        known = {} if self.threshold is None else {"threshold": self.threshold.as_dict()}
+        model_file.write_model(path, bank, self.options() | known, self.backbone.spec())
 
     @classmethod
     def load(
@@ -297,6 +353,8 @@ class Spade:
         Raises MissingFileError, or ModelFileError naming what does not fit.
         """
         bank, header = model_file.read_model(path)
+        options = dict(header["options"])
+        known = options.pop("threshold", None)
         device = _pick_device(device)
         restored = backbone_from_spec(header["backbone"], module=backbone, weights=weights, device=device)
         try:
@@ -306,12 +364,13 @@ class Spade:
                 batch_size=batch_size,
                 num_workers=num_workers,
                 progress=progress,
-                **header["options"],
+                **options,
             )
         except TypeError as error:
             raise ModelFileError(f"path: {path} holds options that this fastspade does not know: {error}") from error
         model._check_kappa(bank)
         model.bank = bank
+        model.threshold = None if known is None else Threshold.from_dict(known)
         return model
 
     # -- helpers
@@ -332,15 +391,16 @@ class Spade:
             raise InputError("this Spade has no normal images yet; call fit(normal_images) or Spade.load(path) first")
         return self.bank
 
-    def _neighbor_counts(self, bank: Bank) -> tuple[int, int]:
+    def _neighbor_counts(self, bank: Bank, left_out: int) -> tuple[int, int]:
+        """k and k_image, or fewer where there are not so many normal images; left_out: how many cannot be used."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
         if max(wanted) > len(bank) and not self._told_few_images:
             self._told_few_images = True
             warnings.warn(f"k={max(wanted)} but there are {len(bank)} normal images; using all of them", stacklevel=4)
-        return min(wanted[0], len(bank)), min(wanted[1], len(bank))
+        return min(wanted[0], len(bank) - left_out), min(wanted[1], len(bank) - left_out)
 
-    def _check_kappa(self, bank: Bank) -> None:
-        pixels = min(self.k, len(bank)) * bank.pyramid[0].shape[2] * bank.pyramid[0].shape[3]
+    def _check_kappa(self, bank: Bank, images: int | None = None) -> None:
+        pixels = min(self.k, len(bank) if images is None else images) * bank.pyramid[0].shape[2] * bank.pyramid[0].shape[3]
         if self.kappa > pixels:
             raise InputError(f"kappa must be at most the gallery's {pixels} pixels, got {self.kappa}")
 

@@ -1,0 +1,138 @@
+"""What scoring returns: one record an image, and the collection of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastspade import maps
+from fastspade.errors import InputError
+from fastspade.geometry import CropBox
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """Everything about one scored image.
+
+    name; score: the image score, higher is more anomalous; anomaly_map: (H, W) float32 at the image's own size (at the
+    crop's with keep_crop). neighbors: (K,) int64 normal images, nearest first; neighbor_distances: (K,) float32 squared
+    L2. matched_image, matched_y, matched_x: (h, w) int64 at feature resolution, the correspondence: which normal image
+    each pixel was matched to, and where in that image's feature grid. picture(): the RGB Pillow image the map lies over,
+    decoded again when asked for, so that keeping a result keeps no pictures.
+    size, crop: the image's own (height, width), and where in it the network's input lay.
+    threshold, pixel_threshold: above which the score, or a value of the map, counts as a defect; None without one.
+    """
+
+    name: str
+    score: float
+    anomaly_map: np.ndarray
+    neighbors: np.ndarray
+    neighbor_distances: np.ndarray
+    matched_image: np.ndarray
+    matched_y: np.ndarray
+    matched_x: np.ndarray
+    picture: Callable[[], Image.Image] = field(repr=False)
+    size: tuple[int, int]
+    crop: CropBox
+    threshold: float | None = None
+    pixel_threshold: float | None = None
+
+    @property
+    def is_defect(self) -> bool:
+        """The decision: is the score above the threshold? Raises InputError where there is none."""
+        return bool(self.score > _known(self.threshold, "threshold"))
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool: where the map is above its threshold. Raises InputError where there is none."""
+        return self.anomaly_map > _known(self.pixel_threshold, "pixel_threshold")
+
+
+def _known(value: float | None, name: str) -> float:
+    if value is None:
+        raise InputError(f"{name} is not known: call calibrate() on the fitted Spade, or pass {name} to score")
+    return value
+
+
+@dataclass
+class Result:
+    """Scores of N test images, in the order given.
+
+    names: N names. image_scores: (N,) float32, higher is more anomalous. anomaly_maps: (N, H, W) float32 at the images'
+    own size, or a list of N arrays (H_i, W_i) where sizes differ. neighbors: (N, K) int64, the normal images used,
+    nearest first; neighbor_distances: (N, K) float32, squared L2; neighbor_names: name of every normal image.
+    matched_image, matched_y, matched_x: (N, h, w) int64 at feature resolution: the correspondence, i.e. the normal
+    image and the place in its feature grid that each pixel's nearest neighbour is.
+    decisions: (N,) bool, is it a defect; masks: like anomaly_maps, bool. Both need a threshold (Spade.calibrate).
+    skipped: (name, reason) of images left out with skip_bad.
+    """
+
+    images: list[ScoredImage] = field(repr=False)
+    neighbor_names: tuple[str, ...] = field(repr=False)
+    skipped: list[tuple[str, Exception]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def names(self) -> list[str]:
+        return [image.name for image in self.images]
+
+    @property
+    def image_scores(self) -> np.ndarray:
+        return np.array([image.score for image in self.images], dtype=np.float32)
+
+    @property
+    def anomaly_maps(self) -> np.ndarray | list[np.ndarray]:
+        return _stacked([image.anomaly_map for image in self.images])
+
+    @property
+    def decisions(self) -> np.ndarray:
+        return np.array([image.is_defect for image in self.images], dtype=bool)
+
+    @property
+    def masks(self) -> np.ndarray | list[np.ndarray]:
+        return _stacked([image.mask for image in self.images])
+
+    @property
+    def neighbors(self) -> np.ndarray:
+        return np.stack([image.neighbors for image in self.images])
+
+    @property
+    def neighbor_distances(self) -> np.ndarray:
+        return np.stack([image.neighbor_distances for image in self.images])
+
+    @property
+    def matched_image(self) -> np.ndarray:
+        return np.stack([image.matched_image for image in self.images])
+
+    @property
+    def matched_y(self) -> np.ndarray:
+        return np.stack([image.matched_y for image in self.images])
+
+    @property
+    def matched_x(self) -> np.ndarray:
+        return np.stack([image.matched_x for image in self.images])
+
+    def overlay(self, i: int) -> Image.Image:
+        """Image i with its anomaly map over it, as a PIL image; all images of the result share one colour scale.
+
+        Where the model has a threshold, the mask is outlined.
+        """
+        if not -len(self) <= i < len(self):
+            raise InputError(f"i must be an image number from 0 to {len(self) - 1}, got {i}")
+        low = min(float(image.anomaly_map.min()) for image in self.images)
+        high = max(float(image.anomaly_map.max()) for image in self.images)
+        image = self.images[i]
+        mask = None if image.pixel_threshold is None else image.mask
+        return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask)
+
+
+def _stacked(found: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    return np.stack(found) if len({one.shape for one in found}) == 1 else found

@@ -1,0 +1,62 @@
+"""PatchCore's image score (Roth et al., arXiv 2106.08265, eq. 6 and 7): the worst pixel, re-weighted.
+
+s* is the distance of the pixel farthest from its nearest gallery pixel m*. It is multiplied by one minus the soft-max
+weight of that distance among the distances to m*'s own neighbours in the gallery: a match that is itself rare counts
+more. Not part of SPADE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def reweighted_score(
+    query: Sequence[torch.Tensor],
+    gallery: Sequence[torch.Tensor],
+    images: torch.Tensor,
+    squared: torch.Tensor,
+    nearest: torch.Tensor,
+    *,
+    upsample: str = "bilinear",
+    neighbors: int = 9,
+) -> float:
+    """The re-weighted score of one image.
+
+    query: its levels (C_l, H_l, W_l). gallery: levels (N, C_l, H_l, W_l). images: (K,) the gallery images used.
+    squared, nearest: (H_1, W_1) squared distance to, and flat index of, each pixel's nearest gallery pixel.
+    neighbors: how many of m*'s nearest gallery pixels, itself among them, form the soft-max (PatchCore's b).
+
+    Reads every gallery pixel once: about as long as interpolating the K images takes.
+    """
+    height, width = squared.shape
+    worst = int(squared.argmax())
+    match = int(nearest.flatten()[worst])
+    test = _descriptors([level[None] for level in query], upsample)[:, worst]
+    image, place = divmod(match, height * width)
+    center = _descriptors([level[image : image + 1] for level in gallery], upsample)[:, place]
+    to_center, to_test = [], []
+    for i in images.tolist():
+        pixels = _descriptors([level[i : i + 1] for level in gallery], upsample)
+        to_center.append((pixels - center[:, None]).square().sum(0))
+        to_test.append((pixels - test[:, None]).square().sum(0))
+    around = torch.cat(to_center)
+    near = around.topk(min(neighbors, len(around)), largest=False).indices
+    distance = squared.flatten()[worst].double().sqrt()
+    others = torch.cat(to_test)[near].double().sqrt()
+    weight = 1 - torch.exp(distance - torch.logsumexp(others, dim=0))
+    # m* is among the others, but a rival at exactly its place may have pushed it out of the top: never below 0.
+    return float(weight.clamp(min=0) * distance)
+
+
+def _descriptors(levels: Sequence[torch.Tensor], upsample: str) -> torch.Tensor:
+    """Levels (1, C_l, H_l, W_l) -> (sum of C_l, H_1 * W_1) float32."""
+    size = levels[0].shape[-2:]
+    options = {"align_corners": False} if upsample == "bilinear" else {}
+    brought = [
+        level.float() if level.shape[-2:] == size else F.interpolate(level.float(), size=size, mode=upsample, **options)
+        for level in levels
+    ]
+    return torch.cat(brought, dim=1)[0].flatten(1)
