@@ -1,0 +1,123 @@
+// What the kernels are told: plain structs of addresses and sizes, passed by value. Pure C++, shared by the host code
+// that fills them in, the kernels, and the host emulation of the kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "core/sampling.hpp"
+#include "core/tensor_view.hpp"
+
+namespace fastspade::cuda {
+
+constexpr int max_levels = 16;  // of a pyramid
+constexpr int max_groups = 4;   // resolutions whose Gram matrices are computed apart: the finest and three coarser
+constexpr int tile_columns = 128;   // gallery pixels a tile
+constexpr int step_channels = 64;   // channels a pipeline step; operands are padded to a multiple with zeros
+constexpr int search_threads = 256;
+constexpr int pipeline_stages = 3;
+constexpr float scaled_norm = 64.0f;  // every image is scaled by a power of two so that no vector's norm exceeds this
+
+// One level as the caller holds it: any strides (in elements), any of the three types.
+struct LevelView {
+    const void* data;
+    int64_t stride[4];
+    DType dtype;
+    int channels, height, width;
+};
+
+// One side's pyramid.
+struct PyramidView {
+    LevelView levels[max_levels];
+    int level_count;
+    int height, width;  // the finest grid
+    Upsample upsample;
+};
+
+// Per pixel of the finest grid, in units of its image's scale, rounded so that bounds stay bounds (see norms.cuh):
+//   query:   norm - slack, |q^|, |q - q^|
+//   gallery: norm - slack, |r - r^| + accumulation errors, |r|
+// where q^ and r^ are what the 16-bit operands hold.
+struct alignas(16) Terms {
+    float norm, first, second, unused;
+};
+
+// One resolution of one side as 16-bit operands: (images * height * width, channels), row-major.
+struct OperandGroup {
+    uint16_t* data;
+    int channels;  // padded
+    int height, width;
+};
+
+// Turning one side's pyramid into operands and terms. `groups` are on the grids that the search multiplies: for a query
+// always the finest, for a gallery each group's own.
+struct PrepareParameters {
+    PyramidView pyramid;
+    int64_t images;
+    OperandGroup groups[max_groups];
+    int group_count;
+    int level_group[max_levels], level_offset[max_levels];  // where each level's channels go
+    int centre_offset[max_levels];                          // where each level's channels lie in `centre`
+    float* centre;      // (all channels): subtracted from both sides
+    uint32_t* largest;  // (images, levels): bits of the largest squared norm of a centred native vector
+    float* scale;       // (images): power of two
+    Terms* terms;       // (images, height * width)
+    bool gallery;
+    bool bfloat16;
+};
+
+struct SearchGroup {
+    const uint16_t* query;    // (queries images * query pixels, channels), on the finest grid
+    const uint16_t* gallery;  // (gallery images * pixels, channels), on the group's grid
+    int channels, height, width;
+    int ring;          // pixels of Gram columns kept on chip (0 for the finest group)
+    int ring_offset;   // bytes into shared memory
+};
+
+struct SearchParameters {
+    SearchGroup groups[max_groups];  // finest first
+    int group_count;
+    Upsample upsample;
+    const Terms *query_terms, *gallery_terms;
+    const float *query_scale, *gallery_scale;
+    const int64_t* gallery_index;  // (query images, slots) or null; negative entries are skipped
+    int slots, segments;           // gallery images a query is searched against; pieces an image is cut into
+    int query_pixels, query_tiles; // tiles an image
+    int first_tile;                // of the launch's first block, over all query images
+    int height, width;             // the gallery's finest grid
+    const uint32_t* jobs;          // group << 28 | column tile, in order; see schedule.cuh
+    int job_count;
+    int splits;                    // blocks that share a query tile
+    int keep, capacity;            // candidates a row: kept at the end, and room for
+    uint64_t* kept;                // (rows, splits, keep), rows counted from the launch's first tile
+    uint32_t* limits;              // (rows): shared between splits
+    uint64_t* lists;               // candidates of (block, row, capacity), or null: in shared memory
+    int list_offset, column_offset, row_offset;  // bytes into shared memory
+};
+
+struct FinishParameters {
+    PyramidView query, gallery;
+    const int64_t* gallery_index;
+    const float* query_scale;
+    int first_tile, tile_rows, query_tiles;  // as the search's
+    int rows;                                // of the launch, padding included
+    int query_pixels, pixels, slots;
+    int kappa, keep, splits;
+    int64_t pairs;            // a row
+    uint64_t* kept;           // (rows, splits + 1, keep); the last part is scratch
+    float* distances;         // (all rows, kappa)
+    int64_t* indices;
+    int* failed;              // (rows): positions, within the launch, of rows whose certificate fails
+    int* failures;            // how many, in this launch
+    int* counters;            // [0] failed certificates, [1] exactly evaluated pairs
+    uint64_t* redo_lists;     // (redo blocks, redo_capacity)
+    int redo_capacity;
+};
+
+struct ScheduleParameters {
+    uint32_t* jobs;
+    int tiles, width, height, group_count;
+    int group_height[max_groups], group_width[max_groups];
+    Upsample upsample;
+};
+
+}  // namespace fastspade::cuda

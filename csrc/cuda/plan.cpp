@@ -1,0 +1,220 @@
+#include "cuda/plan.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace fastspade::cuda {
+
+namespace {
+
+constexpr int64_t operand_budget = 128ll << 20;    // query operands at a time
+constexpr int64_t workspace_budget = 48ll << 20;   // candidates at a time
+constexpr int64_t redo_budget = 16ll << 20;        // lists of rows being redone
+constexpr int64_t alignment = 256;
+
+int64_t place(int64_t& end, int64_t bytes) {
+    const int64_t at = end;
+    end += (bytes + alignment - 1) / alignment * alignment;
+    return at;
+}
+
+int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void lay_out(OperandLayout& layout) {
+    int64_t end = 0;
+    const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
+    for (size_t g = 0; g < layout.groups.size(); ++g) {
+        const Group& group = layout.groups[g];
+        layout.group_offset[g] = place(end, layout.images * group.height * group.width * group.channels * 2);
+    }
+    layout.terms_offset = place(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
+    layout.scale_offset = place(end, layout.images * 4);
+    layout.largest_offset = place(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
+    int64_t channels = 0;
+    for (const LevelShape& level : layout.levels) channels += level.channels;
+    layout.centre_offset = place(end, channels * 4);
+    layout.bytes = end;
+}
+
+int64_t finest_tiles(int64_t pixels) { return ceil_divide(pixels, tile_columns); }
+
+// Whole rows of a coarse grid that finest tiles 0 .. tile read, rounded up to tiles: as schedule.cuh counts them.
+int64_t coarse_pixels_done(int64_t tile, const OperandLayout& layout, const Group& group) {
+    const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
+    const int64_t last = std::min((tile + 1) * tile_columns, pixels) - 1;
+    const int64_t rows = axis_tap(last / layout.width, group.height, layout.height, layout.upsample).high + 1;
+    return ceil_divide(rows * group.width, tile_columns) * tile_columns;
+}
+
+// Gram columns that must be on chip at once: from the first that a finest tile reads to the last computed by then.
+int ring_length(const OperandLayout& layout, const Group& group) {
+    const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width, own = static_cast<int64_t>(group.height) * group.width;
+    int64_t longest = 1;
+    for (int64_t tile = 0; tile < finest_tiles(pixels); ++tile) {
+        const int64_t first =
+            static_cast<int64_t>(axis_tap(tile * tile_columns / layout.width, group.height, layout.height, layout.upsample).low) * group.width;
+        longest = std::max(longest, std::min(coarse_pixels_done(tile, layout, group), own) - first);
+    }
+    return round_up(static_cast<int>(longest), 4);
+}
+
+// Shared memory without candidate lists; fills in offsets where a plan is given.
+int64_t shared_need(const OperandLayout& layout, int row_tiles, SearchPlan* plan) {
+    const int rows = 32 * row_tiles;
+    int64_t end = static_cast<int64_t>(pipeline_stages) * (rows + tile_columns) * step_channels * 2;
+    for (size_t g = 1; g < layout.groups.size(); ++g) {
+        if (plan) plan->ring_offset[g] = static_cast<int>(end);
+        end += static_cast<int64_t>(layout.groups[g].ring) * rows * 2;
+    }
+    end = (end + 15) / 16 * 16;
+    if (plan) plan->column_offset = static_cast<int>(end);
+    end += tile_columns * (16 + 24 * (static_cast<int64_t>(layout.groups.size()) - 1));
+    if (plan) plan->row_offset = static_cast<int>(end);
+    end += rows * 20;
+    if (plan) plan->list_offset = static_cast<int>(end);
+    return end;
+}
+
+Group finest_group(const std::vector<LevelShape>& levels) { return Group{levels[0].height, levels[0].width, 0, {}, 0}; }
+
+void count_channels(OperandLayout& layout) {
+    for (Group& group : layout.groups) {
+        group.channels = 0;
+        for (int level : group.levels) group.channels += layout.levels[static_cast<size_t>(level)].channels;
+        group.channels = round_up(group.channels, step_channels);
+    }
+}
+
+}  // namespace
+
+OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images, Upsample upsample, bool bfloat16,
+                           const Device& device) {
+    OperandLayout layout;
+    layout.levels = levels;
+    layout.height = levels[0].height;
+    layout.width = levels[0].width;
+    layout.upsample = upsample;
+    layout.bfloat16 = bfloat16;
+    layout.images = images;
+    const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
+
+    Group finest = finest_group(levels);
+    std::vector<Group> coarse;
+    for (size_t l = 0; l < levels.size(); ++l) {
+        const LevelShape& level = levels[l];
+        if (static_cast<int64_t>(level.height) * level.width * 2 > pixels) {
+            finest.levels.push_back(static_cast<int>(l));
+            continue;
+        }
+        if (coarse.empty() || coarse.back().height != level.height || coarse.back().width != level.width)
+            coarse.push_back(Group{level.height, level.width, 0, {}, 0});
+        coarse.back().levels.push_back(static_cast<int>(l));
+    }
+    for (Group& group : coarse) group.ring = ring_length(layout, group);
+    // Too many groups, or rings too long for the smallest tile: the longest ring gives way.
+    for (;;) {
+        layout.groups = coarse;
+        layout.groups.insert(layout.groups.begin(), finest);
+        const bool narrow = std::all_of(coarse.begin(), coarse.end(), [](const Group& group) { return group.ring < 65536; });
+        if (narrow && layout.groups.size() <= max_groups && shared_need(layout, 1, nullptr) <= device.shared_bytes) break;
+        if (coarse.empty()) throw std::runtime_error("this device's shared memory is too small for the search");
+        auto longest = std::max_element(coarse.begin(), coarse.end(), [](const Group& a, const Group& b) { return a.ring < b.ring; });
+        finest.levels.insert(finest.levels.end(), longest->levels.begin(), longest->levels.end());
+        coarse.erase(longest);
+    }
+    count_channels(layout);
+    lay_out(layout);
+    return layout;
+}
+
+OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelShape>& levels, int64_t images) {
+    OperandLayout layout;
+    layout.groups = gallery.groups;
+    layout.levels = levels;
+    layout.height = levels[0].height;
+    layout.width = levels[0].width;
+    layout.upsample = gallery.upsample;
+    layout.bfloat16 = gallery.bfloat16;
+    layout.images = images;
+    for (Group& group : layout.groups) {
+        group.height = layout.height;
+        group.width = layout.width;
+        group.ring = 0;
+    }
+    lay_out(layout);
+    return layout;
+}
+
+SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShape>& query, int64_t query_images, int64_t slots,
+                       int64_t kappa, const Device& device) {
+    const int64_t pixels = static_cast<int64_t>(gallery.height) * gallery.width, pairs = slots * pixels;
+    const int64_t query_pixels = static_cast<int64_t>(query[0].height) * query[0].width;
+    if (pairs >= 0xffffffffll)
+        throw std::invalid_argument("a query is searched against " + std::to_string(pairs) +
+                                    " gallery pixels; the CUDA engine numbers at most 2^32 - 2: search the gallery in parts");
+    SearchPlan plan;
+    // A margin beyond kappa, so that the certificate rarely fails; and room beyond that, so that lists are rarely cut back.
+    plan.keep = static_cast<int>(std::min(kappa + std::max<int64_t>(8, kappa / 2), pairs));
+    plan.capacity = plan.keep + std::max(12, plan.keep / 2);
+
+    plan.batch = std::clamp<int64_t>(operand_budget / std::max<int64_t>(plan_query(gallery, query, 1).bytes, 1), 1, query_images);
+    plan.query = plan_query(gallery, query, plan.batch);
+
+    int64_t jobs = finest_tiles(pixels);
+    plan.segments = static_cast<int>(gallery.groups.size() > 1 ? 1 : ceil_divide(jobs, 16));
+    for (size_t g = 1; g < gallery.groups.size(); ++g)
+        jobs += coarse_pixels_done(finest_tiles(pixels) - 1, gallery, gallery.groups[g]) / tile_columns;
+    plan.job_count = static_cast<int>(jobs);
+    const int64_t units = slots * plan.segments;
+
+    // The tallest query tile that fits and still leaves every multiprocessor a block.
+    for (int row_tiles : {4, 2, 1}) {
+        const int64_t without = shared_need(gallery, row_tiles, nullptr);
+        const int64_t lists = static_cast<int64_t>(32) * row_tiles * plan.capacity * 8;
+        const bool on_chip = kappa <= 64 && without + lists <= device.shared_bytes;
+        const bool enough = ceil_divide(query_pixels, 32 * row_tiles) * query_images * units >= device.multiprocessors;
+        const bool fits = kappa <= 64 ? on_chip : without <= device.shared_bytes;
+        if (row_tiles > 1 && !(fits && enough)) continue;
+        plan.row_tiles = row_tiles;
+        plan.lists_on_chip = on_chip;
+        break;
+    }
+    plan.tile_rows = 32 * plan.row_tiles;
+    plan.shared_bytes = static_cast<int>(shared_need(gallery, plan.row_tiles, &plan)) +
+                        (plan.lists_on_chip ? plan.tile_rows * plan.capacity * 8 : 0);
+    plan.query_tiles = static_cast<int>(ceil_divide(query_pixels, plan.tile_rows));
+
+    // Splits: what finishes first, counting whole waves of blocks; each extra split costs a list to fill and to merge.
+    const int64_t tiles = plan.query_tiles * plan.batch;
+    double best = 1e300;
+    for (int64_t splits = 1; splits <= std::min<int64_t>(units, 64); ++splits) {
+        const double waves = static_cast<double>(ceil_divide(tiles * splits, device.multiprocessors));
+        const double time = waves * (static_cast<double>(ceil_divide(units, splits)) * plan.job_count / plan.segments + 4.0);
+        if (time < best * 0.98) {
+            best = time;
+            plan.splits = static_cast<int>(splits);
+        }
+    }
+    const int64_t kept_a_tile = static_cast<int64_t>(plan.tile_rows) * (plan.splits + 1) * plan.keep * 8;
+    const int64_t lists_a_tile = plan.lists_on_chip ? 0 : static_cast<int64_t>(plan.splits) * plan.tile_rows * plan.capacity * 8;
+    plan.launch_tiles = static_cast<int>(std::clamp<int64_t>(workspace_budget / (kept_a_tile + lists_a_tile), 1, tiles));
+
+    plan.redo_capacity = static_cast<int>(2 * kappa + 2 * 256);
+    plan.redo_blocks = static_cast<int>(std::clamp<int64_t>(redo_budget / (8 * static_cast<int64_t>(plan.redo_capacity)), 1,
+                                                            static_cast<int64_t>(device.multiprocessors) * 4));
+    int64_t end = plan.query.bytes;
+    const int64_t rows = static_cast<int64_t>(plan.launch_tiles) * plan.tile_rows;
+    plan.kept_offset = place(end, plan.launch_tiles * kept_a_tile);
+    plan.lists_offset = place(end, plan.launch_tiles * lists_a_tile);
+    plan.limits_offset = place(end, rows * 4);
+    plan.failed_offset = place(end, rows * 4);
+    plan.failures_offset = place(end, 4);
+    plan.redo_offset = place(end, static_cast<int64_t>(plan.redo_blocks) * plan.redo_capacity * 8);
+    plan.jobs_offset = place(end, gallery.groups.size() > 1 ? jobs * 4 : 0);
+    plan.workspace_bytes = end;
+    return plan;
+}
+
+}  // namespace fastspade::cuda

@@ -1,0 +1,66 @@
+// How a search is laid out on a device: which levels stay coarse, where operands and workspace lie, tile and split counts.
+// Pure arithmetic on shapes, so that memory can be allocated before anything runs. No CUDA in here.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/problem.hpp"
+#include "cuda/parameters.hpp"
+
+namespace fastspade::cuda {
+
+struct Device {
+    int shared_bytes;      // a block's largest shared memory
+    int multiprocessors;
+};
+
+struct LevelShape {
+    int channels, height, width;
+};
+
+// Levels of one resolution, multiplied together.
+struct Group {
+    int height, width, channels = 0;  // channels padded to step_channels
+    std::vector<int> levels;
+    int ring = 0;  // gallery pixels of Gram values kept on chip; 0 for the finest
+};
+
+// One side's operands in one block of device memory; offsets in bytes.
+struct OperandLayout {
+    std::vector<Group> groups;
+    std::vector<LevelShape> levels;
+    int height = 0, width = 0;
+    Upsample upsample = Upsample::bilinear;
+    bool bfloat16 = false;
+    int64_t images = 0;
+    int64_t group_offset[max_groups] = {};
+    int64_t terms_offset = 0, scale_offset = 0, largest_offset = 0, centre_offset = 0, bytes = 0;
+};
+
+// The gallery's layout decides which levels stay coarse: those with at most half the finest level's pixels whose rings
+// fit a block's shared memory. The others are interpolated once and join the finest group.
+OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images, Upsample upsample, bool bfloat16,
+                           const Device& device);
+
+// The query side of a search in `gallery`: every group on the query's finest grid.
+OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelShape>& levels, int64_t images);
+
+struct SearchPlan {
+    OperandLayout query;       // of one batch of query images, at the start of the workspace
+    int64_t batch = 1;         // query images prepared at a time
+    int row_tiles = 1, tile_rows = 32, query_tiles = 0, launch_tiles = 0;
+    int job_count = 0, segments = 1, splits = 1, keep = 0, capacity = 0;
+    bool lists_on_chip = true;
+    int ring_offset[max_groups] = {};
+    int list_offset = 0, column_offset = 0, row_offset = 0, shared_bytes = 0;
+    int redo_blocks = 0, redo_capacity = 0;
+    int64_t kept_offset = 0, limits_offset = 0, lists_offset = 0, failed_offset = 0, failures_offset = 0, redo_offset = 0,
+            jobs_offset = 0;
+    int64_t workspace_bytes = 0;
+};
+
+SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShape>& query, int64_t query_images, int64_t slots,
+                       int64_t kappa, const Device& device);
+
+}  // namespace fastspade::cuda

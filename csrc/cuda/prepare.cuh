@@ -1,0 +1,189 @@
+// From a pyramid as the caller holds it to what the search multiplies: centred, scaled 16-bit operands, and per pixel the
+// norm and the bounds on what rounding to 16 bits did to it.
+//
+// Distances do not change when one vector per channel is subtracted from both sides, because interpolation weights sum to
+// one: centring removes most of the cancellation in |q|^2 + |r|^2 - 2 <q, r>. Each image is scaled by a power of two of its
+// own, which is exact, so that 16-bit floats neither overflow nor lose small images beside large ones.
+#pragma once
+
+#include "cuda/candidates.cuh"
+#include "cuda/pyramid.cuh"
+
+namespace fastspade::cuda {
+
+constexpr int prepare_threads = 256;
+
+// The mean of each channel over all images and native pixels: one block a channel, summed in a fixed order.
+FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
+    auto* const partial = reinterpret_cast<double*>(shared_memory());
+    int level = 0, channel = block_index();
+    while (channel >= p.pyramid.levels[level].channels) channel -= p.pyramid.levels[level++].channels;
+    const LevelView& view = p.pyramid.levels[level];
+    const int64_t pixels = static_cast<int64_t>(view.height) * view.width, count = p.images * pixels;
+    double sum = 0.0;
+    for (int64_t i = thread_index(); i < count; i += prepare_threads) {
+        const int64_t image = i / pixels, pixel = i - image * pixels;
+        sum += load_element(view, image * view.stride[0] + channel * view.stride[1] + pixel / view.width * view.stride[2] +
+                                      pixel % view.width * view.stride[3]);
+    }
+    partial[thread_index()] = sum;
+    block_barrier();
+    for (int half = prepare_threads / 2; half > 0; half /= 2) {
+        if (thread_index() < half) partial[thread_index()] += partial[thread_index() + half];
+        block_barrier();
+    }
+    if (thread_index() == 0) {
+        const float mean = static_cast<float>(partial[0] / static_cast<double>(count));
+        // Any centre is right; one that is not finite would spoil every image for one bad value.
+        p.centre[p.centre_offset[level] + channel] = mean - mean == 0.0f ? mean : 0.0f;
+    }
+}
+
+// The largest squared norm of a centred native vector of each image and level: one warp a native pixel.
+FASTSPADE_KERNEL(prepare_threads, 1) largest_kernel(const PrepareParameters p) {
+    const int lane = thread_index() & 31;
+    int64_t item = static_cast<int64_t>(block_index()) * (prepare_threads / 32) + thread_index() / 32;
+    for (int l = 0; l < p.pyramid.level_count; ++l) {
+        const LevelView& view = p.pyramid.levels[l];
+        const int64_t pixels = static_cast<int64_t>(view.height) * view.width;
+        if (item >= p.images * pixels) {
+            item -= p.images * pixels;
+            continue;
+        }
+        const int64_t image = item / pixels, pixel = item - image * pixels;
+        const int64_t base = image * view.stride[0] + pixel / view.width * view.stride[2] + pixel % view.width * view.stride[3];
+        double sum = 0.0;
+        for (int c = lane; c < view.channels; c += 32) {
+            const double value = static_cast<double>(load_element(view, base + c * view.stride[1])) - p.centre[p.centre_offset[l] + c];
+            sum += value * value;
+        }
+        sum = warp_sum(sum);
+        // Non-negative floats order as their bits do; a NaN is larger than all of them and says so to scale_of.
+        if (lane == 0) atomic_max(p.largest + image * p.pyramid.level_count + l, float_bits(static_cast<float>(sum)));
+        return;
+    }
+}
+
+// The power of two that brings an image's vectors to norms of at most scaled_norm.
+FASTSPADE_KERNEL(prepare_threads, 1) scale_kernel(const PrepareParameters p) {
+    const int64_t image = static_cast<int64_t>(block_index()) * prepare_threads + thread_index();
+    if (image >= p.images) return;
+    double sum = 0.0;
+    for (int l = 0; l < p.pyramid.level_count; ++l) sum += bits_float(p.largest[image * p.pyramid.level_count + l]);
+    // Powers of two between 2^-60 and 2^60: their squares are floats too, and features beyond have no float distances.
+    float scale = 1.0f;
+    const double limit = static_cast<double>(scaled_norm) * scaled_norm * 0.999;
+    if (sum > 0.0 && sum - sum == 0.0) {
+        double squared = 1.0;
+        while (sum * squared > limit && scale > 0x1p-60f) {
+            scale *= 0.5f;
+            squared *= 0.25;
+        }
+        while (sum * squared * 4.0 <= limit && scale < 0x1p60f) {
+            scale *= 2.0f;
+            squared *= 4.0;
+        }
+    }
+    p.scale[image] = scale;
+}
+
+// One warp a (image, group, pixel of the group's grid): interpolate where the level is coarser, centre, scale, round.
+FASTSPADE_KERNEL(prepare_threads, 1) operand_kernel(const PrepareParameters p) {
+    const int lane = thread_index() & 31;
+    int64_t item = static_cast<int64_t>(block_index()) * (prepare_threads / 32) + thread_index() / 32;
+    int g = 0;
+    for (; g < p.group_count; ++g) {
+        const int64_t items = p.images * p.groups[g].height * p.groups[g].width;
+        if (item < items) break;
+        item -= items;
+    }
+    if (g == p.group_count) return;
+    const OperandGroup& group = p.groups[g];
+    const int pixels = group.height * group.width;
+    const int64_t image = item / pixels;
+    const int pixel = static_cast<int>(item - image * pixels);
+    const double scale = p.scale[image];
+    uint16_t* const row = group.data + item * group.channels;
+    int used = 0;
+    for (int l = 0; l < p.pyramid.level_count; ++l) {
+        if (p.level_group[l] != g) continue;
+        const LevelView& view = p.pyramid.levels[l];
+        const Sample sample = sample_level(view, image, pixel, group.height, group.width, p.pyramid.upsample);
+        for (int c = lane; c < view.channels; c += 32) {
+            const double value = (sample_channel(view, sample, c) - p.centre[p.centre_offset[l] + c]) * scale;
+            const float rounded = static_cast<float>(value);
+            row[p.level_offset[l] + c] = p.bfloat16 ? float_to_bfloat16(rounded) : float_to_half(rounded);
+        }
+        used += view.channels;
+    }
+    for (int c = used + lane; c < group.channels; c += 32) row[c] = 0;
+}
+
+// One warp a pixel of the finest grid: its norm, and how far the operands' own interpolation is from it.
+//
+// With q^, r^ the vectors that the operands hold, by Cauchy and Schwarz
+//   |<q, r> - <q^, r^>| <= |q - q^| |r| + |q^| |r - r^|.
+// On top come the sums in the tensor cores (float32, possibly truncating, 16 products an instruction) and the rounding
+// of coarse Gram values to 16 bits before they are interpolated; both are shares of |q^| times the interpolated norms of
+// the native gallery vectors (the triangle inequality), so they join |r - r^|.
+FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
+    const int lane = thread_index() & 31;
+    const int64_t item = static_cast<int64_t>(block_index()) * (prepare_threads / 32) + thread_index() / 32;
+    const int pixels = p.pyramid.height * p.pyramid.width;
+    if (item >= p.images * pixels) return;
+    const int64_t image = item / pixels;
+    const int pixel = static_cast<int>(item - image * pixels);
+    const double scale = p.scale[image];
+    double norm = 0.0, residual = 0.0, operand = 0.0, coarse = 0.0;
+    int longest = 0;
+    for (int g = 0; g < p.group_count; ++g) {
+        const OperandGroup& group = p.groups[g];
+        longest = longest < group.channels ? group.channels : longest;
+        const LevelView grid{group.data, {static_cast<int64_t>(group.height) * group.width * group.channels, 1,
+                                          static_cast<int64_t>(group.width) * group.channels, group.channels},
+                             p.bfloat16 ? DType::bfloat16 : DType::float16, group.channels, group.height, group.width};
+        const Sample held = sample_level(grid, image, pixel, p.pyramid.height, p.pyramid.width, p.pyramid.upsample);
+        for (int l = 0; l < p.pyramid.level_count; ++l) {
+            if (p.level_group[l] != g) continue;
+            const LevelView& view = p.pyramid.levels[l];
+            const Sample sample = sample_level(view, image, pixel, p.pyramid.height, p.pyramid.width, p.pyramid.upsample);
+            for (int c = lane; c < view.channels; c += 32) {
+                const double value = (sample_channel(view, sample, c) - p.centre[p.centre_offset[l] + c]) * scale;
+                const double difference = value - sample_channel(grid, held, p.level_offset[l] + c);
+                norm += value * value;
+                residual += difference * difference;
+            }
+        }
+        double native = 0.0;  // the interpolated norm of the group's native operand vectors
+        for (int i = 0; i < held.count; ++i) {
+            double squares = 0.0;
+            for (int c = lane; c < group.channels; c += 32) {
+                const double value = load_element(grid, held.offset[i] + c);
+                squares += value * value;
+            }
+            native += held.weight[i] * sqrt(warp_sum(squares));
+        }
+        operand += native * native;
+        if (group.height != p.pyramid.height || group.width != p.pyramid.width) coarse += native * native;
+    }
+    norm = warp_sum(norm);
+    residual = sqrt(warp_sum(residual));
+    if (lane != 0) return;
+    operand = sqrt(operand);
+    constexpr double up = 1.0 + 0x1p-20;  // covers the rounding of what follows, and of these terms to float32
+    const double accumulated = 0x1p-20 * (longest / 16 + 8);
+    const double slack = 0x1p-20 * (norm + operand * operand);  // of the norm's rounding and the epilogue's additions
+    Terms terms;
+    terms.norm = static_cast<float>(norm - slack);
+    terms.unused = 0.0f;
+    if (p.gallery) {
+        terms.first = static_cast<float>((residual + accumulated * operand + 0x1p-11 * sqrt(coarse)) * up);
+        terms.second = static_cast<float>((operand + residual) * up);
+    } else {
+        terms.first = static_cast<float>(operand * up);
+        terms.second = static_cast<float>(residual * up);
+    }
+    p.terms[item] = terms;
+}
+
+}  // namespace fastspade::cuda

@@ -1,0 +1,271 @@
+// The search: a block holds one tile of query pixels against its share of the gallery, level by level on tensor cores, and
+// keeps the candidates with the smallest lower bounds. Nothing a pair produces ever leaves the chip but surviving candidates.
+//
+// Per gallery image the Gram tiles come in the order of schedule.cuh: coarse tiles go to rings in shared memory; a tile of
+// the finest group is completed by the interpolated coarse values of its columns and turned into lower bounds
+//   |q|^2 + |r|^2 - 2 (<q^, r^> + |q^| e(r) + |q - q^| |r|)   <=   |q - r|^2
+// which are compared with the row's limit. The rare survivor is appended to the row's list. Full lists are cut back to the
+// `keep` smallest, and the limit falls to the largest of those.
+//
+// Copies run ahead of the multiplication by two steps, across tiles and images.
+#pragma once
+
+#include "cuda/candidates.cuh"
+#include "cuda/gram_ring.cuh"
+#include "cuda/tile.cuh"
+
+namespace fastspade::cuda {
+
+// One finest column of the tile at hand.
+struct alignas(16) Column {
+    float norm, first, second;
+    uint32_t place;  // slot * pixels + pixel
+};
+struct alignas(8) ColumnSample {  // in one coarse ring
+    float weight[4];
+    uint16_t column[4];
+};
+struct alignas(16) Row {
+    float norm, first, second, limit;
+};
+
+// Walks a block's steps: pieces of images (units), tiles within (jobs), 64 channels at a time.
+struct Cursor {
+    int unit, job, last_job, step, steps, group, first;
+    int64_t image;
+    bool done;
+};
+
+FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
+    const uint32_t job = p.jobs ? p.jobs[c.job] : static_cast<uint32_t>(c.job);
+    c.group = static_cast<int>(job >> 28);
+    c.first = static_cast<int>(job & 0x0fffffffu) * tile_columns;
+    c.step = 0;
+    c.steps = p.groups[c.group].channels / step_channels;
+}
+
+// Moves to the block's next unit that has an image and jobs, starting at c.unit.
+FASTSPADE_DEVICE void open_unit(const SearchParameters& p, Cursor& c, int query_image) {
+    for (; c.unit < p.slots * p.segments; c.unit += p.splits) {
+        const int slot = c.unit / p.segments, segment = c.unit - slot * p.segments;
+        c.image = p.gallery_index ? p.gallery_index[static_cast<int64_t>(query_image) * p.slots + slot] : slot;
+        c.job = static_cast<int>(static_cast<int64_t>(p.job_count) * segment / p.segments);
+        c.last_job = static_cast<int>(static_cast<int64_t>(p.job_count) * (segment + 1) / p.segments);
+        if (c.image >= 0 && c.job < c.last_job) {
+            open_job(p, c);
+            return;
+        }
+    }
+    c.done = true;
+}
+
+FASTSPADE_DEVICE void advance(const SearchParameters& p, Cursor& c, int query_image) {
+    if (++c.step < c.steps) return;
+    if (++c.job < c.last_job) {
+        open_job(p, c);
+        return;
+    }
+    c.unit += p.splits;
+    open_unit(p, c, query_image);
+}
+
+template <class Operand, int RowTiles>
+FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
+    using Gram = Tile<RowTiles>;
+    using Ring = GramRing<RowTiles>;
+    constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows a thread owns
+    char* const shared = shared_memory();
+    auto* const columns = reinterpret_cast<Column*>(shared + p.column_offset);
+    auto* const samples = reinterpret_cast<ColumnSample*>(columns + tile_columns);
+    auto* const row_terms = reinterpret_cast<Row*>(shared + p.row_offset);
+    auto* const counts = reinterpret_cast<int*>(row_terms + rows);
+
+    const int thread = thread_index(), lane = thread & 31, warp = thread >> 5;
+    const int warp_row = (warp >> 2) * 16 * RowTiles, warp_column = (warp & 3) * 32;
+    const int group_of_lane = lane >> 2, unit = (warp >> 2) * 8 + group_of_lane;
+    const int split = block_index() % p.splits, local_tile = block_index() / p.splits, tile = p.first_tile + local_tile;
+    const int query_image = tile / p.query_tiles, first_query = (tile - query_image * p.query_tiles) * rows;
+    const int query_valid = p.query_pixels - first_query < rows ? p.query_pixels - first_query : rows;
+    const int64_t query_base = static_cast<int64_t>(query_image) * p.query_pixels + first_query;
+    const int pixels = p.height * p.width;
+    const int64_t local_row = static_cast<int64_t>(local_tile) * rows;  // in kept and limits
+    auto* const lists = p.lists ? p.lists + static_cast<int64_t>(block_index()) * rows * p.capacity
+                                : reinterpret_cast<uint64_t*>(shared + p.list_offset);
+
+    for (int row = thread; row < rows; row += search_threads) {
+        Row terms{0.0f, 0.0f, 0.0f, -bits_float(0x7f800000u)};  // rows beyond the image keep nothing
+        if (row < query_valid) {
+            const Terms stored = p.query_terms[query_base + row];
+            terms = Row{stored.norm, stored.first, stored.second, bits_float(0x7f7fffffu)};
+        }
+        row_terms[row] = terms;
+        counts[row] = 0;
+    }
+    const float query_scale = p.query_scale[query_image];
+
+    Cursor load{}, use{};
+    load.unit = use.unit = split;
+    open_unit(p, load, query_image);
+    open_unit(p, use, query_image);
+    auto start_copy = [&](int stage) {
+        if (!load.done) {
+            const SearchGroup& group = p.groups[load.group];
+            const int group_pixels = group.height * group.width;
+            Gram::load(shared + stage * Gram::stage_bytes,
+                       group.query + query_base * group.channels + load.step * step_channels, query_valid,
+                       group.gallery + (load.image * group_pixels + load.first) * group.channels + load.step * step_channels,
+                       group_pixels - load.first, group.channels, thread);
+            advance(p, load, query_image);
+        }
+        copy_commit();  // empty groups keep the count of groups in step with the count of stages
+    };
+#pragma unroll
+    for (int stage = 0; stage < pipeline_stages - 1; ++stage) start_copy(stage);
+
+    Gram gram;
+    int stage = 0;
+    while (!use.done) {
+        gram.clear();
+        float ratio = 1.0f;
+        for (int step = 0; step < use.steps; ++step) {
+            copy_wait<pipeline_stages - 2>();
+            // Every thread's copies of this step have landed, and every thread is done with the stage copied to next.
+            block_barrier();
+            start_copy(stage == 0 ? pipeline_stages - 1 : stage - 1);
+            if (step == 0 && use.group == 0) {
+                ratio = query_scale / p.gallery_scale[use.image];
+                if (thread < tile_columns) {
+                    const int pixel = use.first + thread;
+                    Column column{bits_float(0x7f800000u), 0.0f, 0.0f, 0u};  // beyond the image: never a candidate
+                    if (pixel < pixels) {
+                        const Terms terms = p.gallery_terms[use.image * pixels + pixel];
+                        column = Column{terms.norm * ratio * ratio, terms.first, terms.second,
+                                        static_cast<uint32_t>(use.unit / p.segments) * static_cast<uint32_t>(pixels) +
+                                            static_cast<uint32_t>(pixel)};
+                        const int y = pixel / p.width;
+                        for (int g = 1; g < p.group_count; ++g) {
+                            const SearchGroup& group = p.groups[g];
+                            const Tap down = axis_tap(y, group.height, p.height, p.upsample);
+                            const Tap right = axis_tap(pixel - y * p.width, group.width, p.width, p.upsample);
+                            ColumnSample sample{};
+                            for (int i = 0; i < 4; ++i) {
+                                const int at = (i < 2 ? down.low : down.high) * group.width + (i % 2 ? right.high : right.low);
+                                sample.column[i] = static_cast<uint16_t>(at % group.ring);
+                                sample.weight[i] = static_cast<float>((i < 2 ? down.low_weight : down.high_weight) *
+                                                                      (i % 2 ? right.high_weight : right.low_weight));
+                            }
+                            samples[(g - 1) * tile_columns + thread] = sample;
+                        }
+                    }
+                    columns[thread] = column;
+                } else if (p.splits > 1 && thread - tile_columns < query_valid) {
+                    const int row = thread - tile_columns;
+                    const float shared_limit = from_ordered_bits(load_volatile(p.limits + local_row + row));
+                    if (shared_limit < row_terms[row].limit) row_terms[row].limit = shared_limit;
+                }
+            }
+            // A warp whose columns all lie beyond the image has nothing to multiply.
+            if (use.first + warp_column < p.groups[use.group].height * p.groups[use.group].width)
+                gram.template multiply_step<Operand>(shared + stage * Gram::stage_bytes, warp_row, warp_column, lane);
+            stage = stage == pipeline_stages - 1 ? 0 : stage + 1;
+        }
+
+        if (use.group > 0) {
+            const SearchGroup& group = p.groups[use.group];
+            char* const ring = shared + group.ring_offset;
+            const int group_pixels = group.height * group.width;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
+                if (pixel >= group_pixels) continue;
+                float values[own];
+#pragma unroll
+                for (int i = 0; i < own; ++i) values[i] = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
+                Ring::write(ring, pixel % group.ring, unit, values);
+            }
+        } else {
+            block_barrier();  // columns and rings are complete
+            float limit[own];
+#pragma unroll
+            for (int i = 0; i < own; ++i) limit[i] = row_terms[warp_row + i * 8 + group_of_lane].limit;
+            bool survivors = false;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
+                const Column column = columns[at];
+                float sum[own];
+#pragma unroll
+                for (int i = 0; i < own; ++i) sum[i] = p.group_count > 1 ? 0x1p-22f : 0.0f;  // subnormal rounding in the rings
+                if (use.first + at < pixels)
+                    for (int g = 1; g < p.group_count; ++g) {
+                        const ColumnSample sample = samples[(g - 1) * tile_columns + at];
+                        const char* const ring = shared + p.groups[g].ring_offset;
+#pragma unroll
+                        for (int k = 0; k < 4; ++k)
+                            if (k == 0 || sample.weight[k] != 0.0f) Ring::add(ring, sample.column[k], unit, sample.weight[k], sum);
+                    }
+#pragma unroll
+                for (int i = 0; i < own; ++i) {
+                    const Row row = row_terms[warp_row + i * 8 + group_of_lane];
+                    float& value = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
+                    const float product = value + sum[i] + (row.first * column.first + row.second * column.second);
+                    value = row.norm + column.norm - 2.0f * ratio * product;
+                    survivors |= !(value > limit[i]);
+                }
+            }
+            // Append survivors; when a list is full, cut it back and try again with what did not fit.
+            while (block_any(survivors)) {
+                bool full = false;
+                if (survivors) {
+                    survivors = false;
+#pragma unroll
+                    for (int j = 0; j < 8; ++j)
+#pragma unroll
+                        for (int i = 0; i < own; ++i) {
+                            float& value = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
+                            if (value > limit[i]) continue;
+                            const int row = warp_row + i * 8 + group_of_lane;
+                            const int place = atomic_add(counts + row, 1);
+                            if (place < p.capacity) {
+                                const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
+                                lists[static_cast<int64_t>(row) * p.capacity + place] = make_key(value, columns[at].place);
+                                value = bits_float(0x7f800000u);
+                            } else {
+                                full = survivors = true;
+                            }
+                        }
+                }
+                if (!block_any(full)) break;
+                for (int row = warp; row < rows; row += search_threads / 32) {
+                    const int count = counts[row] < p.capacity ? counts[row] : p.capacity;
+                    if (count <= p.keep) continue;
+                    const uint64_t last = keep_nearest(lists + static_cast<int64_t>(row) * p.capacity, count, p.keep, lane);
+                    if (lane == 0) {
+                        counts[row] = p.keep;
+                        const float reached = key_value(last);
+                        if (reached < row_terms[row].limit) row_terms[row].limit = reached;
+                        if (p.splits > 1) atomic_min(p.limits + local_row + row, static_cast<uint32_t>(last >> 32));
+                    }
+                }
+                block_barrier();
+#pragma unroll
+                for (int i = 0; i < own; ++i) limit[i] = row_terms[warp_row + i * 8 + group_of_lane].limit;
+            }
+        }
+        // The consumer's cursor takes a whole tile at a time.
+        use.step = use.steps - 1;
+        advance(p, use, query_image);
+    }
+    copy_wait<0>();
+    block_barrier();
+
+    for (int row = warp; row < query_valid; row += search_threads / 32) {
+        uint64_t* const list = lists + static_cast<int64_t>(row) * p.capacity;
+        const int count = counts[row] < p.capacity ? counts[row] : p.capacity;
+        keep_nearest(list, count, p.keep, lane);
+        uint64_t* const kept = p.kept + ((local_row + row) * (p.splits + 1) + split) * p.keep;
+        for (int i = lane; i < p.keep; i += 32) kept[i] = i < count ? list[i] : no_candidate;
+    }
+}
+
+}  // namespace fastspade::cuda

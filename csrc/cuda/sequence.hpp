@@ -1,0 +1,214 @@
+// The kernels of a preparation and of a search, in order, for whoever can launch kernels: the CUDA runtime (engine.cu) and
+// the host emulation run this same code. A launcher has
+//   launch(kernel, blocks, threads, shared_bytes, parameters)   and   fill(address, byte, bytes).
+// Nothing here waits for the device or allocates.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/finish.cuh"
+#include "cuda/plan.hpp"
+#include "cuda/prepare.cuh"
+#include "cuda/schedule.cuh"
+#include "cuda/search.cuh"
+
+namespace fastspade::cuda {
+
+inline int64_t blocks_for(int64_t items, int64_t a_block) { return (items + a_block - 1) / a_block; }
+
+inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t first_image, Upsample upsample) {
+    PyramidView pyramid{};
+    pyramid.level_count = static_cast<int>(levels.size());
+    pyramid.height = static_cast<int>(levels[0].height());
+    pyramid.width = static_cast<int>(levels[0].width());
+    pyramid.upsample = upsample;
+    for (size_t l = 0; l < levels.size(); ++l) {
+        const TensorView& from = levels[l];
+        LevelView& to = pyramid.levels[l];
+        const int64_t element = from.dtype == DType::float32 ? 4 : 2;
+        to.data = static_cast<const char*>(from.data) + first_image * from.stride[0] * element;
+        std::copy(from.stride, from.stride + 4, to.stride);
+        to.dtype = from.dtype;
+        to.channels = static_cast<int>(from.channels());
+        to.height = static_cast<int>(from.height());
+        to.width = static_cast<int>(from.width());
+    }
+    return pyramid;
+}
+
+inline PrepareParameters prepare_parameters(const OperandLayout& layout, const std::vector<TensorView>& levels, int64_t first_image,
+                                            int64_t images, char* base, float* centre, bool gallery) {
+    PrepareParameters p{};
+    p.pyramid = pyramid_view(levels, first_image, layout.upsample);
+    p.images = images;
+    p.group_count = static_cast<int>(layout.groups.size());
+    int centre_offset = 0;
+    for (size_t l = 0; l < levels.size(); ++l) {
+        p.centre_offset[l] = centre_offset;
+        centre_offset += layout.levels[l].channels;
+    }
+    for (size_t g = 0; g < layout.groups.size(); ++g) {
+        const Group& group = layout.groups[g];
+        p.groups[g] = {reinterpret_cast<uint16_t*>(base + layout.group_offset[g]), group.channels, group.height, group.width};
+        int offset = 0;
+        for (int level : group.levels) {
+            p.level_group[level] = static_cast<int>(g);
+            p.level_offset[level] = offset;
+            offset += layout.levels[static_cast<size_t>(level)].channels;
+        }
+    }
+    p.centre = centre;
+    p.largest = reinterpret_cast<uint32_t*>(base + layout.largest_offset);
+    p.scale = reinterpret_cast<float*>(base + layout.scale_offset);
+    p.terms = reinterpret_cast<Terms*>(base + layout.terms_offset);
+    p.gallery = gallery;
+    p.bfloat16 = layout.bfloat16;
+    return p;
+}
+
+// Scales, operands and terms, once the centre is known.
+template <class Launcher>
+void prepare(Launcher& launcher, const PrepareParameters& p) {
+    constexpr int warps = prepare_threads / 32;
+    int64_t native = 0, operands = 0;
+    for (int l = 0; l < p.pyramid.level_count; ++l)
+        native += p.images * p.pyramid.levels[l].height * p.pyramid.levels[l].width;
+    for (int g = 0; g < p.group_count; ++g) operands += p.images * p.groups[g].height * p.groups[g].width;
+    launcher.fill(p.largest, 0, p.images * p.pyramid.level_count * 4);
+    launcher.launch(largest_kernel, blocks_for(native, warps), prepare_threads, 0, p);
+    launcher.launch(scale_kernel, blocks_for(p.images, prepare_threads), prepare_threads, 0, p);
+    launcher.launch(operand_kernel, blocks_for(operands, warps), prepare_threads, 0, p);
+    launcher.launch(terms_kernel, blocks_for(p.images * p.pyramid.height * p.pyramid.width, warps), prepare_threads, 0, p);
+}
+
+template <class Launcher>
+void prepare_gallery(Launcher& launcher, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
+    const PrepareParameters p =
+        prepare_parameters(layout, levels, 0, layout.images, base, reinterpret_cast<float*>(base + layout.centre_offset), true);
+    int channels = 0;
+    for (const LevelShape& level : layout.levels) channels += level.channels;
+    launcher.launch(centre_kernel, channels, prepare_threads, prepare_threads * 8, p);
+    prepare(launcher, p);
+}
+
+template <class Launcher, class Operand>
+void launch_search(Launcher& launcher, const SearchParameters& p, const SearchPlan& plan, int64_t blocks) {
+    switch (plan.row_tiles) {
+        case 4: return launcher.launch(search_kernel<Operand, 4>, blocks, search_threads, plan.shared_bytes, p);
+        case 2: return launcher.launch(search_kernel<Operand, 2>, blocks, search_threads, plan.shared_bytes, p);
+        default: return launcher.launch(search_kernel<Operand, 1>, blocks, search_threads, plan.shared_bytes, p);
+    }
+}
+
+// One search: distances (B * P, kappa) and indices as Problem describes them, counters[2] added to.
+struct SearchRequest {
+    std::vector<TensorView> query, gallery;
+    char* prepared;                 // the gallery's operands
+    const int64_t* gallery_index;   // on the device, or null
+    int64_t slots, kappa;
+    bool redo;                      // precision="exact"
+    float* distances;
+    int64_t* indices;
+    int* counters;
+    char* workspace;
+};
+
+template <class Launcher>
+void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request) {
+    char *const base = request.workspace, *const stored = request.prepared;
+    auto* const jobs = reinterpret_cast<uint32_t*>(base + plan.jobs_offset);
+    const int groups = static_cast<int>(gallery.groups.size());
+    const int pixels = gallery.height * gallery.width;
+    const int query_pixels = plan.query.height * plan.query.width;
+    if (groups > 1) {
+        ScheduleParameters s{};
+        s.jobs = jobs;
+        s.tiles = static_cast<int>(blocks_for(pixels, tile_columns));
+        s.height = gallery.height;
+        s.width = gallery.width;
+        s.group_count = groups;
+        s.upsample = gallery.upsample;
+        for (int g = 0; g < groups; ++g) {
+            s.group_height[g] = gallery.groups[static_cast<size_t>(g)].height;
+            s.group_width[g] = gallery.groups[static_cast<size_t>(g)].width;
+        }
+        launcher.launch(schedule_kernel, 1, search_threads, 0, s);
+    }
+
+    SearchParameters p{};
+    p.group_count = groups;
+    for (int g = 0; g < groups; ++g) {
+        const Group& group = gallery.groups[static_cast<size_t>(g)];
+        p.groups[g] = {reinterpret_cast<uint16_t*>(base + plan.query.group_offset[g]),
+                       reinterpret_cast<uint16_t*>(stored + gallery.group_offset[g]),
+                       group.channels, group.height, group.width, group.ring, plan.ring_offset[g]};
+    }
+    p.upsample = gallery.upsample;
+    p.query_terms = reinterpret_cast<Terms*>(base + plan.query.terms_offset);
+    p.gallery_terms = reinterpret_cast<Terms*>(stored + gallery.terms_offset);
+    p.query_scale = reinterpret_cast<float*>(base + plan.query.scale_offset);
+    p.gallery_scale = reinterpret_cast<float*>(stored + gallery.scale_offset);
+    p.slots = static_cast<int>(request.slots);
+    p.segments = plan.segments;
+    p.query_pixels = query_pixels;
+    p.query_tiles = plan.query_tiles;
+    p.height = gallery.height;
+    p.width = gallery.width;
+    p.jobs = groups > 1 ? jobs : nullptr;
+    p.job_count = plan.job_count;
+    p.splits = plan.splits;
+    p.keep = plan.keep;
+    p.capacity = plan.capacity;
+    p.kept = reinterpret_cast<uint64_t*>(base + plan.kept_offset);
+    p.limits = reinterpret_cast<uint32_t*>(base + plan.limits_offset);
+    p.lists = plan.lists_on_chip ? nullptr : reinterpret_cast<uint64_t*>(base + plan.lists_offset);
+    p.list_offset = plan.list_offset;
+    p.column_offset = plan.column_offset;
+    p.row_offset = plan.row_offset;
+
+    FinishParameters f{};
+    f.gallery = pyramid_view(request.gallery, 0, gallery.upsample);
+    f.query_scale = p.query_scale;
+    f.tile_rows = plan.tile_rows;
+    f.query_tiles = plan.query_tiles;
+    f.query_pixels = query_pixels;
+    f.pixels = pixels;
+    f.slots = p.slots;
+    f.kappa = static_cast<int>(request.kappa);
+    f.keep = plan.keep;
+    f.splits = plan.splits;
+    f.pairs = request.slots * pixels;
+    f.kept = p.kept;
+    f.failed = reinterpret_cast<int*>(base + plan.failed_offset);
+    f.failures = reinterpret_cast<int*>(base + plan.failures_offset);
+    f.counters = request.counters;
+    f.redo_lists = reinterpret_cast<uint64_t*>(base + plan.redo_offset);
+    f.redo_capacity = plan.redo_capacity;
+
+    const int64_t images = request.query[0].images();
+    for (int64_t first = 0; first < images; first += plan.batch) {
+        const int64_t count = std::min(plan.batch, images - first);
+        prepare(launcher, prepare_parameters(plan.query, request.query, first, count, base,
+                                             reinterpret_cast<float*>(stored + gallery.centre_offset), false));
+        p.gallery_index = f.gallery_index = request.gallery_index ? request.gallery_index + first * request.slots : nullptr;
+        f.query = pyramid_view(request.query, first, gallery.upsample);
+        f.distances = request.distances + first * query_pixels * request.kappa;
+        f.indices = request.indices + first * query_pixels * request.kappa;
+        const int64_t tiles = count * plan.query_tiles;
+        for (int64_t tile = 0; tile < tiles; tile += plan.launch_tiles) {
+            const int64_t now = std::min<int64_t>(plan.launch_tiles, tiles - tile);
+            p.first_tile = f.first_tile = static_cast<int>(tile);
+            f.rows = static_cast<int>(now * plan.tile_rows);
+            launcher.fill(p.limits, 0xff, static_cast<int64_t>(f.rows) * 4);
+            launcher.fill(f.failures, 0, 4);
+            if (gallery.bfloat16)
+                launch_search<Launcher, BFloat16Operand>(launcher, p, plan, now * plan.splits);
+            else
+                launch_search<Launcher, HalfOperand>(launcher, p, plan, now * plan.splits);
+            launcher.launch(finish_kernel, blocks_for(f.rows, finish_threads / 32), finish_threads, 0, f);
+            if (request.redo) launcher.launch(redo_kernel, plan.redo_blocks, redo_threads, redo_threads * 8, f);
+        }
+    }
+}
+
+}  // namespace fastspade::cuda
