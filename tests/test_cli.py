@@ -6,11 +6,14 @@ import csv
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import picture
 from PIL import Image
 
+from fastspade import Spade
 from fastspade.cli import main
+from fastspade.map_files import read_map
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def test_score_writes_a_table_and_two_pictures_an_image(model, tmp_path, capsys)
     for row in rows:
         for kind in ("heatmap", "overlay"):
             assert Image.open(out / row[kind]).size == (96, 80)
-    assert sorted(entry.name for entry in out.iterdir()) == ["heatmaps", "overlays", "scores.csv"]
+    assert sorted(entry.name for entry in out.iterdir()) == ["colorbar.png", "heatmaps", "overlays", "scores.csv"]
     assert "2 heat maps" in capsys.readouterr().out
 
 
@@ -62,6 +65,41 @@ def test_images_of_one_name_do_not_overwrite_each_other(model, tmp_path):
     out = tmp_path / "out"
     assert main(["score", str(model), str(tmp_path / "x"), str(tmp_path / "y"), "-o", str(out), "--quiet"]) == 0
     assert sorted(entry.name for entry in (out / "heatmaps").iterdir()) == ["same.png", "same_2.png"]
+
+
+def test_decisions_masks_and_raw_maps(model, tmp_path, capsys):
+    for name, seed in (("a.png", 1), ("b.png", 6)):
+        picture(seed, 80, 96).save(tmp_path / name)
+    found = {}
+    for kind in ("tiff", "npy"):
+        out = tmp_path / kind
+        command = ["score", str(model), str(tmp_path / "*.png"), "-o", str(out), "--quiet", "--map-format", kind]
+        assert main([*command, "--save", "maps,overlays,masks", "--threshold", "0", "--colorbar"]) == 0
+        with open(out / "scores.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["decision"] for row in rows] == ["defect", "defect"]
+        found[kind] = np.stack([read_map(out / row["map"]) for row in rows])
+        masks = np.stack([np.asarray(Image.open(out / row["mask"])) for row in rows])
+        assert set(np.unique(masks)) <= {0, 255} and masks.shape == (2, 80, 96)
+        assert all(Image.open(out / row["overlay"]).width > 96 for row in rows)  # the scale stands beside it
+    threshold = Spade.load(model, device="cpu", progress=False).threshold.pixel
+    assert np.array_equal(masks > 0, found["npy"] > threshold)
+    step = (found["npy"].max() - found["npy"].min()) / 65535
+    assert np.abs(found["tiff"] - found["npy"]).max() <= 0.51 * step  # one scale for all files
+    assert Image.open(tmp_path / "tiff" / "maps" / "a.tiff").mode.startswith("I;16")
+
+
+def test_masks_need_a_threshold(tmp_path, capsys):
+    picture(1, 64, 64).save(tmp_path / "a.png")
+    path = tmp_path / "m.safetensors"
+    fit = ["fit", str(tmp_path / "a.png"), "-o", str(path), "--backbone", "efficientnet_lite0", "--k", "1"]
+    assert main([*fit, "--resize", "64", "--crop", "64", "--device", "cpu", "--quiet"]) == 0
+    assert "no threshold" in capsys.readouterr().err
+    command = ["score", str(path), str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet", "--save"]
+    assert main([*command, "masks"]) == 2 and "--pixel-threshold" in capsys.readouterr().err
+    assert main([*command, "pictures"]) == 2 and "save must list" in capsys.readouterr().err
+    assert main([*command, "masks", "--pixel-threshold", "1e9"]) == 0
+    assert not np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")).any()
 
 
 def test_an_output_folder_with_files_is_left_alone(model, tmp_path, capsys):

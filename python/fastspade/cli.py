@@ -1,16 +1,13 @@
-"""The command line: fastspade fit | score | demo | info."""
+"""The command line: fastspade fit | score | eval | demo | info."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fastspade._version import __version__
 from fastspade.errors import FastspadeError, InputError
@@ -43,18 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="learn what good looks like from a folder of normal images")
     fit.add_argument("images", nargs="+", metavar="DIR", help="folder, file or glob of normal images")
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="model file to write (.safetensors)")
-    fit.add_argument("--backbone", default="wide_resnet50_2", help="wide_resnet50_2 (default), resnet18, resnet50, efficientnet_lite0")
-    fit.add_argument("--weights", metavar="FILE", help="local state-dict file instead of the published weights")
-    fit.add_argument("--layers", nargs="+", help="modules whose outputs form the pyramid, finest first")
-    fit.add_argument("--k", type=int, default=50, help="normal images each test image is compared with (default 50)")
-    fit.add_argument("--k-image", type=int, help="how many of them make the image score (default: k)")
-    fit.add_argument("--kappa", type=int, default=1, help="nearest pixels a pixel's score averages over (default 1)")
-    fit.add_argument("--upsample", choices=["bilinear", "nearest"], default="bilinear")
-    fit.add_argument("--sigma", type=float, default=4.0, help="Gaussian smoothing of the map, in pixels (default 4)")
-    fit.add_argument("--image-score", choices=["knn", "max", "top1%"], default="knn")
-    fit.add_argument("--resize", type=int, default=256)
-    fit.add_argument("--crop", type=int, default=224)
+    _add_model(fit)
     fit.add_argument("--keep-crop", action="store_true", help="maps cover the centre crop alone")
+    _add_rates(fit)
+    fit.add_argument("--no-threshold", action="store_true", help="do not calibrate one (saves scoring the normal images)")
+    fit.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
     _add_running(fit)
     fit.set_defaults(run=run_fit)
 
@@ -63,8 +53,30 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("images", nargs="+", metavar="PATHS", help="images, folders or globs")
     score.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write; it must not hold files yet")
     score.add_argument("--weights", metavar="FILE", help="local state-dict file the model was fitted with")
+    score.add_argument("--threshold", type=float, help="image scores above it are defects (default: the model's)")
+    score.add_argument("--pixel-threshold", type=float, help="map values above it are masked (default: the model's)")
+    score.add_argument("--save", default="heatmaps,overlays", metavar="LIST",
+                       help="of maps,heatmaps,overlays,masks (default heatmaps,overlays)")  # fmt: skip
+    score.add_argument("--map-format", choices=["tiff", "npy"], default="tiff", help="raw maps: 16-bit TIFF (default) or float32 .npy")
+    score.add_argument("--colorbar", action="store_true", help="draw the scale beside every overlay")
+    score.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
     _add_running(score)
     score.set_defaults(run=run_score)
+
+    evaluate = commands.add_parser("eval", help="measure a labelled dataset: metrics, results.json, results.csv, report.html")
+    evaluate.add_argument("dataset", metavar="DATASET", help="its folder")
+    evaluate.add_argument("--layout", required=True, choices=["mvtec", "visa", "btad", "folder"])
+    evaluate.add_argument("--category", nargs="+", metavar="NAME", help="only these (default: all)")
+    evaluate.add_argument("-o", "--output", default="fastspade-eval", metavar="OUT", help="folder to write (default fastspade-eval)")
+    evaluate.add_argument("--protocol", nargs="+", choices=["paper", "official"],
+                          help="paper: maps and masks at the crop; official: at the original size (default: both)")  # fmt: skip
+    evaluate.add_argument("--fpr-limit", type=float, default=0.3, help="PRO is integrated up to it (default 0.3)")
+    evaluate.add_argument("--no-report", action="store_true", help="no report.html (which needs the extra 'eval')")
+    evaluate.add_argument("--save-maps", choices=["tiff", "npy"], help="also write every raw map at its original size")
+    _add_model(evaluate)
+    _add_rates(evaluate)
+    _add_running(evaluate)
+    evaluate.set_defaults(run=run_eval)
 
     demo = commands.add_parser("demo", help="the whole job on real photographs, offline (needs the extra 'demo')")
     demo.add_argument("-o", "--out", default="fastspade-demo", help="folder for the pictures (default fastspade-demo)")
@@ -77,54 +89,78 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", default="wide_resnet50_2", help="wide_resnet50_2 (default), resnet18, resnet50, efficientnet_lite0")
+    parser.add_argument("--weights", metavar="FILE", help="local state-dict file instead of the published weights")
+    parser.add_argument("--layers", nargs="+", help="modules whose outputs form the pyramid, finest first")
+    parser.add_argument("--k", type=int, default=50, help="normal images each test image is compared with (default 50)")
+    parser.add_argument("--k-image", type=int, help="how many of them make the image score (default: k)")
+    parser.add_argument("--kappa", type=int, default=1, help="nearest pixels a pixel's score averages over (default 1)")
+    parser.add_argument("--upsample", choices=["bilinear", "nearest"], default="bilinear")
+    parser.add_argument("--sigma", type=float, default=4.0, help="Gaussian smoothing of the map, in pixels (default 4)")
+    parser.add_argument("--resize", type=int, default=256)
+    parser.add_argument("--crop", type=int, default=224)
+    beyond = parser.add_argument_group("beyond the paper")
+    beyond.add_argument("--image-score", choices=["knn", "max", "top1%", "reweighted"], default="knn",
+                        help="knn (the paper's, default); max or top1%% of the map; reweighted: PatchCore's")  # fmt: skip
+    beyond.add_argument("--local-average", action="store_true", help="average features over 3 x 3 places")
+    beyond.add_argument("--window", type=float, metavar="PIXELS", help="match only this near to a pixel's own place")
+
+
+def _add_rates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target-fpr", type=float, default=0.01,
+                        help="share of normal images that the threshold may call defects (default 0.01)")  # fmt: skip
+    parser.add_argument("--pixel-target-fpr", type=float, default=0.001, help="share of normal pixels that may be masked (default 0.001)")
+
+
 def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where this build and machine have it)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--num-workers", type=int, default=2, help="image decoding threads (default 2)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of Spade that _add_model and _add_running made."""
+    names = (
+        *("backbone", "weights", "layers", "k", "k_image", "kappa", "upsample", "sigma", "resize", "crop"),
+        *("image_score", "local_average", "window", "device", "batch_size", "num_workers"),
+    )
+    return {name: getattr(arguments, name) for name in names} | {"progress": not arguments.quiet}
 
 
 def run_fit(arguments: argparse.Namespace) -> int:
     from fastspade.spade import Spade
+    from fastspade.threshold import check_rate
 
     output = Path(arguments.output)
     if not output.parent.is_dir():
         raise InputError(f"output: the folder {output.parent} does not exist")
-    model = Spade(
-        arguments.backbone,
-        k=arguments.k,
-        k_image=arguments.k_image,
-        kappa=arguments.kappa,
-        layers=arguments.layers,
-        upsample=arguments.upsample,
-        sigma=arguments.sigma,
-        image_score=arguments.image_score,
-        resize=arguments.resize,
-        crop=arguments.crop,
-        keep_crop=arguments.keep_crop,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-        num_workers=arguments.num_workers,
-        progress=not arguments.quiet,
-        weights=arguments.weights,
-    )
+    check_rate("target-fpr", arguments.target_fpr)
+    check_rate("pixel-target-fpr", arguments.pixel_target_fpr)
+    model = Spade(**_model_options(arguments), keep_crop=arguments.keep_crop)
     model.fit(arguments.images, skip_bad=arguments.skip_bad)
+    if not arguments.no_threshold and len(model.bank) > 1:
+        model.calibrate(arguments.target_fpr, arguments.pixel_target_fpr)
     model.save(output)
     print(f"{output}: {len(model.bank)} normal images, {output.stat().st_size / 2**20:.1f} MiB")
+    if model.threshold is not None:
+        print(f"threshold: image score {model.threshold.image:.6g}, map {model.threshold.pixel:.6g} (leave-one-out)")
+    elif not arguments.no_threshold:
+        print("no threshold: calibrating one needs at least 2 normal images", file=sys.stderr)
     for name, error in model.skipped:
         print(f"skipped {name}: {error}", file=sys.stderr)
     return 0
 
 
 def run_score(arguments: argparse.Namespace) -> int:
+    from fastspade.output_folder import check_output, written_at_once
+    from fastspade.score_files import parse_kinds, write_scores
     from fastspade.spade import Spade
 
     output = Path(arguments.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output: {output} exists and is not an empty folder; name a new one")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"output: the folder {output.absolute().parent} does not exist")
+    check_output(output)
+    kinds = parse_kinds(arguments.save)
     model = Spade.load(
         arguments.model,
         device=arguments.device,
@@ -133,72 +169,27 @@ def run_score(arguments: argparse.Namespace) -> int:
         num_workers=arguments.num_workers,
         progress=not arguments.quiet,
     )
-    # Everything is written beside the target and renamed at the end: a failure leaves nothing half-written.
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
-    try:
-        count = _write_scores(model, arguments, aside)
-        os.chmod(aside, 0o777 & ~_umask())
-        if output.exists():
-            output.rmdir()
-        os.replace(aside, output)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    if "masks" in kinds and model.threshold is None and arguments.pixel_threshold is None:
+        raise InputError("save: masks need a threshold, and the model has none; give --pixel-threshold")
+    with written_at_once(output) as folder:
+        images = model.score_batches(
+            arguments.images,
+            skip_bad=arguments.skip_bad,
+            threshold=arguments.threshold,
+            pixel_threshold=arguments.pixel_threshold,
+        )
+        count = write_scores(images, folder, kinds, map_format=arguments.map_format, colorbar=arguments.colorbar)
     for name, error in model.skipped:
         print(f"skipped {name}: {error}", file=sys.stderr)
-    print(f"{output}: scores.csv, {count} heat maps, {count} overlays")
+    written = "".join(f", {count} {'heat maps' if kind == 'heatmaps' else kind}" for kind in kinds)
+    print(f"{output}: scores.csv{written}")
     return 0
 
 
-def _write_scores(model, arguments: argparse.Namespace, folder: Path) -> int:
-    """Two passes: maps go to disk first, so that all pictures share one colour scale without all maps in memory."""
-    import numpy as np
+def run_eval(arguments: argparse.Namespace) -> int:
+    from fastspade.evaluate.command import run
 
-    from fastspade import maps
-
-    rows, low, high = [], float("inf"), float("-inf")
-    raw = folder / ".maps"
-    raw.mkdir()
-    for i, image in enumerate(model.score_batches(arguments.images, skip_bad=arguments.skip_bad)):
-        np.savez(raw / f"{i}.npz", map=image.anomaly_map, picture=np.asarray(image.picture()))
-        low, high = min(low, float(image.anomaly_map.min())), max(high, float(image.anomaly_map.max()))
-        rows.append((image.name, image.score, float(image.anomaly_map.max())))
-    stems = _unique_stems([name for name, _, _ in rows])
-    (folder / "heatmaps").mkdir()
-    (folder / "overlays").mkdir()
-    from PIL import Image
-
-    for i, stem in enumerate(stems):
-        with np.load(raw / f"{i}.npz") as saved:
-            Image.fromarray(maps.heatmap(saved["map"], vmin=low, vmax=high)).save(folder / "heatmaps" / f"{stem}.png")
-            maps.overlay(saved["picture"], saved["map"], vmin=low, vmax=high).save(folder / "overlays" / f"{stem}.png")
-    shutil.rmtree(raw)
-    with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "score", "map_max", "heatmap", "overlay"])
-        for (name, score, peak), stem in zip(rows, stems, strict=True):
-            writer.writerow([name, repr(score), repr(peak), f"heatmaps/{stem}.png", f"overlays/{stem}.png"])
-    return len(rows)
-
-
-def _unique_stems(names: Sequence[str]) -> list[str]:
-    """A file name an image: its stem, numbered where several images share it."""
-    used: set[str] = set()
-    stems = []
-    for name in names:
-        stem = base = Path(name).stem or "image"
-        number = 2
-        while stem in used:
-            stem, number = f"{base}_{number}", number + 1
-        used.add(stem)
-        stems.append(stem)
-    return stems
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    return run(arguments, _model_options(arguments))
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from fastspade.decode import as_rgb
 from fastspade.errors import DtypeError, InputError
 from fastspade.geometry import CropBox, resample
 
-__all__ = ["BORDERS", "color_table", "heatmap", "overlay", "place_in_image", "smooth", "upsample"]
+__all__ = ["BORDERS", "color_table", "colorbar", "heatmap", "overlay", "place_in_image", "smooth", "upsample"]
 
 BORDERS = ("edge", "zero", "nan")
 
@@ -212,21 +212,29 @@ def _outline(region: torch.Tensor, thickness: int) -> torch.Tensor:
     return grown & region
 
 
-def _with_colorbar(picture: Image.Image, low: float, high: float) -> Image.Image:
-    """The picture with a vertical scale at its right: highest value on top; three labels."""
-    width, height = picture.size
+def colorbar(vmin: float, vmax: float, *, height: int = 256, width: int = 0) -> Image.Image:
+    """A vertical scale on white, highest value on top, three labels -> RGB PIL image. width: of the bar (0: by height)."""
+    low, high = _scale(np.empty(0), vmin, vmax)
     font, line = ImageFont.load_default(), 12
     labels = [f"{value:.3g}" for value in (high, (low + high) / 2, low)]
-    ruler = ImageDraw.Draw(picture)
-    gap, bar = 4, max(8, width // 24)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    gap, bar = 4, width or max(8, height // 24)
     text = math.ceil(max(ruler.textlength(label, font=font) for label in labels))
-    canvas = Image.new("RGB", (width + gap + bar + gap + text + gap, height), "white")
-    canvas.paste(picture, (0, 0))
+    canvas = Image.new("RGB", (gap + bar + gap + text + gap, height), "white")
     ramp = np.linspace(255, 0, height).round().astype(np.uint8)
-    canvas.paste(Image.fromarray(np.repeat(color_table()[ramp][:, None], bar, axis=1)), (width + gap, 0))
+    canvas.paste(Image.fromarray(np.repeat(color_table()[ramp][:, None], bar, axis=1)), (gap, 0))
     draw = ImageDraw.Draw(canvas)
     for label, share in zip(labels, (0, 0.5, 1)):
-        draw.text((width + gap + bar + gap, round(share * max(0, height - line))), label, fill="black", font=font)
+        draw.text((gap + bar + gap, round(share * max(0, height - line))), label, fill="black", font=font)
+    return canvas
+
+
+def _with_colorbar(picture: Image.Image, low: float, high: float) -> Image.Image:
+    """The picture with the scale at its right."""
+    scale = colorbar(low, high, height=picture.height, width=max(8, picture.width // 24))
+    canvas = Image.new("RGB", (picture.width + scale.width, picture.height), "white")
+    canvas.paste(picture, (0, 0))
+    canvas.paste(scale, (picture.width, 0))
     return canvas
 
 

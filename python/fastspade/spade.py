@@ -111,7 +111,7 @@ class Spade:
         self.local_average, self.window = bool(local_average), None if window is None else float(window)
         self.resize, self.crop, self.keep_crop = int(resize), int(crop), bool(keep_crop)
         self.batch_size, self.num_workers, self.progress, self.precision = batch_size, num_workers, progress, precision
-        self.device = _pick_device(device)
+        self.device = pick_device(device)
         self.backbone: Backbone = load_backbone(backbone, layers=layers, weights=weights, device=self.device)
         self.bank: Bank | None = None
         self.threshold: Threshold | None = None  # set by calibrate
@@ -355,7 +355,7 @@ class Spade:
         bank, header = model_file.read_model(path)
         options = dict(header["options"])
         known = options.pop("threshold", None)
-        device = _pick_device(device)
+        device = pick_device(device)
         restored = backbone_from_spec(header["backbone"], module=backbone, weights=weights, device=device)
         try:
             model = cls(
@@ -412,7 +412,7 @@ def _positive(name: str, value: object) -> None:
         raise InputError(f"{name} must be at least 1, got {value}")
 
 
-def _pick_device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
     if device is not None:
         try:
             return torch.device(device)
