@@ -1,10 +1,8 @@
 // fastspade._engine: plain addresses, shapes and strides in, results written in place. Validation is Python's
 // (fastspade.search); nothing here knows torch.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <chrono>
 
+#include "bindings/described.hpp"
 #include "core/problem.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/search.hpp"
@@ -12,23 +10,13 @@
 namespace py = pybind11;
 using namespace fastspade;
 
-namespace {
-
-// (address, dtype code, shape, strides in elements), as fastspade.search._tensors describes a tensor.
-using Described = std::tuple<uintptr_t, int, std::array<int64_t, 4>, std::array<int64_t, 4>>;
-
-std::vector<TensorView> views(const std::vector<Described>& levels) {
-    std::vector<TensorView> result;
-    for (const auto& [address, dtype, shape, stride] : levels) {
-        TensorView view;
-        view.data = reinterpret_cast<const void*>(address);
-        view.dtype = static_cast<DType>(dtype);
-        std::copy(shape.begin(), shape.end(), view.shape);
-        std::copy(stride.begin(), stride.end(), view.stride);
-        result.push_back(view);
-    }
-    return result;
+#ifdef FASTSPADE_WITH_CUDA
+namespace fastspade {
+void define_cuda_engine(py::module_& module);  // cuda.cpp
 }
+#endif
+
+namespace {
 
 // True when Python has a signal waiting that raises (Ctrl-C). Looks at most twenty times a second: it takes the GIL.
 std::function<bool()> signal_check() {
@@ -82,4 +70,7 @@ PYBIND11_MODULE(_engine, module) {
     module.def("simd", [] { return std::string(cpu::kernels().name); });
     module.attr("compiler") = FASTSPADE_COMPILER;
     module.attr("cuda_architectures") = FASTSPADE_CUDA_ARCHITECTURES;
+#ifdef FASTSPADE_WITH_CUDA
+    define_cuda_engine(module);
+#endif
 }

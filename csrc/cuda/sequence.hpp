@@ -7,8 +7,8 @@
 #include <algorithm>
 
 #include "cuda/finish.cuh"
-#include "cuda/plan.hpp"
 #include "cuda/prepare.cuh"
+#include "cuda/request.hpp"
 #include "cuda/schedule.cuh"
 #include "cuda/search.cuh"
 
@@ -99,19 +99,6 @@ void launch_search(Launcher& launcher, const SearchParameters& p, const SearchPl
         default: return launcher.launch(search_kernel<Operand, 1>, blocks, search_threads, plan.shared_bytes, p);
     }
 }
-
-// One search: distances (B * P, kappa) and indices as Problem describes them, counters[2] added to.
-struct SearchRequest {
-    std::vector<TensorView> query, gallery;
-    char* prepared;                 // the gallery's operands
-    const int64_t* gallery_index;   // on the device, or null
-    int64_t slots, kappa;
-    bool redo;                      // precision="exact"
-    float* distances;
-    int64_t* indices;
-    int* counters;
-    char* workspace;
-};
 
 template <class Launcher>
 void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request) {

@@ -1,0 +1,92 @@
+// The CUDA engine's functions in Python, over any backend with the functions of cuda/engine.hpp: the engine itself, or its
+// emulation on the host.
+#pragma once
+
+#include "bindings/described.hpp"
+#include "cuda/request.hpp"
+
+namespace fastspade {
+
+template <class Backend>
+void define_cuda(pybind11::module_& module) {
+    namespace py = pybind11;
+    using namespace fastspade::cuda;
+    using Shapes = std::vector<std::array<int, 3>>;  // (channels, height, width) a level
+
+    static const auto shapes_of = [](const Shapes& shapes) {
+        std::vector<LevelShape> levels;
+        for (const auto& [channels, height, width] : shapes) levels.push_back({channels, height, width});
+        return levels;
+    };
+    static const auto shapes_of_views = [](const std::vector<TensorView>& views) {
+        std::vector<LevelShape> levels;
+        for (const TensorView& view : views)
+            levels.push_back({static_cast<int>(view.channels()), static_cast<int>(view.height()), static_cast<int>(view.width())});
+        return levels;
+    };
+    static const auto plan = [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16) {
+        return plan_gallery(shapes_of(gallery), images, static_cast<Upsample>(upsample), bfloat16, Backend::limits(device));
+    };
+
+    module.def("cuda_gallery_bytes", [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16) {
+        return plan(device, gallery, images, upsample, bfloat16).bytes;
+    }, py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"));
+
+    module.def("cuda_search_plan", [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16,
+                                      const Shapes& query, int64_t query_images, int64_t slots, int64_t kappa) {
+        const OperandLayout layout = plan(device, gallery, images, upsample, bfloat16);
+        const SearchPlan search = plan_search(layout, shapes_of(query), query_images, slots, kappa, Backend::limits(device));
+        py::dict result;
+        result["workspace_bytes"] = search.workspace_bytes;
+        result["groups"] = layout.groups.size();
+        result["tile_rows"] = search.tile_rows;
+        result["splits"] = search.splits;
+        result["segments"] = search.segments;
+        result["keep"] = search.keep;
+        result["shared_bytes"] = search.shared_bytes;
+        result["launch_tiles"] = search.launch_tiles;
+        result["lists_on_chip"] = search.lists_on_chip;
+        std::vector<int> rings;
+        for (const Group& group : layout.groups) rings.push_back(group.ring);
+        result["rings"] = rings;
+        return result;
+    }, py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"), py::arg("query"),
+       py::arg("query_images"), py::arg("slots"), py::arg("kappa"));
+
+    module.def("cuda_prepare_gallery", [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample,
+                                          bool bfloat16, uintptr_t prepared) {
+        const std::vector<TensorView> levels = views(gallery);
+        const OperandLayout layout = plan_gallery(shapes_of_views(levels), levels[0].images(), static_cast<Upsample>(upsample),
+                                                  bfloat16, Backend::limits(device));
+        py::gil_scoped_release release;
+        Backend::prepare_gallery(device, reinterpret_cast<void*>(stream), layout, levels, reinterpret_cast<char*>(prepared));
+    }, py::arg("device"), py::arg("stream"), py::arg("gallery"), py::arg("upsample"), py::arg("bfloat16"), py::arg("prepared"));
+
+    module.def("cuda_search", [](int device, uintptr_t stream, const std::vector<Described>& query,
+                                 const std::vector<Described>& gallery, uintptr_t prepared, uintptr_t gallery_index, int64_t slots,
+                                 int64_t kappa, int upsample, bool bfloat16, bool redo, uintptr_t distances, uintptr_t indices,
+                                 uintptr_t counters, uintptr_t workspace) {
+        SearchRequest request{};
+        request.query = views(query);
+        request.gallery = views(gallery);
+        request.prepared = reinterpret_cast<char*>(prepared);
+        request.gallery_index = reinterpret_cast<const int64_t*>(gallery_index);
+        request.slots = slots;
+        request.kappa = kappa;
+        request.redo = redo;
+        request.distances = reinterpret_cast<float*>(distances);
+        request.indices = reinterpret_cast<int64_t*>(indices);
+        request.counters = reinterpret_cast<int*>(counters);
+        request.workspace = reinterpret_cast<char*>(workspace);
+        const Device limits = Backend::limits(device);
+        const OperandLayout layout = plan_gallery(shapes_of_views(request.gallery), request.gallery[0].images(),
+                                                  static_cast<Upsample>(upsample), bfloat16, limits);
+        const SearchPlan search = plan_search(layout, shapes_of_views(request.query), request.query[0].images(), slots, kappa, limits);
+        py::gil_scoped_release release;
+        Backend::search(device, reinterpret_cast<void*>(stream), layout, search, request);
+    }, py::arg("device"), py::arg("stream"), py::arg("query"), py::arg("gallery"), py::arg("prepared"), py::arg("gallery_index"),
+       py::arg("slots"), py::arg("kappa"), py::arg("upsample"), py::arg("bfloat16"), py::arg("redo"), py::arg("distances"),
+       py::arg("indices"), py::arg("counters"), py::arg("workspace"));
+}
+
+}  // namespace fastspade

@@ -1,0 +1,31 @@
+// The CUDA engine as the bindings see it: no CUDA types, no Python. Everything runs on the given device and stream and
+// nothing waits, except device_properties, which asks the driver.
+#pragma once
+
+#include <stdexcept>
+
+#include "cuda/request.hpp"
+
+namespace fastspade::cuda {
+
+struct CudaError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+struct CudaOutOfMemory : CudaError {
+    using CudaError::CudaError;
+};
+
+struct DeviceProperties {
+    Device limits;
+    int compute_capability;  // 80, 90, ...
+};
+
+DeviceProperties device_properties(int device);
+
+// Fills `base` (layout.bytes of device memory) from the gallery's levels.
+void prepare_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base);
+
+// `request.workspace` holds plan.workspace_bytes.
+void search(int device, void* stream, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request);
+
+}  // namespace fastspade::cuda
