@@ -2,7 +2,8 @@
 //
 // A screen computes distances with a known error: |screened - true| <= error. A pair can be among the kappa nearest only
 // if screened <= (kappa-th smallest screened so far) + 2 * error, so everything up to that limit is kept and the rest is
-// gone for good. What is left at the end is ranked by exact distances (see exact.hpp).
+// gone for good. Where the error is a share e of the true value besides, the factor (1 + e) / (1 - e) joins in. What is
+// left at the end is ranked by exact distances (see exact.hpp).
 #pragma once
 
 #include <algorithm>
@@ -24,8 +25,9 @@ struct CandidateRow {
     int64_t ranked = 0;  // how many of the first items have survived an exact ranking
     float kth = std::numeric_limits<float>::infinity();
     float error = 0.0f;
+    float factor = 1.0f;
 
-    float limit() const { return kth + 2.0f * error; }
+    float limit() const { return factor * kth + 2.0f * error; }
 
     // Drops what can no longer win. Called when the row is full and at the end.
     void compact(int64_t kappa) {

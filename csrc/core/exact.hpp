@@ -15,10 +15,10 @@ enum class Side { query, gallery };
 inline const std::vector<TensorView>& views_of(const LevelGroup& group, Side side) {
     return side == Side::query ? group.query : group.gallery;
 }
-inline const Tap& tap_y(const LevelGroup& group, Side side, int64_t y) {
+inline Tap tap_y(const LevelGroup& group, Side side, int64_t y) {
     return (side == Side::query ? group.query_y : group.gallery_y)[static_cast<size_t>(y)];
 }
-inline const Tap& tap_x(const LevelGroup& group, Side side, int64_t x) {
+inline Tap tap_x(const LevelGroup& group, Side side, int64_t x) {
     return (side == Side::query ? group.query_x : group.gallery_x)[static_cast<size_t>(x)];
 }
 

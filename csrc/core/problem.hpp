@@ -43,12 +43,32 @@ struct NonFinite : std::runtime_error {
                              std::to_string(image)) {}
 };
 
+// One axis of a level as seen from the finest grid. The finest level's own axes are not stored: a gallery of a million
+// vectors is an axis of a million positions.
+class AxisTaps {
+  public:
+    AxisTaps() = default;
+    AxisTaps(int64_t source, int64_t target, Upsample mode)
+        : size_(static_cast<size_t>(target)), taps_(source == target ? std::vector<Tap>() : axis_taps(source, target, mode)) {}
+
+    size_t size() const { return size_; }
+    Tap operator[](size_t i) const {
+        if (!taps_.empty()) return taps_[i];
+        const int64_t place = static_cast<int64_t>(i);
+        return axis_tap(place, static_cast<int64_t>(size_), static_cast<int64_t>(size_), Upsample::nearest);
+    }
+
+  private:
+    size_t size_ = 0;
+    std::vector<Tap> taps_;
+};
+
 // The levels that share one resolution, treated as one level with their channels side by side.
 struct LevelGroup {
     std::vector<int64_t> levels;  // positions in the pyramid
     std::vector<TensorView> query, gallery;
     int64_t channels = 0;
-    std::vector<Tap> query_y, query_x, gallery_y, gallery_x;  // from the finest grid into this one
+    AxisTaps query_y, query_x, gallery_y, gallery_x;  // from the finest grid into this one
 };
 
 inline std::vector<LevelGroup> group_levels(const Problem& problem) {
@@ -62,10 +82,10 @@ inline std::vector<LevelGroup> group_levels(const Problem& problem) {
                           groups.back().gallery[0].width() == gallery.width();
         if (!fits) {
             LevelGroup group;
-            group.query_y = axis_taps(query.height(), fine_query.height(), problem.upsample);
-            group.query_x = axis_taps(query.width(), fine_query.width(), problem.upsample);
-            group.gallery_y = axis_taps(gallery.height(), fine_gallery.height(), problem.upsample);
-            group.gallery_x = axis_taps(gallery.width(), fine_gallery.width(), problem.upsample);
+            group.query_y = AxisTaps(query.height(), fine_query.height(), problem.upsample);
+            group.query_x = AxisTaps(query.width(), fine_query.width(), problem.upsample);
+            group.gallery_y = AxisTaps(gallery.height(), fine_gallery.height(), problem.upsample);
+            group.gallery_x = AxisTaps(gallery.width(), fine_gallery.width(), problem.upsample);
             groups.push_back(std::move(group));
         }
         groups.back().levels.push_back(static_cast<int64_t>(l));

@@ -23,6 +23,13 @@ struct TensorView {
     int64_t offset(int64_t image, int64_t channel, int64_t y, int64_t x) const {
         return image * stride[0] + channel * stride[1] + y * stride[2] + x * stride[3];
     }
+    // The step from one pixel to the next where it is the same for all of an image; 0 where it is not.
+    int64_t pixel_step() const {
+        if (width() == 1) return stride[2];
+        return height() == 1 || stride[2] == width() * stride[3] ? stride[3] : 0;
+    }
+    // Whether each pixel's channels lie side by side as float32, at one step from pixel to pixel.
+    bool holds_vectors() const { return dtype == DType::float32 && stride[1] == 1 && pixel_step() != 0; }
 };
 
 // Half to float without hardware support: shift into place, then let one multiplication rebias the exponent, which

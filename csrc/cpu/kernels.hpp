@@ -66,10 +66,11 @@ struct Kernels {
     int64_t (*count)(const float* values, int64_t rows, const float* limit);
     // Dot product of two rows of `length` floats (a multiple of 16, zero padded).
     float (*dot)(const float* a, const float* b, int64_t length);
-    // out[q] = sum of squared differences between `row` and query q; queries lie `stride` floats apart, zero padded to a
-    // multiple of 16.
-    void (*squared_differences)(const float* row, int64_t length, const float* queries, int64_t count, int64_t stride,
-                                float* out);
+    // Squared differences of `count` contiguous rows, `step` floats apart, from every query; appends those not above
+    // limit[query] and those that overflow, with `lane` the query; returns how many. Queries are `query_stride` floats
+    // apart, zero padded to a multiple of 16, and query_count is a multiple of 4.
+    int64_t (*near_rows)(const float* rows, int64_t step, int64_t count, int64_t length, const float* queries,
+                         int64_t query_count, int64_t query_stride, const float* limit, Hit* hits);
     // Lays `count` vectors, each contiguous and `stride` floats from the next, into one lane panel or one row panel as
     // (value - mean) * scale, and sums their squares (each norm: float over 16 channels at most, then double).
     void (*pack_lanes)(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,

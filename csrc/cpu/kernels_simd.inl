@@ -19,6 +19,10 @@ typedef int32_t veci __attribute__((vector_size(W * 4)));
 typedef float vec_unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef int32_t veci_unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
 
+typedef float quad __attribute__((vector_size(16)));
+typedef int32_t quadi __attribute__((vector_size(16)));
+typedef float quad_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+
 inline vec load(const float* p) { return *reinterpret_cast<const vec_unaligned*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<vec_unaligned*>(p) = v; }
 // Subtracting zero is exact for every value, so the compiler turns this into a plain broadcast.
@@ -38,20 +42,37 @@ inline uint32_t not_above(vec a, vec b) {
 #endif
 }
 
-inline float sum_of(vec v) {
-#pragma GCC unroll 4
-    for (int half = W / 2; half > 0; half /= 2) {
-#if defined(__clang__)
-        vec turned;
-        for (int i = 0; i < W; ++i) turned[i] = v[(i + half) % W];
+// Sums by halves, down to four lanes, then one.
+inline quad fold(vec v) {
+#if defined(__AVX512F__)
+    const __m512 all = reinterpret_cast<__m512>(v);
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return reinterpret_cast<quad>(_mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif defined(__AVX2__)
+    const __m256 all = reinterpret_cast<__m256>(v);
+    return reinterpret_cast<quad>(_mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 #else
-        veci from;
-        for (int i = 0; i < W; ++i) from[i] = (i + half) % W;
-        const vec turned = __builtin_shuffle(v, from);
+    return v;
 #endif
-        v += turned;
-    }
-    return v[0];
+}
+inline float sum_of(vec v) {
+    const quad q = fold(v);
+    return (q[0] + q[2]) + (q[1] + q[3]);
+}
+inline quad shuffled_sum(quad a, quad b) {  // a0 + a2, b0 + b2, a1 + a3, b1 + b3
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+    return __builtin_shuffle(a, b, quadi{0, 4, 1, 5}) + __builtin_shuffle(a, b, quadi{2, 6, 3, 7});
+#endif
+}
+inline quad sums_of(vec a, vec b, vec c, vec d) {
+    const quad ab = shuffled_sum(fold(a), fold(b)), cd = shuffled_sum(fold(c), fold(d));
+#if defined(__clang__)
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+#else
+    return __builtin_shuffle(ab, cd, quadi{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, quadi{2, 3, 6, 7});
+#endif
 }
 
 // The heart: N x V accumulators stay in registers for a run of channels, then join the totals.
@@ -128,12 +149,20 @@ int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t c
 }
 
 // W x W transpose by log2(W) rounds of interleaving rows half a matrix apart.
-inline void transpose(vec (&m)[W]) {
-    veci even, odd;
-    for (int i = 0; i < W / 2; ++i) {
-        even[2 * i] = i, even[2 * i + 1] = W + i;
-        odd[2 * i] = W / 2 + i, odd[2 * i + 1] = W + W / 2 + i;
+struct Interleaving {
+    alignas(W * 4) int32_t even[W], odd[W];
+    constexpr Interleaving() : even(), odd() {
+        for (int i = 0; i < W / 2; ++i) {
+            even[2 * i] = i, even[2 * i + 1] = W + i;
+            odd[2 * i] = W / 2 + i, odd[2 * i + 1] = W + W / 2 + i;
+        }
     }
+};
+constexpr Interleaving interleaving;
+
+inline void transpose(vec (&m)[W]) {
+    const veci even = *reinterpret_cast<const veci_unaligned*>(interleaving.even);
+    const veci odd = *reinterpret_cast<const veci_unaligned*>(interleaving.odd);
     for (int round = 1; round < W; round *= 2) {
         vec next[W];
         for (int i = 0; i < W / 2; ++i) {
@@ -253,50 +282,45 @@ float dot(const float* a, const float* b, int64_t length) {
     return sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-// Four queries share each load of the row; one query alone uses four sums to hide the latency of the additions.
-void squared_differences(const float* row, int64_t length, const float* queries, int64_t count, int64_t stride, float* out) {
+// Two rows by four queries: every load is used several times, and eight sums hide the latency of the additions.
+int64_t near_rows(const float* rows, int64_t step, int64_t count, int64_t length, const float* queries, int64_t query_count,
+                  int64_t query_stride, const float* limit, Hit* hits) {
+    constexpr float largest = 3.402823466e38f;
+    constexpr int64_t ahead = 2048;
     const int64_t whole = length / W * W;
-    float end[W] = {};
-    for (int64_t i = whole; i < length; ++i) end[i - whole] = row[i];
-    int64_t q = 0;
-    for (; q + 4 <= count; q += 4) {
-        const float* query = queries + q * stride;
-        vec sum[4];
-        const vec last = load(end);
-        for (int k = 0; k < 4; ++k) {
-            sum[k] = vec{};
-            if (whole == length) continue;
-            const vec d = last - load(query + k * stride + whole);
-            sum[k] = d * d;
-        }
-        for (int64_t i = 0; i < whole; i += W) {
-            const vec value = load(row + i);
-            for (int k = 0; k < 4; ++k) {
-                const vec d = value - load(query + k * stride + i);
-                sum[k] += d * d;
+    int64_t found = 0;
+    for (int64_t r = 0; r < count; r += 2) {
+        const float *upper = rows + r * step, *lower = r + 1 < count ? upper + step : upper;
+        // Coming rows are asked for early: with few queries, memory is what this waits for. Long rows the processor's own
+        // prefetching follows well.
+        if (2 * length <= ahead)
+            for (int64_t i = 0; i < 2 * length; i += 16) __builtin_prefetch(upper + ahead + i);
+        float upper_end[W] = {}, lower_end[W] = {};
+        for (int64_t i = whole; i < length; ++i) upper_end[i - whole] = upper[i], lower_end[i - whole] = lower[i];
+        for (int64_t q = 0; q < query_count; q += 4) {
+            const float* query = queries + q * query_stride;
+            vec above[4], below[4];
+            for (int k = 0; k < 4; ++k) above[k] = below[k] = vec{};
+            auto add = [&](vec a, vec b, int64_t i) __attribute__((always_inline)) {
+                for (int k = 0; k < 4; ++k) {
+                    const vec value = load(query + k * query_stride + i), da = a - value, db = b - value;
+                    above[k] += da * da, below[k] += db * db;
+                }
+            };
+            for (int64_t i = 0; i < whole; i += W) add(load(upper + i), load(lower + i), i);
+            if (whole != length) add(load(upper_end), load(lower_end), whole);
+            const quad bound = *reinterpret_cast<const quad_unaligned*>(limit + q);
+            const quad sums[2] = {sums_of(above[0], above[1], above[2], above[3]),
+                                  sums_of(below[0], below[1], below[2], below[3])};
+            for (int j = 0; j < 2; ++j) {
+                const quadi far = (sums[j] > bound) & (sums[j] <= largest);
+                if (__builtin_expect((far[0] & far[1] & far[2] & far[3]) != 0, 1) || r + j >= count) continue;
+                for (int k = 0; k < 4; ++k)
+                    if (!far[k]) hits[found++] = Hit{static_cast<int32_t>(r + j), static_cast<int32_t>(q + k), sums[j][k]};
             }
         }
-        for (int k = 0; k < 4; ++k) out[q + k] = sum_of(sum[k]);
     }
-    for (; q < count; ++q) {
-        const float* query = queries + q * stride;
-        vec sum[4] = {};
-        if (whole != length) {
-            const vec d = load(end) - load(query + whole);
-            sum[0] = d * d;
-        }
-        int64_t i = 0;
-        for (; i + 4 * W <= whole; i += 4 * W)
-            for (int k = 0; k < 4; ++k) {
-                const vec d = load(row + i + k * W) - load(query + i + k * W);
-                sum[k] += d * d;
-            }
-        for (; i < whole; i += W) {
-            const vec d = load(row + i) - load(query + i);
-            sum[0] += d * d;
-        }
-        out[q] = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
-    }
+    return found;
 }
 
 // `width` vectors of one panel, W channels at a time through a transpose in registers. Missing vectors repeat the last one.
@@ -350,7 +374,7 @@ void pack(const float* source, int64_t stride, int64_t count, int64_t channels, 
 
 constexpr Kernels table(const char* name) {
     return Kernels{name, L, N, product, subtract_product, refine, distance_hits, interpolate_lanes, interpolate_row, scan,
-                   any, count, dot, squared_differences, pack<L>, pack<N>};
+                   any, count, dot, near_rows, pack<L>, pack<N>};
 }
 
 }  // namespace

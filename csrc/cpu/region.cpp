@@ -11,24 +11,13 @@ namespace {
 constexpr int64_t channel_block = 16;  // channels staged at a time: a few rows of pixels of them stay in the L1/L2 cache
 constexpr int64_t band_pixels = 1024;
 
-// The step from one pixel to the next, in elements, where it is the same for all of an image; 0 where it is not.
-int64_t pixel_step(const TensorView& view) {
-    if (view.width() == 1) return view.stride[2];
-    return view.height() == 1 || view.stride[2] == view.width() * view.stride[3] ? view.stride[3] : 0;
-}
-
-// Whether a kernel can lay the view's vectors out by transposing them in registers.
-bool holds_rows(const TensorView& view) {
-    return view.dtype == DType::float32 && view.stride[1] == 1 && pixel_step(view) != 0;
-}
-
 // Reads `count` pixels from flat position `pixel` on, `channels` channels from `channel` on, into stage[channel][pixel],
 // as (value - mean) * scale.
 template <class Element>
 void read_block(const TensorView& view, int64_t image, int64_t channel, int64_t channels, int64_t pixel, int64_t count,
                 const float* mean, float scale, float* stage, int64_t stage_stride) {
     const auto* base = static_cast<const typename Element::Storage*>(view.data);
-    const int64_t width = view.width(), uniform = pixel_step(view), channel_step = view.stride[1];
+    const int64_t width = view.width(), uniform = view.pixel_step(), channel_step = view.stride[1];
     const int64_t step = uniform ? uniform : view.stride[3];
     for (int64_t done = 0; done < count;) {
         const int64_t y = (pixel + done) / width, x = (pixel + done) % width;
@@ -116,10 +105,10 @@ Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, 
 const std::vector<TensorView>& Region::views(size_t group) const {
     return side_ == Side::query ? groups_[group].query : groups_[group].gallery;
 }
-const std::vector<Tap>& Region::taps_y(size_t group) const {
+const AxisTaps& Region::taps_y(size_t group) const {
     return side_ == Side::query ? groups_[group].query_y : groups_[group].gallery_y;
 }
-const std::vector<Tap>& Region::taps_x(size_t group) const {
+const AxisTaps& Region::taps_x(size_t group) const {
     return side_ == Side::query ? groups_[group].query_x : groups_[group].gallery_x;
 }
 
@@ -141,9 +130,9 @@ void Region::place(int64_t image, int64_t first_pixel, int64_t last_pixel) {
 void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage_buffer) {
     Coarse& level = coarse_[group];
     const bool fine = group == 0;
-    if (fine && panel && !rows && views(0).size() == 1 && holds_rows(views(0)[0])) {
+    if (fine && panel && !rows && views(0).size() == 1 && views(0)[0].holds_vectors()) {
         const TensorView& view = views(0)[0];
-        const int64_t step = pixel_step(view), channels = view.channels();
+        const int64_t step = view.pixel_step(), channels = view.channels();
         const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
         const auto pack = panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
         for (int64_t i = begin; i < end; i += panel)
@@ -262,8 +251,8 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
     std::vector<Band> bands;
     bool bilinear = false;
     for (size_t g = 1; g < groups_.size(); ++g)
-        for (const auto& taps : {taps_y(g), taps_x(g)})
-            for (const Tap& tap : taps) bilinear |= tap.high_weight != 0.0;
+        for (const AxisTaps* taps : {&taps_y(g), &taps_x(g)})
+            for (size_t i = 0; i < taps->size(); ++i) bilinear |= (*taps)[i].high_weight != 0.0;
     for (size_t g = groups_.size(); g-- > 0;) {  // the deepest level first: it has the most channels a pixel
         Coarse& level = coarse_[g];
         const int panel = g == 0 ? fine_panel : coarse_panel;

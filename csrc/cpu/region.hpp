@@ -71,8 +71,8 @@ class Region {
     struct Products;
 
     const std::vector<TensorView>& views(size_t group) const;
-    const std::vector<Tap>& taps_y(size_t group) const;
-    const std::vector<Tap>& taps_x(size_t group) const;
+    const AxisTaps& taps_y(size_t group) const;
+    const AxisTaps& taps_x(size_t group) const;
     void pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage);
     void interpolate_norms(int64_t begin, int64_t end);
 

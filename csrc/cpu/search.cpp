@@ -16,7 +16,9 @@
 #include "core/candidates.hpp"
 #include "core/duplicates.hpp"
 #include "core/exact.hpp"
+#include "core/ranking.hpp"
 #include "core/rounding.hpp"
+#include "cpu/few_queries.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/projection.hpp"
 #include "cpu/region.hpp"
@@ -48,14 +50,6 @@ class Search {
         std::vector<Hit> hits;
         std::unique_ptr<ExactDistance> exact;
         int64_t fine_pairs = 0, exact_pairs = 0;
-    };
-    struct Ranked {
-        double distance;
-        int64_t flat;
-        Candidate candidate;
-        bool operator<(const Ranked& other) const {
-            return distance < other.distance || (distance == other.distance && flat < other.flat);
-        }
     };
     struct GroupWeights {  // the gallery's x taps as the kernels want them
         std::vector<int32_t> low, high;
@@ -132,7 +126,8 @@ Search::Search(const Problem& problem)
       gram_stride_(groups_.size(), 0), largest_(groups_.size(), 0.0f) {
     for (size_t g = 0; g < groups_.size(); ++g) {
         gram_.emplace_back();
-        for (const Tap& tap : groups_[g].gallery_x) {
+        for (size_t x = 0; g > 0 && x < groups_[g].gallery_x.size(); ++x) {
+            const Tap tap = groups_[g].gallery_x[x];
             gallery_x_[g].low.push_back(tap.low);
             gallery_x_[g].high.push_back(tap.high);
             gallery_x_[g].low_weight.push_back(static_cast<float>(tap.low_weight));
@@ -536,18 +531,12 @@ void Search::drop_repeats(CandidateRow& row, int32_t slot) const {
 // Keeps the kappa nearest of an overfull row by (exact distance, flat index).
 void Search::rank_exactly(int64_t query, Scratch& scratch) {
     CandidateRow& row = rows_[static_cast<size_t>(query)];
-    std::vector<Ranked> ranked(static_cast<size_t>(row.count));
     scratch.exact->set_query(block_image_, queries_.first_pixel() + query);
     scratch.exact_pairs += row.count;
-    for (int64_t i = 0; i < row.count; ++i) {
-        const Candidate& candidate = row.items[i];
+    keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {
         const int64_t image = gallery_image(candidate.slot);
-        ranked[static_cast<size_t>(i)] = {scratch.exact->to(image, candidate.pixel),
-                                          image * gallery_pixels_ + candidate.pixel, candidate};
-    }
-    std::sort(ranked.begin(), ranked.end());
-    row.count = std::min(row.count, problem_.kappa);
-    for (int64_t i = 0; i < row.count; ++i) row.items[i] = ranked[static_cast<size_t>(i)].candidate;
+        return Ranked{scratch.exact->to(image, candidate.pixel), image * gallery_pixels_ + candidate.pixel, candidate};
+    });
 }
 
 // The end of a block: exact distances of all candidates left, then each query's kappa nearest go to the output.
@@ -616,17 +605,14 @@ void Search::rank_block() {
             ranked[static_cast<size_t>(i)] = {distances_[q * capacity_ + i],
                                               gallery_image(row.items[i].slot) * gallery_pixels_ + row.items[i].pixel,
                                               row.items[i]};
-        std::partial_sort(ranked.begin(), ranked.begin() + problem_.kappa, ranked.end());
-        const int64_t at = (block_image_ * query_pixels_ + first + q) * problem_.kappa;
-        for (int64_t i = 0; i < problem_.kappa; ++i) {
-            problem_.distances[at + i] = static_cast<float>(ranked[static_cast<size_t>(i)].distance);
-            problem_.indices[at + i] = ranked[static_cast<size_t>(i)].flat;
-        }
+        write_nearest(ranked, problem_, block_image_ * query_pixels_ + first + q);
     });
 }
 
 }  // namespace
 
-Statistics search(const Problem& problem) { return Search(problem).run(); }
+Statistics search(const Problem& problem) {
+    return suits_few_queries(problem) ? search_few_queries(problem) : Search(problem).run();
+}
 
 }  // namespace fastspade::cpu

@@ -1,0 +1,43 @@
+// Candidates in the order of the answer: by exact distance, ties by the lower flat index.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "core/candidates.hpp"
+#include "core/problem.hpp"
+
+namespace fastspade {
+
+struct Ranked {
+    double distance;
+    int64_t flat;  // image * pixels an image + pixel
+    Candidate candidate;
+
+    bool operator<(const Ranked& other) const {
+        return distance < other.distance || (distance == other.distance && flat < other.flat);
+    }
+};
+
+// Keeps the kappa nearest of a row that ties have crowded; rank(candidate) gives its Ranked.
+template <class Rank>
+void keep_nearest(CandidateRow& row, int64_t kappa, Rank&& rank) {
+    std::vector<Ranked> ranked;
+    ranked.reserve(static_cast<size_t>(row.count));
+    for (int64_t i = 0; i < row.count; ++i) ranked.push_back(rank(row.items[i]));
+    std::sort(ranked.begin(), ranked.end());
+    row.count = std::min(row.count, kappa);
+    for (int64_t i = 0; i < row.count; ++i) row.items[i] = ranked[static_cast<size_t>(i)].candidate;
+}
+
+// Writes the kappa nearest to the outputs' row `at`.
+inline void write_nearest(std::vector<Ranked>& ranked, const Problem& problem, int64_t at) {
+    std::partial_sort(ranked.begin(), ranked.begin() + problem.kappa, ranked.end());
+    for (int64_t i = 0; i < problem.kappa; ++i) {
+        problem.distances[at * problem.kappa + i] = static_cast<float>(ranked[static_cast<size_t>(i)].distance);
+        problem.indices[at * problem.kappa + i] = ranked[static_cast<size_t>(i)].flat;
+    }
+}
+
+}  // namespace fastspade

@@ -1,0 +1,185 @@
+#include "cpu/few_queries.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "core/buffer.hpp"
+#include "core/candidates.hpp"
+#include "core/exact.hpp"
+#include "core/ranking.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/thread_team.hpp"
+
+namespace fastspade::cpu {
+
+namespace {
+
+constexpr int64_t candidate_bytes = 12 << 20;
+constexpr int64_t most_channels = 1 << 16;  // keeps the share of rounding far below one
+constexpr int64_t part_bytes = 1 << 20;     // of gallery an item of work
+constexpr int64_t rows_at_once = 32;        // limits are brought up to date between
+
+class FewQueries {
+  public:
+    explicit FewQueries(const Problem& problem);
+    Statistics run();
+
+  private:
+    struct State {  // one a thread: the best of the parts it took
+        std::vector<Candidate> items;
+        std::vector<CandidateRow> rows;
+        std::vector<float> limit;
+        std::vector<Hit> hits;
+        std::unique_ptr<ExactDistance> exact;
+        int64_t exact_pairs = 0;
+    };
+
+    void read_queries();
+    void search_part(int64_t slot, int64_t begin, int64_t end, State& state);
+    void add(int64_t query, const Candidate& candidate, State& state);
+    void check_finite(const float* row, const char* side, int64_t image) const;
+    Ranked rank(const Candidate& candidate, ExactDistance& exact) const;
+    void poll() const {
+        if (problem_.interrupted && problem_.interrupted()) throw Interrupted();
+    }
+    int64_t image_of(int64_t slot) const { return problem_.gallery_index ? problem_.gallery_index[slot] : slot; }
+
+    const Problem& problem_;
+    const Kernels& kernels_;
+    const std::vector<LevelGroup> groups_;
+    const TensorView &query_, &gallery_;
+    const int64_t count_, padded_count_, channels_, stride_, pixels_, capacity_;
+    ThreadTeam team_;
+    Buffer<float> queries_;  // [query][stride_], zero padded
+    std::vector<State> states_;
+};
+
+FewQueries::FewQueries(const Problem& problem)
+    : problem_(problem), kernels_(kernels()), groups_(group_levels(problem)), query_(problem.query[0]),
+      gallery_(problem.gallery[0]), count_(query_.pixels()), padded_count_((count_ + 3) / 4 * 4), channels_(query_.channels()),
+      stride_((channels_ + 15) / 16 * 16), pixels_(gallery_.pixels()), capacity_(candidate_capacity(problem.kappa)),
+      team_(problem.threads), states_(static_cast<size_t>(team_.size())) {
+    read_queries();
+    // Each of the sum's roundings is a share of a sum of positive terms, so the error is a share of the value: no
+    // centring is needed. Squares too small for float32 lose at most its smallest step each.
+    const double share = static_cast<double>(channels_ + 16) * 0x1p-24;
+    for (State& state : states_) {
+        state.items.resize(static_cast<size_t>(count_ * capacity_));
+        state.rows.resize(static_cast<size_t>(count_));
+        state.limit.assign(static_cast<size_t>(padded_count_), -std::numeric_limits<float>::infinity());
+        state.hits.resize(static_cast<size_t>(rows_at_once * padded_count_));
+        state.exact = std::make_unique<ExactDistance>(problem_, groups_);
+        for (int64_t q = 0; q < count_; ++q) {
+            CandidateRow& row = state.rows[static_cast<size_t>(q)];
+            row.items = state.items.data() + q * capacity_;
+            row.factor = static_cast<float>((1.0 + share) / (1.0 - share) * (1.0 + 0x1p-22));
+            row.error = static_cast<float>(2 * channels_) * std::numeric_limits<float>::denorm_min();
+            state.limit[static_cast<size_t>(q)] = row.limit();
+        }
+    }
+}
+
+void FewQueries::read_queries() {
+    std::fill_n(queries_.reserve(padded_count_ * stride_), padded_count_ * stride_, 0.0f);
+    const auto* base = static_cast<const float*>(query_.data);
+    for (int64_t q = 0; q < count_; ++q) {
+        const float* from = base + q * query_.pixel_step();
+        check_finite(from, "query", 0);
+        std::copy(from, from + channels_, queries_.data() + q * stride_);
+    }
+}
+
+void FewQueries::check_finite(const float* row, const char* side, int64_t image) const {
+    for (int64_t c = 0; c < channels_; ++c)
+        if (!std::isfinite(row[c])) throw NonFinite(side, 0, image);
+}
+
+Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
+    const int64_t image = image_of(candidate.slot);
+    return {exact.to(image, candidate.pixel), image * pixels_ + candidate.pixel, candidate};
+}
+
+Statistics FewQueries::run() {
+    const int64_t step = std::clamp<int64_t>(part_bytes / (4 * channels_), 1, pixels_);
+    const int64_t parts = (pixels_ + step - 1) / step;
+    team_.run(parts * problem_.gallery_count, [&](int64_t item, int thread) {
+        if (thread == 0) poll();  // only the calling thread may talk to the caller's interpreter
+        const int64_t begin = item % parts * step;
+        search_part(item / parts, begin, std::min(pixels_, begin + step), states_[static_cast<size_t>(thread)]);
+    });
+
+    Statistics statistics;
+    statistics.pairs = statistics.fine_pairs = count_ * pixels_ * problem_.gallery_count;
+    ExactDistance& exact = *states_[0].exact;
+    std::vector<Candidate> items(static_cast<size_t>(capacity_) * states_.size());
+    for (int64_t q = 0; q < count_; ++q) {
+        poll();
+        CandidateRow all = states_[0].rows[static_cast<size_t>(q)];
+        all.items = items.data();
+        all.count = 0;
+        for (const State& state : states_) {
+            const CandidateRow& row = state.rows[static_cast<size_t>(q)];
+            all.count = std::copy(row.items, row.items + row.count, items.data() + all.count) - items.data();
+        }
+        all.compact(problem_.kappa);
+        exact.set_query(0, q);
+        std::vector<Ranked> ranked;
+        for (int64_t i = 0; i < all.count; ++i) ranked.push_back(rank(all.items[i], exact));
+        statistics.exact_pairs += all.count;
+        write_nearest(ranked, problem_, q);
+    }
+    for (const State& state : states_) statistics.exact_pairs += state.exact_pairs;
+    return statistics;
+}
+
+void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& state) {
+    const int64_t image = image_of(slot), step = gallery_.pixel_step();
+    const float* const base = static_cast<const float*>(gallery_.data) + gallery_.offset(image, 0, 0, 0);
+    for (int64_t first = begin; first < end; first += rows_at_once) {
+        const float* const rows = base + first * step;
+        const int64_t found =
+            kernels_.near_rows(rows, step, std::min(rows_at_once, end - first), channels_, queries_.data(), padded_count_,
+                               stride_, state.limit.data(), state.hits.data());
+        for (int64_t h = 0; h < found; ++h) {
+            const Hit& hit = state.hits[static_cast<size_t>(h)];
+            if (!std::isfinite(hit.value)) check_finite(rows + hit.row * step, "gallery", image);
+            if (hit.lane < count_) add(hit.lane, {hit.value, static_cast<int32_t>(slot), first + hit.row}, state);
+        }
+    }
+}
+
+void FewQueries::add(int64_t query, const Candidate& candidate, State& state) {
+    CandidateRow& row = state.rows[static_cast<size_t>(query)];
+    if (candidate.screened > row.limit()) return;  // the limit fell since the pair was found
+    row.items[row.count++] = candidate;
+    if (problem_.kappa == 1) row.kth = std::min(row.kth, candidate.screened);
+    if (row.count == capacity_) {
+        row.compact(problem_.kappa);
+        if (row.count > capacity_ - 8) {  // more ties than the screen can tell apart
+            state.exact->set_query(0, query);
+            state.exact_pairs += row.count;
+            keep_nearest(row, problem_.kappa, [&](const Candidate& item) { return rank(item, *state.exact); });
+        }
+    }
+    state.limit[static_cast<size_t>(query)] = row.limit();
+}
+
+}  // namespace
+
+bool suits_few_queries(const Problem& problem) {
+    const TensorView &query = problem.query[0], &gallery = problem.gallery[0];
+    if (problem.query.size() != 1 || query.images() != 1 || query.channels() > most_channels || !query.holds_vectors() ||
+        !gallery.holds_vectors())
+        return false;
+    // search() shares out tiles of `lanes` queries; this way shares out the gallery, at a list a thread and query.
+    const int64_t bytes = query.pixels() * problem.threads * candidate_capacity(problem.kappa) *
+                          static_cast<int64_t>(sizeof(Candidate));
+    return query.pixels() <= kernels().lanes * std::max(1, problem.threads / 2) && bytes <= candidate_bytes;
+}
+
+Statistics search_few_queries(const Problem& problem) { return FewQueries(problem).run(); }
+
+}  // namespace fastspade::cpu
