@@ -11,14 +11,14 @@ def build_info() -> dict[str, Any]:
     """Version, compiler, SIMD level picked at run time, CUDA architectures built (empty list: none), threads, torch."""
     import torch
 
-    from fastspade.search.cpu import _engine
+    from fastspade.search.cpu import compiled_engine
 
-    engine = _engine()
+    engine = compiled_engine()
     return {
         "version": __version__,
         "compiler": engine.compiler,
         "simd": engine.simd(),
-        "cuda_architectures": [name for name in engine.cuda_architectures.split(";") if name],
+        "cuda_architectures": engine.cuda_architectures.split(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

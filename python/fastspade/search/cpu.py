@@ -8,7 +8,7 @@ from fastspade.errors import EngineError, InputError
 from fastspade.search.validation import DTYPES
 
 
-def _engine():
+def compiled_engine():
     try:
         from fastspade import _engine
     except ImportError as error:
@@ -33,7 +33,7 @@ def search_cpu(
 
     `prune=False` evaluates every pair: the same results, for tests and measurements.
     """
-    engine = _engine()
+    engine = compiled_engine()
     query, gallery = [q.detach() for q in query], [g.detach() for g in gallery]
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     distances = torch.empty(rows, kappa, dtype=torch.float32)

@@ -73,8 +73,8 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     return str(value)
 
 
-def check_gallery_index(gallery_index: object, queries: int, images: int, device: torch.device) -> torch.Tensor:
-    """(B, K) integers in [0, images), returned as contiguous int64 on `device`."""
+def check_gallery_index(gallery_index: object, queries: int, device: torch.device) -> torch.Tensor:
+    """(B, K) integers on `device`, returned as contiguous int64. Their values are the engines' to check."""
     if not isinstance(gallery_index, torch.Tensor):
         raise DtypeError(f"gallery_index must be a torch.Tensor (B, K), got {type(gallery_index).__name__}")
     if gallery_index.dtype not in (torch.int64, torch.int32):
@@ -86,12 +86,6 @@ def check_gallery_index(gallery_index: object, queries: int, images: int, device
         )
     if gallery_index.device != device:
         raise DeviceError(f"gallery_index is on {gallery_index.device}, but the features are on {device}")
-    if device.type == "cpu":
-        low, high = int(gallery_index.min()), int(gallery_index.max())
-        if low < 0 or high >= images:
-            raise InputError(
-                f"gallery_index must lie in [0, {images}), the gallery's images; got values from {low} to {high}"
-            )
     return gallery_index.to(torch.int64).contiguous()
 
 
@@ -105,5 +99,10 @@ def check_pair(query: list[torch.Tensor], gallery: list[torch.Tensor]) -> None:
                 f"query[{i}] is {shape_text(a.shape[1:])} an image and gallery[{i}] is {shape_text(b.shape[1:])}; "
                 "channels, height and width must agree"
             )
-    if query[0].device != gallery[0].device:
-        raise DeviceError(f"query is on {query[0].device} and gallery on {gallery[0].device}; move one to the other")
+    check_devices(query[0].device, gallery[0].device)
+
+
+def check_devices(query: torch.device, gallery: torch.device) -> None:
+    """One device, or a gallery in host memory beside queries on CUDA, which is streamed."""
+    if query != gallery and not (query.type == "cuda" and gallery.type == "cpu"):
+        raise DeviceError(f"query is on {query} and gallery on {gallery}; move one to the other")

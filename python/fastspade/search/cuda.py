@@ -1,0 +1,164 @@
+"""The CUDA engine: allocates outputs and workspace with torch and passes addresses and the current stream to the kernels.
+
+Nothing here waits for the device. `engine` is the compiled module; tests pass one that runs the same kernels emulated on
+the host, with CPU tensors.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from fastspade.errors import EngineError, InputError
+from fastspade.search.cpu import compiled_engine, describe
+
+OPERANDS = ("float16", "bfloat16")
+MAX_LEVELS = 16
+
+
+def has_cuda_engine() -> bool:
+    """Whether this build of fastspade contains the CUDA engine."""
+    return hasattr(compiled_engine(), "cuda_search")
+
+
+def _place(device: torch.device) -> tuple[int, int]:
+    """The device's number and its current stream's handle."""
+    if device.type != "cuda":  # the emulation
+        return 0, 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return index, torch.cuda.current_stream(index).cuda_stream
+
+
+def _shapes(levels: list[torch.Tensor]) -> list[tuple[int, int, int]]:
+    return [(level.shape[1], level.shape[2], level.shape[3]) for level in levels]
+
+
+def _translated(call, engine: ModuleType, **arguments):
+    """Calls the engine; its errors become torch's and fastspade's."""
+    try:
+        return call(**arguments)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except RuntimeError as error:
+        if isinstance(error, getattr(engine, "CudaOutOfMemory", ())):
+            raise torch.OutOfMemoryError(str(error)) from None
+        raise EngineError(str(error)) from None
+
+
+def prepare_gallery_cuda(
+    gallery: list[torch.Tensor], upsample: int, bfloat16: bool, engine: ModuleType | None = None
+) -> torch.Tensor:
+    """The gallery as the kernels read it, uint8 of one dimension: 16-bit centred features at native resolution, with the
+    norms and rounding bounds of every pixel. It serves any number of searches, and stays valid until `gallery` changes.
+    """
+    engine = compiled_engine() if engine is None else engine
+    if len(gallery) > MAX_LEVELS:
+        raise InputError(f"gallery has {len(gallery)} levels; the CUDA engine takes at most {MAX_LEVELS}")
+    gallery = [level.detach() for level in gallery]
+    device, stream = _place(gallery[0].device)
+    size = _translated(
+        engine.cuda_gallery_bytes,
+        engine,
+        device=device,
+        gallery=_shapes(gallery),
+        images=gallery[0].shape[0],
+        upsample=upsample,
+        bfloat16=bfloat16,
+    )
+    prepared = torch.empty(size, dtype=torch.uint8, device=gallery[0].device)
+    _translated(
+        engine.cuda_prepare_gallery,
+        engine,
+        device=device,
+        stream=stream,
+        gallery=[describe(level) for level in gallery],
+        upsample=upsample,
+        bfloat16=bfloat16,
+        prepared=prepared.data_ptr(),
+    )
+    return prepared
+
+
+def plan_cuda(
+    query: list[torch.Tensor],
+    gallery: list[torch.Tensor],
+    kappa: int,
+    slots: int,
+    upsample: int,
+    bfloat16: bool = False,
+    engine: ModuleType | None = None,
+) -> dict[str, object]:
+    """How the search would be laid out: workspace bytes, tile and split counts. For tests and measurements."""
+    engine = compiled_engine() if engine is None else engine
+    device, _ = _place(query[0].device)
+    return _translated(
+        engine.cuda_search_plan,
+        engine,
+        device=device,
+        gallery=_shapes(gallery),
+        images=gallery[0].shape[0],
+        upsample=upsample,
+        bfloat16=bfloat16,
+        query=_shapes(query),
+        query_images=query[0].shape[0],
+        slots=slots,
+        kappa=kappa,
+    )
+
+
+def search_cuda(
+    query: list[torch.Tensor],
+    gallery: list[torch.Tensor],
+    prepared: torch.Tensor | None,
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    upsample: int,
+    redo: bool,
+    bfloat16: bool = False,
+    engine: ModuleType | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and counters int32: rows whose certificate
+    failed, pairs ranked by exact distances.
+
+    gallery_index entries outside the gallery are skipped; where fewer than kappa pixels remain, the rest of a row has
+    distance infinity and index -1. redo=False leaves failed rows as the 16-bit pass found them.
+    """
+    engine = compiled_engine() if engine is None else engine
+    query, gallery = [level.detach() for level in query], [level.detach() for level in gallery]
+    if prepared is None:
+        prepared = prepare_gallery_cuda(gallery, upsample, bfloat16, engine)
+    device, stream = _place(query[0].device)
+    images = gallery[0].shape[0]
+    slots = images if gallery_index is None else gallery_index.shape[1]
+    if gallery_index is not None:
+        inside = (gallery_index >= 0) & (gallery_index < images)
+        # Ascending images make the kernels' order of pixels the order of flat indices, by which ties are decided.
+        gallery_index = torch.where(inside, gallery_index, -1).sort(dim=1).values
+    plan = plan_cuda(query, gallery, kappa, slots, upsample, bfloat16, engine)
+    options = {"device": query[0].device}
+    rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
+    distances = torch.empty(rows, kappa, dtype=torch.float32, **options)
+    indices = torch.empty(rows, kappa, dtype=torch.int64, **options)
+    counters = torch.zeros(2, dtype=torch.int32, **options)
+    workspace = torch.empty(plan["workspace_bytes"], dtype=torch.uint8, **options)
+    _translated(
+        engine.cuda_search,
+        engine,
+        device=device,
+        stream=stream,
+        query=[describe(level) for level in query],
+        gallery=[describe(level) for level in gallery],
+        prepared=prepared.data_ptr(),
+        gallery_index=0 if gallery_index is None else gallery_index.data_ptr(),
+        slots=slots,
+        kappa=kappa,
+        upsample=upsample,
+        bfloat16=bfloat16,
+        redo=redo,
+        distances=distances.data_ptr(),
+        indices=indices.data_ptr(),
+        counters=counters.data_ptr(),
+        workspace=workspace.data_ptr(),
+    )
+    return distances, indices, counters

@@ -1,0 +1,123 @@
+"""Searching a gallery in host memory from queries on a device: images are brought over in parts, two buffers in turn.
+
+Every part's answer is exact, so the answer over all parts is the kappa smallest of the parts' answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+Search = Callable[[list[torch.Tensor], torch.Tensor | None, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+# Bytes of one part. Two are on the device at a time, each with its 16-bit copy, so about three times this is used.
+PART_BYTES = 256 << 20
+
+
+def merge_nearest(
+    distances: torch.Tensor, indices: torch.Tensor, more: torch.Tensor, more_indices: torch.Tensor, kappa: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kappa nearest of two answers (rows, any). Ties go to the first answer, whose images must precede the second's."""
+    joined = torch.cat([distances, more], dim=1)
+    ordered, places = torch.sort(joined, dim=1, stable=True)
+    return ordered[:, :kappa], torch.cat([indices, more_indices], dim=1).gather(1, places[:, :kappa])
+
+
+def _parts(gallery: list[torch.Tensor], wanted: torch.Tensor, part_bytes: int) -> list[torch.Tensor]:
+    image_bytes = sum(level[0].numel() * level.element_size() for level in gallery)
+    return list(wanted.split(max(1, part_bytes // max(1, image_bytes))))
+
+
+class _Conveyor:
+    """Copies parts of host tensors to a device ahead of their use, through pinned memory, on a stream of its own."""
+
+    def __init__(self, gallery: list[torch.Tensor], parts: list[torch.Tensor], device: torch.device) -> None:
+        self.gallery, self.parts, self.device = gallery, parts, device
+        self.stream = torch.cuda.Stream(device)
+        self.pinned: list[list[torch.Tensor] | None] = [None, None]
+        self.copied: list[torch.cuda.Event | None] = [None, None]
+
+    def _send(self, number: int) -> tuple[list[torch.Tensor], torch.cuda.Event]:
+        images, turn = self.parts[number], number % 2
+        contiguous = int(images[-1] - images[0]) + 1 == len(images)
+        if contiguous and all(level.is_pinned() for level in self.gallery):
+            sources = [level[int(images[0]) : int(images[-1]) + 1] for level in self.gallery]
+        else:
+            event = self.copied[turn]
+            if event is not None:
+                event.synchronize()  # the staging memory is free again once its last copy has left
+            if self.pinned[turn] is None:
+                self.pinned[turn] = [
+                    torch.empty((len(self.parts[0]), *level.shape[1:]), dtype=level.dtype, pin_memory=True)
+                    for level in self.gallery
+                ]
+            sources = [stage[: len(images)] for stage in self.pinned[turn]]
+            for level, stage in zip(self.gallery, sources, strict=True):
+                torch.index_select(level, 0, images, out=stage)
+        with torch.cuda.stream(self.stream):
+            sent = [source.to(self.device, non_blocking=True) for source in sources]
+            event = torch.cuda.Event()
+            event.record(self.stream)
+        self.copied[turn] = event
+        return sent, event
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        current = torch.cuda.current_stream(self.device)
+        waiting = self._send(0)
+        for number in range(len(self.parts)):
+            levels, event = waiting
+            current.wait_event(event)
+            for level in levels:
+                level.record_stream(current)
+            # The next part travels while this one is searched.
+            ahead = self._send(number + 1) if number + 1 < len(self.parts) else None
+            yield levels
+            if ahead is not None:
+                waiting = ahead
+
+
+def search_streamed(
+    gallery: list[torch.Tensor],
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    device: torch.device,
+    search: Search,
+    *,
+    part_bytes: int = PART_BYTES,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Runs `search(levels, gallery_index, kappa)` over parts of a host gallery and merges the answers.
+
+    `search` answers with indices into the part; part_bytes bounds a part. Waits for the device only where host memory
+    must be reused.
+    """
+    images = gallery[0].shape[0]
+    pixels = gallery[0].shape[2] * gallery[0].shape[3]
+    host_index = None if gallery_index is None else gallery_index.cpu()
+    wanted = torch.arange(images) if host_index is None else host_index.unique()
+    wanted = wanted[(wanted >= 0) & (wanted < images)]
+    parts = _parts(gallery, wanted, part_bytes)
+    if device.type == "cuda":
+        source: Iterator[list[torch.Tensor]] = iter(_Conveyor(gallery, parts, device))
+    else:
+        source = ([level[part] for level in gallery] for part in parts)
+    answer = None
+    for part, levels in zip(parts, source, strict=True):
+        part_index = None
+        if host_index is not None:
+            # Positions within the part; images of other parts are skipped by a negative entry.
+            position = torch.full((images,), -1, dtype=torch.int64)
+            position[part] = torch.arange(len(part))
+            part_index = torch.where((host_index >= 0) & (host_index < images), position[host_index.clamp(0, images - 1)], -1)
+            part_index = part_index.to(device, non_blocking=True)
+        reach = min(kappa, len(part) * pixels if part_index is None else part_index.shape[1] * pixels)
+        distances, indices, counters = search(levels, part_index, reach)
+        image = part.to(device)[(indices // pixels).clamp_min(0)]
+        indices = torch.where(indices >= 0, image * pixels + indices % pixels, -1)
+        if answer is None:
+            answer = distances, indices, counters
+        else:
+            answer = (*merge_nearest(answer[0], answer[1], distances, indices, kappa), answer[2] + counters)
+    if answer is None:
+        raise AssertionError("gallery_index names no image of the gallery")
+    return answer
