@@ -1,0 +1,43 @@
+// fastspade_emulated: the CUDA engine's functions, with its kernels run on the host (simt.hpp) on host memory.
+#include <cstring>
+
+#include "bindings/cuda.hpp"
+#include "cuda/sequence.hpp"
+#include "simt.hpp"
+
+namespace {
+
+using namespace fastspade;
+
+uint64_t seed = 0;
+cuda::Device emulated_device{232448, 8};
+
+struct HostLauncher {
+    template <class Kernel, class Parameters>
+    void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
+        if (shared_bytes > emulated_device.shared_bytes) throw std::runtime_error("a launch asks for more shared memory than the device has");
+        emulate::run_grid([&] { kernel(parameters); }, blocks, threads, static_cast<size_t>(shared_bytes), seed);
+    }
+    void fill(void* address, int byte, int64_t bytes) { std::memset(address, byte, static_cast<size_t>(bytes)); }
+};
+
+struct EmulatedBackend {
+    static cuda::Device limits(int) { return emulated_device; }
+    static void prepare_gallery(int, void*, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
+        HostLauncher host;
+        cuda::prepare_gallery(host, layout, levels, base);
+    }
+    static void search(int, void*, const cuda::OperandLayout& gallery, const cuda::SearchPlan& plan, const cuda::SearchRequest& request) {
+        HostLauncher host;
+        cuda::search(host, gallery, plan, request);
+    }
+};
+
+}  // namespace
+
+PYBIND11_MODULE(fastspade_emulated, module) {
+    module.doc() = "fastspade's CUDA engine on an emulated device.";
+    fastspade::define_cuda<EmulatedBackend>(module);
+    module.def("set_seed", [](uint64_t value) { seed = value; });
+    module.def("set_device", [](int shared_bytes, int multiprocessors) { emulated_device = {shared_bytes, multiprocessors}; });
+}
