@@ -110,7 +110,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_rates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-fpr", type=float, default=0.01,
                         help="share of normal images that the threshold may call defects (default 0.01)")  # fmt: skip
-    parser.add_argument("--pixel-target-fpr", type=float, default=0.001, help="share of normal pixels that may be masked (default 0.001)")
+    parser.add_argument("--pixel-target-fpr", type=float, default=0.01, help="share of normal pixels that may be masked (default 0.01)")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

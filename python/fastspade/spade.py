@@ -139,7 +139,7 @@ class Spade:
         self._told_few_images = False
         return self
 
-    def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.001) -> Threshold:
+    def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
         Every normal image is scored against the others, from the features already kept: no image is read again.

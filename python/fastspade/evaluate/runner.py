@@ -62,7 +62,7 @@ def evaluate_category(
     *,
     protocols: Sequence[str] = PROTOCOLS,
     target_fpr: float | None = 0.01,
-    pixel_target_fpr: float = 0.001,
+    pixel_target_fpr: float = 0.01,
     fpr_limit: float = 0.3,
 ) -> tuple[CategoryResult, list[ScoredTest]]:
     """Run one category with `model`, which is fitted anew and must have keep_crop set.

@@ -1,0 +1,108 @@
+"""What the page shows of one category, as JSON-able values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fastspade.decode import as_rgb
+from fastspade.evaluate.arrays import MetricValue
+from fastspade.evaluate.dataset import Category
+from fastspade.evaluate.protocols import crop_mask
+from fastspade.evaluate.report.encode import mask_picture, packed, thumbnail
+from fastspade.evaluate.runner import CategoryResult, ScoredTest
+from fastspade.geometry import CropBox, centre_crop
+from fastspade.spade import Spade
+
+MAP_SIDE = 112  # maps are smooth (sigma 4 at 224), so half their resolution shows everything
+PICTURE_SIDE, NORMAL_SIDE = 320, 224
+
+
+def category_payload(
+    category: Category, result: CategoryResult, tests: Sequence[ScoredTest], model: Spade, root: Path
+) -> dict[str, Any]:
+    """Metrics, curves, test images with maps and correspondences, and the normal images that were matched."""
+    low = min(float(one.scored.anomaly_map.min()) for one in tests)
+    high = max(float(one.scored.anomaly_map.max()) for one in tests)
+    images, used = [], set()
+    for one in tests:
+        images.append(_image(one, (low, high), root))
+        used |= set(np.unique(one.scored.matched_image).tolist())
+    threshold = result.threshold
+    return {
+        "name": result.name,
+        "counts": {"train": result.train, "good": result.good, "defects": result.defects},
+        "metrics": {
+            "image": metrics_payload(result.image_metrics),
+            **{protocol: metrics_payload(values) for protocol, values in result.pixel_metrics.items()},
+            "decisions": metrics_payload(
+                {"false_positive_rate": result.false_positive_rate, "true_positive_rate": result.true_positive_rate}
+            ),
+        },
+        "threshold": None if threshold is None else {"image": threshold.image, "pixel": threshold.pixel},
+        "imageCurve": result.image_curve,
+        "pixelCurves": result.pixel_curves,
+        "scale": [low, high],
+        "images": images,
+        "normals": {str(i): _normal(category.train[i], model, root) for i in sorted(used)},
+    }
+
+
+def metrics_payload(values: dict[str, MetricValue]) -> dict[str, dict[str, Any]]:
+    return {name: {"value": None if v != v else round(float(v), 6), "reason": v.reason} for name, v in values.items()}
+
+
+def _image(one: ScoredTest, scale: tuple[float, float], root: Path) -> dict[str, Any]:
+    scored = one.scored
+    picture, width, height = thumbnail(as_rgb(one.test.path), PICTURE_SIDE)
+    levels = _levels(scored.anomaly_map, scale)
+    rows, columns = scored.matched_y.shape
+    flat = (scored.matched_image * rows + scored.matched_y) * columns + scored.matched_x
+    return {
+        "name": _relative(one.test.path, root),
+        "kind": one.test.kind,
+        "score": scored.score,
+        "src": picture,
+        "width": width,
+        "height": height,
+        "crop": _share(scored.crop, scored.size),
+        "map": packed(levels),
+        "mapSize": list(levels.shape),
+        "matches": packed(flat.astype(np.uint32)),
+        "grid": [rows, columns],
+        "neighbors": scored.neighbors.tolist(),
+        "mask": mask_picture(one.mask, width, height) if one.mask is not None else None,
+        "truth": packed(crop_mask(one.mask, scored.crop, levels.shape).astype(np.uint8)) if one.mask is not None else None,
+    }
+
+
+def _levels(anomaly_map: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    """The map at up to MAP_SIDE as 256 levels whose squares are evenly spaced: finer near the threshold than near the top."""
+    values = torch.from_numpy(anomaly_map)[None, None]
+    size = [min(MAP_SIDE, side) for side in anomaly_map.shape]
+    small = F.adaptive_avg_pool2d(values, size)[0, 0].numpy()
+    low, high = scale
+    return np.rint(255 * np.sqrt(((small - low) / ((high - low) or 1.0)).clip(0, 1))).astype(np.uint8)
+
+
+def _normal(path: Path, model: Spade, root: Path) -> dict[str, Any]:
+    whole = as_rgb(path)
+    size = (whole.height, whole.width)
+    box, _ = centre_crop(*size, model.resize, model.crop)
+    picture, width, height = thumbnail(whole, NORMAL_SIDE, quality=78)
+    return {"name": _relative(path, root), "src": picture, "width": width, "height": height, "crop": _share(box, size)}
+
+
+def _share(crop: CropBox, size: tuple[int, int]) -> list[float]:
+    """top, left, height and width as shares of the image."""
+    values = (crop.top / size[0], crop.left / size[1], crop.height / size[0], crop.width / size[1])
+    return [round(value, 6) for value in values]
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
