@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -115,6 +117,12 @@ def test_the_f1_threshold_reaches_the_f1():
     best, threshold = f1_max_of(split(labels, scores))
     found = scores >= threshold
     assert 2 * (found & labels).sum() / (found.sum() + labels.sum()) == pytest.approx(best)
+
+
+def test_metrics_are_reached_from_the_package_alone():
+    code = "import fastspade; print(fastspade.evaluate.roc_auc([0, 1, 1], [0.1, 0.2, 0.05]))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "0.5"
 
 
 # -- regions and PRO
