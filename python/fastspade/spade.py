@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,9 @@ from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
 from fastspade.bank import Bank
 from fastspade.errors import DtypeError, InputError, ModelFileError
 from fastspade.images import ImageBatch, ImageSource, open_source
+from fastspade.matching import Matcher
 from fastspade.progress import progress_bar
 from fastspade.result import Result, ScoredImage
-from fastspade.reweight import reweighted_score
-from fastspade.search import pyramid_knn
-from fastspade.search.windowed import windowed_pyramid_knn
 from fastspade.threshold import LargestValues, Threshold, check_rate, check_threshold
 
 if TYPE_CHECKING:
@@ -30,18 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE_SCORES", "Result", "ScoredImage", "Spade"]
 
 IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
-
-
-@dataclass
-class _Matches:
-    """Both stages for a batch of B images: image scores (B,), neighbors (B, K) and their squared distances, nearest
-    flat gallery index (B, h, w), and the smoothed map of the crop (B, crop, crop)."""
-
-    scores: list[float]
-    neighbors: torch.Tensor
-    distances: torch.Tensor
-    nearest: torch.Tensor
-    smoothed: torch.Tensor
 
 
 class Spade:
@@ -156,11 +141,12 @@ class Spade:
         self._check_kappa(bank, len(bank) - 1)
         scores = LargestValues(len(bank), target_fpr)
         pixels = LargestValues(len(bank) * size[0] * size[1], pixel_target_fpr)
+        matcher = self._matcher(bank, left_out=1)
         with progress_bar(len(bank), "calibrate", self.progress) as bar:
             for start in range(0, len(bank), self.batch_size):
                 chosen = torch.arange(start, min(start + self.batch_size, len(bank)))
                 pyramid = [level[chosen] for level in bank.pyramid]
-                found = self._match(bank.embeddings[chosen], pyramid, bank, size, left_out=chosen)
+                found = matcher.match(bank.embeddings[chosen], pyramid, bank, size, left_out=chosen)
                 scores.add(np.array(found.scores))
                 pixels.add(found.smoothed.numpy())
                 bar.update(len(chosen))
@@ -218,7 +204,7 @@ class Spade:
                     f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
                     f"{tuple(stored.shape[1:])}; both need the same resize and crop"
                 )
-        found = self._match(embeddings, pyramid, bank, tuple(batch.pixels.shape[-2:]))
+        found = self._matcher(bank).match(embeddings, pyramid, bank, tuple(batch.pixels.shape[-2:]))
         height, width = found.nearest.shape[-2:]
         nearest = found.nearest.numpy()
         image, place = nearest // (height * width), nearest % (height * width)
@@ -253,57 +239,6 @@ class Spade:
         if self.local_average:
             pyramid = [F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in pyramid]
         return embeddings.cpu(), [level.cpu() for level in pyramid]
-
-    def _match(
-        self,
-        embeddings: torch.Tensor,
-        pyramid: list[torch.Tensor],
-        bank: Bank,
-        size: tuple[int, int],
-        left_out: torch.Tensor | None = None,
-    ) -> _Matches:
-        """Both stages and the map. left_out: (B,) for each image the normal image that it may not be compared with."""
-        k, k_image = self._neighbor_counts(bank, 0 if left_out is None else 1)
-        wanted = max(k, k_image)
-        distances, neighbors = bank.nearest(embeddings, wanted if left_out is None else wanted + 1)
-        if left_out is not None:
-            out = neighbors == left_out[:, None]
-            out[:, -1] |= ~out.any(dim=1)  # where the image itself is not among them, the farthest goes instead
-            distances, neighbors = (values[~out].view(len(out), wanted) for values in (distances, neighbors))
-        used = neighbors[:, :k].contiguous()
-        squared, indices = self._search(pyramid, bank, used, size)
-        raw = squared.mean(dim=-1)  # eq. 3
-        smoothed = maps.smooth(maps.upsample(raw, size), self.sigma)
-        scores = []
-        for i in range(len(embeddings)):
-            if self.image_score == "reweighted":
-                mine = [level[i] for level in pyramid]
-                scores.append(
-                    reweighted_score(mine, bank.pyramid, used[i], squared[i, ..., 0], indices[i, ..., 0], upsample=self.upsample)
-                )
-            else:
-                scores.append(self._image_score(distances[i, :k_image], smoothed[i]))
-        return _Matches(scores, used, distances[:, :k], indices[..., 0], smoothed)
-
-    def _search(
-        self, pyramid: list[torch.Tensor], bank: Bank, used: torch.Tensor, size: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stage 2: squared distances and flat indices, each (B, h, w, kappa)."""
-        if self.window is None:
-            return pyramid_knn(
-                pyramid, bank.pyramid, self.kappa, gallery_index=used, upsample=self.upsample, precision=self.precision
-            )
-        height, width = pyramid[0].shape[-2:]
-        radius = (int(self.window * height / size[0]), int(self.window * width / size[1]))
-        return windowed_pyramid_knn(pyramid, bank.pyramid, self.kappa, radius, gallery_index=used, upsample=self.upsample)
-
-    def _image_score(self, distances: torch.Tensor, smoothed: torch.Tensor) -> float:
-        if self.image_score == "knn":
-            return float(distances.double().mean())
-        if self.image_score == "max":
-            return float(smoothed.max())
-        count = max(1, smoothed.numel() // 100)
-        return float(smoothed.flatten().topk(count).values.double().mean())
 
     def _thresholds(self, threshold: float | None, pixel_threshold: float | None) -> tuple[float | None, float | None]:
         """What the caller gave, or else what was calibrated."""
@@ -391,13 +326,15 @@ class Spade:
             raise InputError("this Spade has no normal images yet; call fit(normal_images) or Spade.load(path) first")
         return self.bank
 
-    def _neighbor_counts(self, bank: Bank, left_out: int) -> tuple[int, int]:
-        """k and k_image, or fewer where there are not so many normal images; left_out: how many cannot be used."""
+    def _matcher(self, bank: Bank, left_out: int = 0) -> Matcher:
+        """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
         if max(wanted) > len(bank) and not self._told_few_images:
             self._told_few_images = True
             warnings.warn(f"k={max(wanted)} but there are {len(bank)} normal images; using all of them", stacklevel=4)
-        return min(wanted[0], len(bank) - left_out), min(wanted[1], len(bank) - left_out)
+        k, k_image = (min(value, len(bank) - left_out) for value in wanted)
+        same = ("kappa", "upsample", "sigma", "image_score", "window", "precision")
+        return Matcher(k, k_image, **{name: getattr(self, name) for name in same})
 
     def _check_kappa(self, bank: Bank, images: int | None = None) -> None:
         pixels = min(self.k, len(bank) if images is None else images) * bank.pyramid[0].shape[2] * bank.pyramid[0].shape[3]

@@ -46,7 +46,7 @@ def windowed_pyramid_knn(
     device, count = queries[0].device, len(queries[0])
     if gallery_index is None:
         gallery_index = torch.arange(len(stored[0]), device=device).expand(count, -1)
-    gallery_index = check_gallery_index(gallery_index, count, len(stored[0]), device)
+    gallery_index = check_gallery_index(gallery_index, count, len(stored[0]))
     height, width = queries[0].shape[2:]
     for value in radius:
         if isinstance(value, bool) or not isinstance(value, int):
