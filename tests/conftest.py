@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from emulator.build import build
 from fastspade import Spade
+from fastspade.search.cuda import has_cuda_engine
 
 LAYERS = ["first", "second", "third"]
 
@@ -53,3 +55,19 @@ def folder(tmp_path, normal):
     for i, image in enumerate(normal):
         image.save(place / f"{i}.png")
     return place
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need a GPU say why they do not run."""
+    if torch.cuda.is_available() and has_cuda_engine():
+        return
+    reason = "no CUDA device" if not torch.cuda.is_available() else "this build of fastspade has no CUDA engine"
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """The CUDA engine with its kernels run on the host."""
+    return build(tmp_path_factory.mktemp("emulated"))
