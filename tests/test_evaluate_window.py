@@ -77,3 +77,8 @@ def test_a_window_as_large_as_the_image_is_the_full_search():
 def test_mistakes_are_named(kappa, radius, error, says):
     with pytest.raises(error, match=says):
         windowed_pyramid_knn(pyramid(1, 0, 8, 8), pyramid(2, 0, 8, 8), kappa, radius)
+
+
+def test_a_gallery_image_that_does_not_exist_is_named():
+    with pytest.raises(InputError, match="images 0 to 1, got 0 to 2"):
+        windowed_pyramid_knn(pyramid(1, 0, 8, 8), pyramid(2, 0, 8, 8), 1, (1, 1), gallery_index=torch.tensor([[0, 2]]))

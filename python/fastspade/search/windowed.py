@@ -46,7 +46,9 @@ def windowed_pyramid_knn(
     device, count = queries[0].device, len(queries[0])
     if gallery_index is None:
         gallery_index = torch.arange(len(stored[0]), device=device).expand(count, -1)
-    gallery_index = check_gallery_index(gallery_index, count, len(stored[0]))
+    gallery_index = check_gallery_index(gallery_index, count, device)
+    if gallery_index.min() < 0 or gallery_index.max() >= len(stored[0]):
+        raise InputError(f"gallery_index must name images 0 to {len(stored[0]) - 1}, got {gallery_index.min()} to {gallery_index.max()}")
     height, width = queries[0].shape[2:]
     for value in radius:
         if isinstance(value, bool) or not isinstance(value, int):
