@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import picture, tiny_spade
 
-from fastspade.errors import MissingDependencyError
+from fastspade.errors import InputError, MissingDependencyError
 from fastspade.evaluate.dataset import read_dataset
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, describe
 from fastspade.evaluate.report import Report
@@ -205,8 +205,11 @@ def test_the_mask_slider_redraws_masks_and_rates(open_page, made):
     page = open_page()
     low, high = (f([one.scored.anomaly_map for one in made[2]["bolt"]]) for f in (np.min, np.max))
     calibrated = colored(page, "mask")
+    outlined = "[...document.querySelectorAll('.card canvas[data-layer=heat]')].map((c) => c.toDataURL()).join()"
+    before = page.evaluate(outlined)
     set_slider(page, "#pixel-threshold", "high")
-    assert colored(page, "mask") == 0 and "0.0 % of defect pixels" in page.locator("#mask-rates").inner_text()
+    assert colored(page, "mask") == 0 and page.evaluate(outlined) != before  # the heat map's outline went with the mask
+    assert "0.0 % of defect pixels" in page.locator("#mask-rates").inner_text()
     set_slider(page, "#pixel-threshold", "low")
     everything = colored(page, "mask")
     assert everything > calibrated >= 0 and everything > 0.7 * 176 * 176  # the crop, less what is mask-coloured already
@@ -299,6 +302,18 @@ def test_the_page_holds_no_address_that_could_be_loaded(made):
     assert "default-src 'none'" in text and text.count("</script>") == 3
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
     assert data["about"]["dataset"] == "</script><b>set"
+
+
+def test_fewer_images_can_be_shown(made):
+    _, results, tests, categories = made
+    report = Report(images=3)
+    model = tiny_spade(keep_crop=True, resize=72, crop=64)
+    report.add(categories[0], results["bolt"], tests["bolt"], model, made[0].parent)
+    shown = [image["score"] for image in report._categories[0]["images"]]
+    every = sorted(one.scored.score for one in tests["bolt"])
+    assert shown == [every[0], every[3], every[6]]
+    with pytest.raises(InputError, match="report-images"):
+        Report(images=0)
 
 
 def test_without_plotly_the_extra_is_named(monkeypatch):

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, model_options: dict[str, Any]) -> int:
     if not arguments.no_report:
         from fastspade.evaluate.report import Report
 
-        report = Report()
+        report = Report(arguments.report_images)
     device = pick_device(model_options.pop("device"))
     backbone = load_backbone(
         model_options.pop("backbone"), layers=model_options.pop("layers"), weights=model_options.pop("weights"), device=device

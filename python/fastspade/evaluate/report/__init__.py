@@ -9,7 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fastspade.errors import MissingDependencyError
+import numpy as np
+
+from fastspade.errors import InputError, MissingDependencyError
 from fastspade.evaluate import tables
 from fastspade.evaluate.dataset import Category
 from fastspade.evaluate.report.payload import category_payload, metrics_payload
@@ -27,13 +29,21 @@ class Report:
     Raises MissingDependencyError at once where plotly, which draws the curves, is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: int | None = None) -> None:
+        """images: at most so many test images a category, evenly spread over the order of scores; None: all."""
+        if images is not None and images < 1:
+            raise InputError(f"report-images must be at least 1, got {images}")
+        self._images = images
         self._plotly = _plotly_script()
         self._categories: list[dict[str, Any]] = []
 
     def add(self, category: Category, result: CategoryResult, tests: Sequence[ScoredTest], model: Spade, root: Path) -> None:
         """Take a category just evaluated; `model` is the one fitted for it."""
-        self._categories.append(category_payload(category, result, tests, model, root))
+        shown = list(tests)
+        if self._images is not None and len(shown) > self._images:
+            shown.sort(key=lambda one: one.scored.score)
+            shown = [shown[i] for i in np.linspace(0, len(shown) - 1, self._images).round().astype(int)]
+        self._categories.append(category_payload(category, result, shown, model, root))
 
     def html(self, results: Sequence[CategoryResult], about: dict[str, Any]) -> str:
         """The page. results, about: as for tables.as_json."""

@@ -15,14 +15,11 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 let shownImages = [];
 
-function paintCard(card, only = null) {
-  const image = card.image;
+function paintCard(card) {
   for (const canvas of card.querySelectorAll("canvas")) {
-    const layer = canvas.dataset.layer;
-    if (only ? layer === only : !canvas.dataset.painted) {
-      canvas.dataset.painted = "yes";
-      paint(canvas, image, layer, CARD_SIDE);
-    }
+    if (canvas.dataset.painted) continue;
+    canvas.dataset.painted = "yes";
+    paint(canvas, card.image, canvas.dataset.layer, CARD_SIDE);
   }
 }
 
@@ -81,9 +78,22 @@ function updateVerdicts() {
   else document.querySelectorAll(".card").forEach(markCard);
 }
 
-function repaint(layer) {
-  for (const canvas of document.querySelectorAll(`.card canvas[data-layer="${layer}"]`)) delete canvas.dataset.painted;
-  visible.forEach((card) => paintCard(card));
+function repaint(...layers) {
+  for (const canvas of document.querySelectorAll(".card canvas")) {
+    if (layers.includes(canvas.dataset.layer)) delete canvas.dataset.painted;
+  }
+  visible.forEach(paintCard);
+}
+
+// The mask also outlines the heat map. At most once a frame, however fast the slider moves.
+let repainting = false;
+function repaintMasks() {
+  if (repainting) return;
+  repainting = true;
+  requestAnimationFrame(() => {
+    repainting = false;
+    repaint("mask", "heat");
+  });
 }
 
 function fillKinds() {

@@ -61,8 +61,7 @@ function setTheme(theme) {
   byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
   drawCurves();
   drawScores();
-  repaint("mask");
-  repaint("truth");
+  repaint("mask", "truth");
 }
 
 byId("image-threshold").addEventListener("input", (event) => {
@@ -74,14 +73,14 @@ byId("image-threshold").addEventListener("input", (event) => {
 byId("pixel-threshold").addEventListener("input", (event) => {
   current().set.pixel = Number(event.target.value);
   maskRates();
-  repaint("mask");
+  repaintMasks();
 });
 byId("reset").addEventListener("click", () => {
   current().set = { ...current().start };
   showThresholds();
   moveThresholdLine();
   updateVerdicts();
-  repaint("mask");
+  repaintMasks();
 });
 for (const id of ["sort", "kind", "verdict"]) byId(id).addEventListener("change", drawGallery);
 byId("text").addEventListener("input", drawGallery);

@@ -25,6 +25,19 @@ function mapCanvas(image, color) {
   return canvas;
 }
 
+// The mask's edge: pixels in it with one beside them that is not.
+function outlineCanvas(image, first) {
+  const [height, width] = image.mapSize;
+  const inside = (y, x) => y < 0 || x < 0 || y >= height || x >= width || image.levels[y * width + x] >= first;
+  let i = -1;
+  return mapCanvas(image, (level) => {
+    i += 1;
+    const [y, x] = [Math.floor(i / width), i % width];
+    const edge = level >= first && !(inside(y - 1, x) && inside(y + 1, x) && inside(y, x - 1) && inside(y, x + 1));
+    return edge ? [0, 255, 0, 255] : [0, 0, 0, 0];
+  });
+}
+
 function overCrop(context, image, layer) {
   const { width, height } = context.canvas;
   const [top, left, high, wide] = image.crop;
@@ -51,6 +64,7 @@ async function paint(canvas, image, layer, side) {
   if (layer === "heat") {
     // Colours follow the values evenly, as the colour bar says, and not the stored levels.
     overCrop(context, image, mapCanvas(image, (level) => [...data.colors[Math.round((level / 255) ** 2 * 255)], 185]));
+    overCrop(context, image, outlineCanvas(image, thresholdLevel(category)));
   } else if (layer === "mask") {
     const first = thresholdLevel(category);
     const color = themeColor("--mask").split(" ").map(Number);
