@@ -124,3 +124,14 @@ def test_the_streamed_quantile_is_the_sorted_one(exceed):
         stream.add(part)
     assert stream.quantile() == np.sort(values)[-1 - int(exceed * len(values))]
     assert (values > stream.quantile()).mean() <= exceed
+
+
+def test_overlays_outline_the_mask(normal):
+    model = tiny_spade().fit(normal)
+    bad, _ = damaged(0)
+    plain = np.asarray(model.score([normal[0], bad]).overlay(1))
+    middle = float(np.median(model.score([bad]).anomaly_maps))
+    outlined = np.asarray(model.score([normal[0], bad], pixel_threshold=middle).overlay(1))
+    green = (outlined == (0, 255, 0)).all(axis=2)
+    mask = model.score([normal[0], bad], pixel_threshold=middle).masks[1]
+    assert green.any() and not green[~mask].any() and np.array_equal(plain[~green], outlined[~green])
