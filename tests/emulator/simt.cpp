@@ -4,6 +4,7 @@
 #include <array>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -21,8 +22,17 @@ constexpr unsigned char poison = 0xff;
 
 struct Copy {
     char* to;
-    const char* from;
-    bool valid;
+    const char* from;  // null: zeros
+    bool landed;
+
+    void land() {
+        if (landed) return;
+        if (from)
+            std::memcpy(to, from, 16);
+        else
+            std::memset(to, 0, 16);
+        landed = true;
+    }
 };
 
 enum class State { ready, at_warp, at_block, ended };
@@ -33,8 +43,9 @@ struct Fibre {
     int thread = 0;
     State state = State::ready;
     Slot slot;
-    std::vector<Copy> open;                 // copies since the last commit
-    std::vector<std::vector<Copy>> groups;  // committed, not yet landed
+    std::vector<Copy> copies;    // not yet waited for, oldest first
+    std::vector<size_t> groups;  // sizes of the committed groups among them
+    size_t open = 0;             // copies since the last commit
 };
 
 struct Warp {
@@ -53,14 +64,39 @@ struct Machine {
     char* shared = nullptr;
     size_t shared_bytes = 0;
     int alive = 0, at_barrier = 0;
-    bool any = false, any_result = false;
+    bool voting = false, any = false, any_result = false;
+    uint64_t seed = 0;
+    std::mt19937_64 random;
     std::exception_ptr error;
 };
 
-thread_local Machine machine;
+// One machine, one launch at a time: plain static storage costs the collectives nothing, thread-local storage does.
+Machine machine;
+std::mutex machine_in_use;
+
+const char* name_of(Collective kind) {
+    switch (kind) {
+        case Collective::barrier: return "warp_barrier";
+        case Collective::ballot: return "warp_ballot";
+        case Collective::shuffle: return "warp_shuffle";
+        case Collective::shuffle_xor: return "warp_shuffle_xor";
+        case Collective::load_matrices: return "load_matrices";
+        case Collective::multiply_half: return "multiply of halves";
+        case Collective::multiply_bfloat16: return "multiply of bfloat16s";
+        case Collective::none: break;
+    }
+    return "nothing";
+}
 
 std::string where(const Fibre& fibre) {
-    return "block " + std::to_string(machine.block) + ", thread " + std::to_string(fibre.thread);
+    return "block " + std::to_string(machine.block) + ", warp " + std::to_string(fibre.thread / 32) + ", lane " +
+           std::to_string(fibre.thread % 32);
+}
+
+// Whether an asynchronous copy lands as soon as it is issued, and not as late as its wait allows.
+bool lands_at_once() {
+    if (machine.seed <= 1) return machine.seed == 1;
+    return machine.random() & 1u;
 }
 
 void give_way() {
@@ -73,8 +109,10 @@ void release_block_if_complete() {
     machine.at_barrier = 0;
     machine.any_result = machine.any;
     machine.any = false;
-    for (auto& fibre : machine.fibres)
-        if (fibre->state == State::at_block) fibre->state = State::ready;
+    for (int t = 0; t < machine.threads; ++t) {
+        Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
+        if (fibre.state == State::at_block) fibre.state = State::ready;
+    }
 }
 
 void check_shared(const void* address, size_t bytes, const char* what) {
@@ -94,30 +132,53 @@ const float* half_table() {
     return table.data();
 }
 
-float element(Collective kind, uint32_t word, int high, const float* halves) {
-    const auto bits = static_cast<uint16_t>(high ? word >> 16 : word);
-    return kind == Collective::multiply_half ? halves[bits] : cuda::bfloat16_to_float(bits);
-}
+struct HalfToFloat {
+    const float* table = half_table();
+    float operator()(uint32_t bits) const { return table[bits & 0xffffu]; }
+};
+struct BFloat16ToFloat {
+    float operator()(uint32_t bits) const { return cuda::bits_float(bits << 16); }
+};
 
 // m16n8k16 with the fragment layouts of the PTX ISA: group = lane / 4, member = lane % 4.
-void multiply_warp(Collective kind, Slot* const (&slots)[32]) {
-    const float* const halves = half_table();
-    float a[16][16], b[16][8], d[16][8];
+template <class ToFloat>
+void multiply_warp(const ToFloat to_float, Slot* const (&slots)[32]) {
+    using Columns = float __attribute__((vector_size(16)));
+    float a[16][16];
+    Columns b[16][2], d[16][2];
     for (int lane = 0; lane < 32; ++lane) {
         const int group = lane / 4, member = lane % 4;
         const Slot& slot = *slots[lane];
         for (int high = 0; high < 2; ++high) {
-            for (int i = 0; i < 4; ++i)
-                a[group + 8 * (i & 1)][2 * member + high + 8 * (i >> 1)] = element(kind, slot.words[i], high, halves);
-            for (int i = 0; i < 2; ++i) b[2 * member + high + 8 * i][group] = element(kind, slot.words[4 + i], high, halves);
+            const int first = 2 * member + high;
+            const auto half = [&](int word) { return to_float(slot.words[word] >> 16 * high); };
+            a[group][first] = half(0);
+            a[group + 8][first] = half(1);
+            a[group][first + 8] = half(2);
+            a[group + 8][first + 8] = half(3);
+            b[first][group / 4][group % 4] = half(4);
+            b[first + 8][group / 4][group % 4] = half(5);
+            d[group][first / 4][first % 4] = slot.accumulators[high];
+            d[group + 8][first / 4][first % 4] = slot.accumulators[2 + high];
         }
-        for (int i = 0; i < 4; ++i) d[group + 8 * (i >> 1)][2 * member + (i & 1)] = slot.accumulators[i];
     }
-    for (int m = 0; m < 16; ++m)
-        for (int k = 0; k < 16; ++k)
-            for (int n = 0; n < 8; ++n) d[m][n] += a[m][k] * b[k][n];
-    for (int lane = 0; lane < 32; ++lane)
-        for (int i = 0; i < 4; ++i) slots[lane]->accumulators[i] = d[lane / 4 + 8 * (i >> 1)][2 * (lane % 4) + (i & 1)];
+    for (int m = 0; m < 16; ++m) {
+        Columns left = d[m][0], right = d[m][1];
+        for (int k = 0; k < 16; ++k) {
+            left += a[m][k] * b[k][0];
+            right += a[m][k] * b[k][1];
+        }
+        d[m][0] = left;
+        d[m][1] = right;
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+        const int group = lane / 4, member = lane % 4;
+        for (int high = 0; high < 2; ++high) {
+            const int column = 2 * member + high;
+            slots[lane]->accumulators[high] = d[group][column / 4][column % 4];
+            slots[lane]->accumulators[2 + high] = d[group + 8][column / 4][column % 4];
+        }
+    }
 }
 
 void perform(Collective kind, Slot* const (&slots)[32]) {
@@ -133,7 +194,7 @@ void perform(Collective kind, Slot* const (&slots)[32]) {
             std::array<uint64_t, 32> values;
             for (int lane = 0; lane < 32; ++lane) values[static_cast<size_t>(lane)] = slots[lane]->value;
             for (int lane = 0; lane < 32; ++lane) {
-                const int source = kind == Collective::shuffle ? slots[lane]->lane & 31 : lane ^ slots[lane]->lane;
+                const int source = kind == Collective::shuffle ? slots[lane]->lane & 31 : (lane ^ slots[lane]->lane) & 31;
                 slots[lane]->value = values[static_cast<size_t>(source)];
             }
             break;
@@ -144,8 +205,8 @@ void perform(Collective kind, Slot* const (&slots)[32]) {
                     std::memcpy(&slots[lane]->words[j],
                                 static_cast<const char*>(slots[8 * j + lane / 4]->address) + 4 * (lane % 4), 4);
             break;
-        case Collective::multiply_half:
-        case Collective::multiply_bfloat16: multiply_warp(kind, slots); break;
+        case Collective::multiply_half: multiply_warp(HalfToFloat{}, slots); break;
+        case Collective::multiply_bfloat16: multiply_warp(BFloat16ToFloat{}, slots); break;
         case Collective::barrier:
         case Collective::none: break;
     }
@@ -155,9 +216,8 @@ void enter() {
     Fibre& fibre = *machine.current;
     try {
         (*machine.body)();
-        for (const auto& group : fibre.groups)
-            if (!group.empty()) throw std::runtime_error("asynchronous copies were never waited for, " + where(fibre));
-        if (!fibre.open.empty()) throw std::runtime_error("asynchronous copies were never committed, " + where(fibre));
+        if (fibre.open > 0) throw std::runtime_error("asynchronous copies were never committed, " + where(fibre));
+        if (!fibre.copies.empty()) throw std::runtime_error("asynchronous copies were never waited for, " + where(fibre));
     } catch (...) {
         machine.error = std::current_exception();
     }
@@ -167,11 +227,13 @@ void enter() {
     give_way();
 }
 
-void run_block(std::mt19937_64& random, uint64_t seed) {
+void run_block() {
+    const uint64_t seed = machine.seed;
+    std::mt19937_64& random = machine.random;
     const int threads = machine.threads, warps = threads / 32;
     while (static_cast<int>(machine.fibres.size()) < threads) {
         machine.fibres.push_back(std::make_unique<Fibre>());
-        machine.fibres.back()->stack = std::make_unique<char[]>(stack_bytes);
+        machine.fibres.back()->stack = std::make_unique_for_overwrite<char[]>(stack_bytes);
     }
     std::fill(machine.memory.begin(), machine.memory.end(), static_cast<char>(poison));
     machine.warps.assign(static_cast<size_t>(warps), Warp{});
@@ -183,9 +245,11 @@ void run_block(std::mt19937_64& random, uint64_t seed) {
         Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
         fibre.thread = t;
         fibre.state = State::ready;
-        fibre.open.clear();
+        fibre.copies.clear();
         fibre.groups.clear();
-        fibre.context.start(fibre.stack.get(), stack_bytes, enter);
+        fibre.open = 0;
+        // Stacks start at different offsets: at equal ones, all would compete for the same few lines of the caches.
+        fibre.context.start(fibre.stack.get(), stack_bytes - static_cast<size_t>(t % 64) * 320, enter);
     }
     std::vector<int> order(static_cast<size_t>(warps)), lanes(32);
     for (int i = 0; i < warps; ++i) order[static_cast<size_t>(i)] = seed == 1 ? warps - 1 - i : i;
@@ -213,10 +277,15 @@ void run_block(std::mt19937_64& random, uint64_t seed) {
             }
         }
         if (!ran && machine.alive > 0) {
-            for (auto& fibre : machine.fibres)
-                if (fibre->state == State::at_warp)
-                    throw std::runtime_error("a warp waits for lanes that never come, " + where(*fibre));
-            throw std::runtime_error("threads wait at a block barrier that others never reach, block " + std::to_string(machine.block));
+            // Block barriers open to those that are left, so some warp waits for lanes that ended or wait at a barrier.
+            for (int t = 0; t < threads; ++t) {
+                const Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
+                const Warp& warp = machine.warps[static_cast<size_t>(t / 32)];
+                if (fibre.state == State::at_warp)
+                    throw std::runtime_error(std::string(name_of(warp.kind)) + ": only " + std::to_string(warp.arrived) +
+                                             " of the warp's 32 lanes ever arrive; one waits in " + where(fibre));
+            }
+            throw std::logic_error("the emulated machine stands still");
         }
     }
     const auto untouched = [](char value) { return static_cast<unsigned char>(value) == poison; };
@@ -235,7 +304,10 @@ int block_threads() { return machine.threads; }
 char* shared_memory() { return machine.shared; }
 Slot& own_slot() { return machine.current->slot; }
 
-bool block_rendezvous(bool predicate) {
+bool block_rendezvous(bool voting, bool predicate) {
+    if (machine.at_barrier > 0 && machine.voting != voting)
+        throw std::runtime_error("block_barrier meets block_any, " + where(*machine.current));
+    machine.voting = voting;
     machine.any |= predicate;
     ++machine.at_barrier;
     machine.current->state = State::at_block;
@@ -252,7 +324,7 @@ void warp_rendezvous(Collective kind) {
     if (warp.arrived == 0)
         warp.kind = kind;
     else if (warp.kind != kind)
-        throw std::runtime_error("lanes of one warp meet at different collectives, " + where(fibre));
+        throw std::runtime_error(std::string(name_of(kind)) + " meets lanes of its warp at " + name_of(warp.kind) + ", " + where(fibre));
     if (++warp.arrived < 32) {
         fibre.state = State::at_warp;
         give_way();
@@ -272,46 +344,50 @@ void copy_async(void* shared, const void* global, bool valid) {
     check_shared(shared, 16, "copy_async");
     if (reinterpret_cast<uintptr_t>(global) % 16 != 0)
         throw std::runtime_error("copy_async: global address is not 16-byte aligned, " + where(*machine.current));
-    machine.current->open.push_back({static_cast<char*>(shared), static_cast<const char*>(global), valid});
+    Fibre& fibre = *machine.current;
+    Copy copy{static_cast<char*>(shared), valid ? static_cast<const char*>(global) : nullptr, false};
+    if (lands_at_once()) copy.land();
+    fibre.copies.push_back(copy);
+    ++fibre.open;
 }
 
 void copy_commit() {
     Fibre& fibre = *machine.current;
-    fibre.groups.push_back(std::move(fibre.open));
-    fibre.open.clear();
+    fibre.groups.push_back(fibre.open);
+    fibre.open = 0;
 }
 
 void copy_wait(int pending) {
     Fibre& fibre = *machine.current;
-    while (static_cast<int>(fibre.groups.size()) > pending) {
-        for (const Copy& copy : fibre.groups.front()) {
-            if (copy.valid)
-                std::memcpy(copy.to, copy.from, 16);
-            else
-                std::memset(copy.to, 0, 16);
-        }
-        fibre.groups.erase(fibre.groups.begin());
-    }
+    if (static_cast<int>(fibre.groups.size()) <= pending) return;
+    const auto last = fibre.groups.end() - pending;
+    size_t count = 0;
+    for (auto group = fibre.groups.begin(); group != last; ++group) count += *group;
+    const auto landed = fibre.copies.begin() + static_cast<std::ptrdiff_t>(count);
+    for (auto copy = fibre.copies.begin(); copy != landed; ++copy) copy->land();
+    fibre.copies.erase(fibre.copies.begin(), landed);
+    fibre.groups.erase(fibre.groups.begin(), last);
 }
 
 void run_grid(const std::function<void()>& body, int64_t blocks, int threads, size_t shared_bytes, uint64_t seed) {
     if (threads <= 0 || threads % 32 != 0 || threads > 1024)
         throw std::runtime_error("a block has " + std::to_string(threads) + " threads; it needs a multiple of 32 up to 1024");
+    const std::lock_guard lock(machine_in_use);
     machine.body = &body;
     machine.blocks = static_cast<int>(blocks);
     machine.threads = threads;
-    machine.fibres.resize(std::min(machine.fibres.size(), static_cast<size_t>(threads)));
     machine.shared_bytes = shared_bytes;
     machine.memory.resize(shared_bytes + 2 * guard_bytes + 128);
     machine.shared = machine.memory.data() + guard_bytes;
     machine.shared += (128 - reinterpret_cast<uintptr_t>(machine.shared) % 128) % 128;
-    std::mt19937_64 random(seed);
+    machine.seed = seed;
+    machine.random.seed(seed);
     std::vector<int> order(static_cast<size_t>(blocks));
     for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(seed == 1 ? order.size() - 1 - i : i);
-    if (seed > 1) std::shuffle(order.begin(), order.end(), random);
+    if (seed > 1) std::shuffle(order.begin(), order.end(), machine.random);
     for (int block : order) {
         machine.block = block;
-        run_block(random, seed);
+        run_block();
     }
 }
 

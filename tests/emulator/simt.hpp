@@ -1,9 +1,12 @@
 // A small SIMT machine on the host: it gives csrc/cuda/device.cuh's names a meaning, so that kernels run unchanged, one
 // fibre a thread, blocks one after another.
 //
-// A fibre runs until it must wait for others: at a barrier of its block or at a collective of its warp. Which warp and
-// which lane go first is drawn from a seed, and asynchronous copies land as late as the instruction set allows, so that
-// a forgotten barrier or wait shows as a wrong result under some seed. Shared memory starts out as NaNs; every collective
+// A fibre runs until it must wait for others: at a barrier of its block or at a collective of its warp. What the hardware
+// leaves open depends on a seed: which block, warp and lane goes first, and when an asynchronous copy lands.
+//   seed 0: ascending order; copies land as late as their wait allows, which shows a forgotten wait
+//   seed 1: descending order; copies land as soon as they are issued, which shows a buffer refilled while still read
+//   others: every order and every landing drawn
+// A forgotten barrier or wait so gives a wrong result under some seed. Shared memory starts out as NaNs; every collective
 // checks alignment and bounds of the shared addresses it is given, and writes past the end are found after the block.
 #pragma once
 
@@ -36,7 +39,7 @@ int block_count();
 int block_threads();
 char* shared_memory();
 
-bool block_rendezvous(bool predicate);
+bool block_rendezvous(bool voting, bool predicate);
 Slot& own_slot();
 void warp_rendezvous(Collective kind);
 
@@ -58,11 +61,11 @@ inline int block_threads() { return emulate::block_threads(); }
 inline char* shared_memory() { return emulate::shared_memory(); }
 
 #ifndef FASTSPADE_MUTATE_NO_BARRIER
-inline void block_barrier() { emulate::block_rendezvous(false); }
+inline void block_barrier() { emulate::block_rendezvous(false, false); }
 #else
 inline void block_barrier() {}
 #endif
-inline bool block_any(bool predicate) { return emulate::block_rendezvous(predicate); }
+inline bool block_any(bool predicate) { return emulate::block_rendezvous(true, predicate); }
 inline void warp_barrier() { emulate::warp_rendezvous(emulate::Collective::barrier); }
 
 inline uint32_t warp_ballot(bool predicate) {
