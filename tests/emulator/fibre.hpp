@@ -1,16 +1,19 @@
-// Switching between stacks: a few instructions where we know the calling convention, ucontext elsewhere.
+// Switching between stacks: a few instructions where we know the calling convention, ucontext elsewhere (and wherever
+// FASTSPADE_UCONTEXT is defined, so that it can be tested).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FASTSPADE_UCONTEXT)
+#define FASTSPADE_SWITCH_X86
+#else
 #include <ucontext.h>
 #endif
 
 namespace fastspade::emulate {
 
-#if defined(__x86_64__)
+#ifdef FASTSPADE_SWITCH_X86
 
 // Saves the callee-saved registers and the stack pointer, and goes on where `to` left off (System V).
 extern "C" void fastspade_switch_stack(void** from, void* to);

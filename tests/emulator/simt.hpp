@@ -60,11 +60,7 @@ inline int block_count() { return emulate::block_count(); }
 inline int block_threads() { return emulate::block_threads(); }
 inline char* shared_memory() { return emulate::shared_memory(); }
 
-#ifndef FASTSPADE_MUTATE_NO_BARRIER
 inline void block_barrier() { emulate::block_rendezvous(false, false); }
-#else
-inline void block_barrier() {}
-#endif
 inline bool block_any(bool predicate) { return emulate::block_rendezvous(true, predicate); }
 inline void warp_barrier() { emulate::warp_rendezvous(emulate::Collective::barrier); }
 
