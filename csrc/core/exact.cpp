@@ -2,13 +2,7 @@
 
 #include <algorithm>
 
-// Compiled for several instruction sets where the tool chain can; the file is built without contraction into fused
-// multiply-adds and sums in eight fixed lanes, so every one of them gives the same bits.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
-#define FASTSPADE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FASTSPADE_CLONES
-#endif
+#include "core/clones.hpp"
 
 namespace fastspade {
 
@@ -17,13 +11,43 @@ namespace {
 constexpr int64_t piece_pixels = 512;
 constexpr int lanes = 8;
 
+// The file is built without contraction into fused multiply-adds and sums in eight fixed lanes, so every instruction set
+// gives the same bits. The lanes are spelt out as vectors: left to itself, GCC 12 gathers them one by one.
+typedef double wide __attribute__((vector_size(8 * lanes)));
+typedef float narrow __attribute__((vector_size(4 * lanes)));
+typedef double wide_unaligned __attribute__((vector_size(8 * lanes), aligned(8), may_alias));
+typedef float narrow_unaligned __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+
+#define FASTSPADE_INLINE inline __attribute__((always_inline))
+
+FASTSPADE_INLINE wide load(const float* p) {
+    return __builtin_convertvector(static_cast<narrow>(*reinterpret_cast<const narrow_unaligned*>(p)), wide);
+}
+FASTSPADE_INLINE wide load(const double* p) { return *reinterpret_cast<const wide_unaligned*>(p); }
+
+// A mixture unpacked, so that a loop over it reads nothing but channels. Both forms round alike.
+struct Taps {
+    const float *a, *b, *c, *d;
+    double wa, wb, wc, wd;
+
+    explicit Taps(const Mixture& m)
+        : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]), wa(m.weight[0]), wb(m.weight[1]), wc(m.weight[2]),
+          wd(m.weight[3]) {}
+    FASTSPADE_INLINE wide vector(int64_t i) const {
+        return (wa * load(a + i) + wb * load(b + i)) + (wc * load(c + i) + wd * load(d + i));
+    }
+    FASTSPADE_INLINE double at(int64_t i) const {
+        return (wa * static_cast<double>(a[i]) + wb * static_cast<double>(b[i])) +
+               (wc * static_cast<double>(c[i]) + wd * static_cast<double>(d[i]));
+    }
+};
+
 FASTSPADE_CLONES
-void mix(const Mixture& m, int64_t channels, double* out) {
-    const float *a = m.a, *b = m.b, *c = m.c, *d = m.d;
-    const double left = m.left, right = m.right, top = m.top, bottom = m.bottom;
-    for (int64_t i = 0; i < channels; ++i)
-        out[i] = top * (left * static_cast<double>(a[i]) + right * static_cast<double>(b[i])) +
-                 bottom * (left * static_cast<double>(c[i]) + right * static_cast<double>(d[i]));
+void mix(const Mixture& mixture, int64_t channels, double* out) {
+    const Taps taps(mixture);
+    int64_t i = 0;
+    for (; i + lanes <= channels; i += lanes) *reinterpret_cast<wide_unaligned*>(out + i) = taps.vector(i);
+    for (; i < channels; ++i) out[i] = taps.at(i);
 }
 
 FASTSPADE_CLONES
@@ -32,44 +56,34 @@ void widen(const float* a, int64_t channels, double* out) {
 }
 
 FASTSPADE_CLONES
-void add_mixed(const Mixture& m, const double* query, int64_t channels, double* sum) {
-    const float *a = m.a, *b = m.b, *c = m.c, *d = m.d;
-    const double left = m.left, right = m.right, top = m.top, bottom = m.bottom;
-    double local[lanes];
-    for (int k = 0; k < lanes; ++k) local[k] = sum[k];
+void add_mixed(const Mixture& mixture, const double* query, int64_t channels, double* sum) {
+    const Taps taps(mixture);
+    wide local = load(sum);
     int64_t i = 0;
-    for (; i + lanes <= channels; i += lanes)
-        for (int k = 0; k < lanes; ++k) {
-            const double value =
-                top * (left * static_cast<double>(a[i + k]) + right * static_cast<double>(b[i + k])) +
-                bottom * (left * static_cast<double>(c[i + k]) + right * static_cast<double>(d[i + k]));
-            const double difference = query[i + k] - value;
-            local[k] += difference * difference;
-        }
+    for (; i + lanes <= channels; i += lanes) {
+        const wide difference = load(query + i) - taps.vector(i);
+        local += difference * difference;
+    }
     for (int k = 0; i < channels; ++i, ++k) {
-        const double value = top * (left * static_cast<double>(a[i]) + right * static_cast<double>(b[i])) +
-                             bottom * (left * static_cast<double>(c[i]) + right * static_cast<double>(d[i]));
-        const double difference = query[i] - value;
+        const double difference = query[i] - taps.at(i);
         local[k] += difference * difference;
     }
-    for (int k = 0; k < lanes; ++k) sum[k] = local[k];
+    *reinterpret_cast<wide_unaligned*>(sum) = local;
 }
 
 FASTSPADE_CLONES
 void add_plain(const float* a, const double* query, int64_t channels, double* sum) {
-    double local[lanes];
-    for (int k = 0; k < lanes; ++k) local[k] = sum[k];
+    wide local = load(sum);
     int64_t i = 0;
-    for (; i + lanes <= channels; i += lanes)
-        for (int k = 0; k < lanes; ++k) {
-            const double difference = query[i + k] - static_cast<double>(a[i + k]);
-            local[k] += difference * difference;
-        }
+    for (; i + lanes <= channels; i += lanes) {
+        const wide difference = load(query + i) - load(a + i);
+        local += difference * difference;
+    }
     for (int k = 0; i < channels; ++i, ++k) {
         const double difference = query[i] - static_cast<double>(a[i]);
         local[k] += difference * difference;
     }
-    for (int k = 0; k < lanes; ++k) sum[k] = local[k];
+    *reinterpret_cast<wide_unaligned*>(sum) = local;
 }
 
 // Reads one pixel's channels of every view of a group.
@@ -127,14 +141,20 @@ void NativeRows::fill(int64_t piece) {
         with_element(view.dtype, [&](auto element) {
             using Element = decltype(element);
             const auto* base = static_cast<const typename Element::Storage*>(view.data);
-            const int64_t step = view.stride[1];
+            const int64_t step = view.stride[1], uniform = view.pixel_step();
             for (int64_t c0 = 0; c0 < view.channels(); c0 += block) {
                 const int64_t count = std::min(block, view.channels() - c0);
-                for (int64_t i = begin; i < end; ++i) {
-                    const int64_t y = (origin + i) / rows.width, x = (origin + i) % rows.width;
-                    const auto* from = base + view.offset(image_, c0, y, x);
-                    float* to = rows.data.data() + i * rows.channels + channel_base + c0;
+                float* to = rows.data.data() + begin * rows.channels + channel_base + c0;
+                auto read = [&](const auto* from) {
                     for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
+                    to += rows.channels;
+                };
+                if (uniform) {
+                    const auto* from = base + view.offset(image_, c0, 0, 0) + (origin + begin) * uniform;
+                    for (int64_t i = begin; i < end; ++i, from += uniform) read(from);
+                } else {
+                    for (int64_t i = begin; i < end; ++i)
+                        read(base + view.offset(image_, c0, (origin + i) / rows.width, (origin + i) % rows.width));
                 }
             }
         });
@@ -144,30 +164,27 @@ void NativeRows::fill(int64_t piece) {
 
 Mixture ExactDistance::mixture(const LevelGroup& group, Side side, size_t g, int64_t image, const Tap& y, const Tap& x,
                                const NativeRows* rows) {
-    Mixture m{nullptr, nullptr, nullptr, nullptr, x.low_weight, x.high_weight, y.low_weight, y.high_weight};
+    Mixture m{{}, {y.low_weight * x.low_weight, y.low_weight * x.high_weight, y.high_weight * x.low_weight,
+                   y.high_weight * x.high_weight}};
     if (rows) {
-        m.a = rows->vector(g, y.low, x.low);
-        m.b = rows->vector(g, y.low, x.high);
-        m.c = rows->vector(g, y.high, x.low);
-        m.d = rows->vector(g, y.high, x.high);
+        m.tap[0] = rows->vector(g, y.low, x.low);
+        m.tap[1] = rows->vector(g, y.low, x.high);
+        m.tap[2] = rows->vector(g, y.high, x.low);
+        m.tap[3] = rows->vector(g, y.high, x.high);
         return m;
     }
     const std::vector<TensorView>& views = views_of(group, side);
     float* out = taps_.data();
-    read_vector(views, image, y.low, x.low, out);
-    m.a = m.b = m.c = m.d = out;
     auto another = [&](int64_t at_y, int64_t at_x) {
+        float* const here = out;
+        read_vector(views, image, at_y, at_x, here);
         out += group.channels;
-        read_vector(views, image, at_y, at_x, out);
-        return out;
+        return here;
     };
-    if (x.high != x.low) m.b = another(y.low, x.high);
-    if (y.high != y.low) {
-        m.c = another(y.high, x.low);
-        m.d = x.high != x.low ? another(y.high, x.high) : m.c;
-    } else {
-        m.c = m.a, m.d = m.b;
-    }
+    m.tap[0] = another(y.low, x.low);
+    m.tap[1] = x.high != x.low ? another(y.low, x.high) : m.tap[0];
+    m.tap[2] = y.high != y.low ? another(y.high, x.low) : m.tap[0];
+    m.tap[3] = y.high == y.low ? m.tap[1] : x.high != x.low ? another(y.high, x.high) : m.tap[2];
     return m;
 }
 
@@ -190,7 +207,7 @@ void ExactDistance::set_query(int64_t image, int64_t pixel, const NativeRows* ro
         const Tap &ty = tap_y(group, Side::query, y), &tx = tap_x(group, Side::query, x);
         const Mixture m = mixture(group, Side::query, g, image, ty, tx, rows);
         if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
-            widen(m.a, group.channels, out);
+            widen(m.tap[0], group.channels, out);
         else
             mix(m, group.channels, out);
         out += group.channels;
@@ -206,7 +223,7 @@ double ExactDistance::to(int64_t image, int64_t pixel, const NativeRows* rows) {
         const Tap &ty = tap_y(group, Side::gallery, y), &tx = tap_x(group, Side::gallery, x);
         const Mixture m = mixture(group, Side::gallery, g, image, ty, tx, rows);
         if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
-            add_plain(m.a, query, group.channels, sum);
+            add_plain(m.tap[0], query, group.channels, sum);
         else
             add_mixed(m, query, group.channels, sum);
         query += group.channels;

@@ -47,10 +47,10 @@ class NativeRows {
     std::vector<Rows> rows_;
 };
 
-// Four native vectors (top left, top right, bottom left, bottom right) and the weights of columns and rows.
+// Four native vectors (top left, top right, bottom left, bottom right) and their weights.
 struct Mixture {
-    const float *a, *b, *c, *d;
-    double left, right, top, bottom;
+    const float* tap[4];
+    double weight[4];
 };
 
 class ExactDistance {

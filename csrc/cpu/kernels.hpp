@@ -53,6 +53,10 @@ struct Kernels {
     // One level: distance = lane_norm + row_norm - 2 * product; appends those not above limit[lane]; returns how many.
     int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                              const float* row_norm, int64_t valid_rows, const float* limit, Hit* hits);
+    // refine and scan in one, for at most 128 channels: the values of refine that are not above limit[lane]. Rows past the
+    // end of `base` must be told apart by the caller.
+    int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                            const float* row_norm, const float* base, const float* limit, Hit* hits);
     // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).
     void (*interpolate_lanes)(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out);
     // out[x][lane] = norm[x] + sum over levels of the two-way interpolation; keeps each lane's smallest value and place.
@@ -64,6 +68,8 @@ struct Kernels {
     bool (*any)(const float* values, int64_t rows, const float* limit);
     // How many values are not above their lane's limit.
     int64_t (*count)(const float* values, int64_t rows, const float* limit);
+    // The same lane by lane.
+    void (*count_lanes)(const float* values, int64_t rows, const float* limit, int32_t* counts);
     // Dot product of two rows of `length` floats (a multiple of 16, zero padded).
     float (*dot)(const float* a, const float* b, int64_t length);
     // Squared differences of `count` contiguous rows, `step` floats apart, from every query; appends those not above

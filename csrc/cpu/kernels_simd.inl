@@ -75,28 +75,34 @@ inline quad sums_of(vec a, vec b, vec c, vec d) {
 #endif
 }
 
-// The heart: N x V accumulators stay in registers for a run of channels, then join the totals.
+// The heart: N x V accumulators stay in registers for a run of channels.
+inline __attribute__((always_inline)) void accumulate_run(const float* lane_panel, const float* row_panel, int64_t channels,
+                                                          vec (&sum)[N][V]) {
+    for (int j = 0; j < N; ++j)
+        for (int v = 0; v < V; ++v) sum[j][v] = vec{};
+    for (int64_t c = 0; c < channels; ++c) {
+        vec lanes[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) lanes[v] = load(lane_panel + v * W);
+#pragma GCC unroll 16
+        for (int j = 0; j < N; ++j) {
+            const vec row = splat(row_panel[j]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sum[j][v] += lanes[v] * row;
+        }
+        lane_panel += L;
+        row_panel += N;
+    }
+}
+
+// Any number of channels: each run joins the totals.
 inline void accumulate(const float* lane_panel, const float* row_panel, int64_t channels, vec (&total)[N][V]) {
     for (int j = 0; j < N; ++j)
         for (int v = 0; v < V; ++v) total[j][v] = vec{};
     for (int64_t start = 0; start < channels; start += run) {
         const int64_t length = channels - start < run ? channels - start : run;
         vec sum[N][V];
-        for (int j = 0; j < N; ++j)
-            for (int v = 0; v < V; ++v) sum[j][v] = vec{};
-        for (int64_t c = 0; c < length; ++c) {
-            vec lanes[V];
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) lanes[v] = load(lane_panel + v * W);
-#pragma GCC unroll 16
-            for (int j = 0; j < N; ++j) {
-                const vec row = splat(row_panel[j]);
-#pragma GCC unroll 4
-                for (int v = 0; v < V; ++v) sum[j][v] += lanes[v] * row;
-            }
-            lane_panel += L;
-            row_panel += N;
-        }
+        accumulate_run(lane_panel + start * L, row_panel + start * N, length, sum);
         for (int j = 0; j < N; ++j)
             for (int v = 0; v < V; ++v) total[j][v] += sum[j][v];
     }
@@ -142,6 +148,23 @@ int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t c
     for (int j = 0; j < N && j < valid_rows; ++j)
         for (int v = 0; v < V; ++v) {
             const vec value = (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v];
+            const uint32_t mask = not_above(value, load(limit + v * W));
+            if (__builtin_expect(mask != 0, 0)) count = append(mask, j, v * W, value, hits, count);
+        }
+    return count;
+}
+
+// One run of channels at most: the products never leave the registers.
+int64_t refined_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                     const float* row_norm, const float* base, const float* limit, Hit* hits) {
+    vec sum[N][V];
+    accumulate_run(lane_panel, row_panel, channels, sum);
+    int64_t count = 0;
+#pragma GCC unroll 16
+    for (int j = 0; j < N; ++j)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+            const vec value = load(base + j * L + v * W) + (load(lane_norm + v * W) + row_norm[j]) - 2.0f * sum[j][v];
             const uint32_t mask = not_above(value, load(limit + v * W));
             if (__builtin_expect(mask != 0, 0)) count = append(mask, j, v * W, value, hits, count);
         }
@@ -272,6 +295,15 @@ int64_t count(const float* values, int64_t rows, const float* limit) {
     return total;
 }
 
+void count_lanes(const float* values, int64_t rows, const float* limit, int32_t* counts) {
+    vec bound[V];
+    veci total[V];
+    for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W), total[v] = veci{};
+    for (int64_t row = 0; row < rows; ++row)
+        for (int v = 0; v < V; ++v) total[v] += (load(values + row * L + v * W) > bound[v]) + 1;  // a true comparison is -1
+    for (int v = 0; v < V; ++v) *reinterpret_cast<veci_unaligned*>(counts + v * W) = total[v];
+}
+
 // Four sums in flight hide the latency of the additions; W divides 16, and every length is a multiple of 16.
 float dot(const float* a, const float* b, int64_t length) {
     vec sum[4] = {};
@@ -373,8 +405,8 @@ void pack(const float* source, int64_t stride, int64_t count, int64_t channels, 
 }
 
 constexpr Kernels table(const char* name) {
-    return Kernels{name, L, N, product, subtract_product, refine, distance_hits, interpolate_lanes, interpolate_row, scan,
-                   any, count, dot, near_rows, pack<L>, pack<N>};
+    return Kernels{name, L, N, product, subtract_product, refine, distance_hits, refined_hits, interpolate_lanes, interpolate_row, scan,
+                   any, count, count_lanes, dot, near_rows, pack<L>, pack<N>};
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ class Search {
   private:
     struct Scratch {  // one a thread
         Buffer<float> interpolated, partial, blended, refined;
+        Buffer<uint64_t> tried;  // by chunk pixel: the lanes it has been evaluated for
         std::vector<Hit> hits;
         std::unique_ptr<ExactDistance> exact;
         int64_t fine_pairs = 0, exact_pairs = 0;
@@ -62,6 +63,9 @@ class Search {
     void multiply_coarse();
     void update_errors();
     double probe();
+    void refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* out);
+    void evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch);
+    bool seed(int64_t tile, int64_t slot, const float* smallest, Scratch& scratch);
     void search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratch);
     void coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place);
     void search_tile_single(int64_t tile, int64_t slot, Scratch& scratch);
@@ -374,14 +378,11 @@ double Search::probe() {
             left[static_cast<size_t>(i)] = kernels_.count(scratch.partial.data(), chunk_.pixels(), limit);
             return;
         }
-        const int64_t first = tile * lanes, rows = kernels_.rows;
         scratch.refined.reserve(max_rows * max_lanes);
-        for (int64_t start = 0; start < chunk_.pixels(); start += rows) {
-            kernels_.refine(queries_.projected() + first * Projection::width, chunk_.projected() + start * Projection::width,
-                            Projection::width, lowered_norm_.data() + first, chunk_.fine_norm() + start,
-                            scratch.partial.data() + start * lanes, scratch.refined.data());
+        for (int64_t start = 0; start < chunk_.pixels(); start += kernels_.rows) {
+            refine_panel(tile, start, scratch, scratch.refined.data());
             left[static_cast<size_t>(i)] +=
-                kernels_.count(scratch.refined.data(), std::min(rows, chunk_.pixels() - start), limit);
+                kernels_.count(scratch.refined.data(), std::min<int64_t>(kernels_.rows, chunk_.pixels() - start), limit);
         }
     });
     int64_t total = 0;
@@ -425,48 +426,105 @@ void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratc
         return;
     }
 
-    auto evaluate = [&](int64_t lane, int64_t r, float coarse) {
-        const float dot = kernels_.dot(queries_.fine_row(first + lane), chunk_.fine_row(r), chunk_.row_length());
-        return coarse + (fine_norm[lane] + chunk_.fine_norm()[r]) - 2.0f * dot;
-    };
-    // A good limit early: each query's coarse winner in this chunk.
-    for (int64_t lane = 0; lane < valid; ++lane) {
-        const int64_t r = place[lane];
-        if (r < 0 || smallest[lane] > limit[lane]) {
-            place[lane] = -1;
-            continue;
-        }
-        ++scratch.fine_pairs;
-        const float value = evaluate(lane, r, smallest[lane]);
-        if (!(value > limit[lane]))
-            add(first + lane, {value, static_cast<int32_t>(slot), offset + r}, limit + lane, scratch);
-    }
+    // A good limit early: each query's coarse winner in this chunk; in the first one, enough for kappa neighbours.
+    std::fill_n(scratch.tried.reserve(pixels), pixels, uint64_t{0});
+    for (int64_t lane = 0; lane < valid; ++lane)
+        if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
+    const bool bounded = fresh_ && seed(tile, slot, smallest, scratch);
+
     // Panel by panel: what the coarse levels leave is bounded again with the projections, and only what that leaves is
     // evaluated.
     const int64_t rows = kernels_.rows;
     scratch.hits.resize(static_cast<size_t>(rows * lanes));
-    scratch.refined.reserve(max_rows * max_lanes);
     for (int64_t start = 0; start < pixels; start += rows) {
-        const float* bound = partial + start * lanes;
+        const float* const bound = (bounded ? scratch.refined.data() : partial) + start * lanes;
         const int64_t height = std::min(rows, pixels - start);
-        if (projection_.active()) {
-            if (!kernels_.any(bound, height, limit)) continue;
-            kernels_.refine(queries_.projected() + first * Projection::width, chunk_.projected() + start * Projection::width,
-                            Projection::width, lowered_norm_.data() + first, chunk_.fine_norm() + start, bound,
-                            scratch.refined.data());
-            bound = scratch.refined.data();
-        }
-        const int64_t found = kernels_.scan(bound, height, limit, scratch.hits.data());
+        int64_t found = 0;
+        if (bounded || !projection_.active())
+            found = kernels_.scan(bound, height, limit, scratch.hits.data());
+        else if (kernels_.any(bound, height, limit))
+            found = kernels_.refined_hits(queries_.projected() + first * Projection::width,
+                                          chunk_.projected() + start * Projection::width, Projection::width,
+                                          lowered_norm_.data() + first, chunk_.fine_norm() + start, bound, limit,
+                                          scratch.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            const int64_t lane = hit.lane, r = start + hit.row;
-            if (lane >= valid || r == place[lane] || hit.value > limit[lane] || repeats(r)) continue;
-            ++scratch.fine_pairs;
-            const float value = evaluate(lane, r, partial[r * lanes + lane]);
-            if (!(value > limit[lane]))
-                add(first + lane, {value, static_cast<int32_t>(slot), offset + r}, limit + lane, scratch);
+            if (hit.lane < valid && hit.row < height && !(hit.value > limit[hit.lane]))
+                evaluate(tile, hit.lane, start + hit.row, slot, scratch);
         }
     }
+}
+
+// Bounds a panel's pairs by the projections on top of the coarse levels.
+void Search::refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* out) {
+    const int64_t lanes = kernels_.lanes, first = tile * lanes;
+    kernels_.refine(queries_.projected() + first * Projection::width, chunk_.projected() + start * Projection::width,
+                    Projection::width, lowered_norm_.data() + first, chunk_.fine_norm() + start,
+                    scratch.partial.data() + start * lanes, out);
+}
+
+// Adds the finest level to one pair's coarse part, unless that has been done.
+void Search::evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, q = tile * lanes + lane;
+    const uint64_t bit = uint64_t{1} << lane;
+    if ((scratch.tried[r] & bit) || repeats(r)) return;
+    scratch.tried[r] |= bit;
+    ++scratch.fine_pairs;
+    const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
+    const float value =
+        scratch.partial[r * lanes + lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
+    if (!(value > limit_[q])) add(q, {value, static_cast<int32_t>(slot), chunk_.first_pixel() + r}, limit_.data() + q, scratch);
+}
+
+// Several neighbours wanted: evaluates, for each query of the tile, the kappa pairs or a few more with the lowest bounds,
+// so that the other pairs of the first chunk meet a limit. Returns whether scratch.refined holds the whole chunk's bounds.
+bool Search::seed(int64_t tile, int64_t slot, const float* smallest, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, pixels = chunk_.pixels(), kappa = problem_.kappa;
+    const int64_t valid = std::min(lanes, queries_.pixels() - tile * lanes);
+    if (kappa == 1 || 4 * kappa > pixels) return false;
+    float* const bounds = scratch.refined.reserve((pixels + max_rows) * lanes);
+    if (projection_.active())
+        for (int64_t start = 0; start < pixels; start += rows) refine_panel(tile, start, scratch, bounds + start * lanes);
+    else
+        std::copy_n(scratch.partial.data(), pixels * lanes, bounds);
+
+    // Each lane's bound that kappa to twice kappa pairs do not exceed, by bisection between its extremes.
+    float low[max_lanes], high[max_lanes], level[max_lanes];
+    int32_t counts[max_lanes];
+    std::copy_n(smallest, lanes, low);
+    std::fill_n(high, lanes, -infinity);
+    for (int64_t r = 0; r < pixels; ++r)
+        for (int64_t lane = 0; lane < lanes; ++lane) high[lane] = std::max(high[lane], bounds[r * lanes + lane]);
+    for (int round = 0; round < 12; ++round) {
+        bool settled = true;
+        for (int64_t lane = 0; lane < lanes; ++lane) level[lane] = 0.5f * (low[lane] + high[lane]);
+        kernels_.count_lanes(bounds, pixels, level, counts);
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            if (counts[lane] < kappa) low[lane] = level[lane];
+            else high[lane] = level[lane];
+            settled &= counts[lane] >= kappa && counts[lane] <= 2 * kappa;
+        }
+        if (settled) break;
+    }
+    kernels_.count_lanes(bounds, pixels, high, counts);
+    for (int64_t lane = 0; lane < lanes; ++lane)
+        if (lane >= valid || counts[lane] > 4 * kappa) high[lane] = -infinity;  // a crowd of equal bounds tells nothing
+
+    scratch.hits.resize(static_cast<size_t>(rows * lanes));
+    for (int64_t start = 0; start < pixels; start += rows) {
+        const int64_t found =
+            kernels_.scan(bounds + start * lanes, std::min(rows, pixels - start), high, scratch.hits.data());
+        for (int64_t h = 0; h < found; ++h) {
+            const Hit& hit = scratch.hits[static_cast<size_t>(h)];
+            if (hit.lane < valid) evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+        }
+    }
+    for (int64_t lane = 0; lane < valid; ++lane) {
+        const int64_t q = tile * lanes + lane;
+        rows_[static_cast<size_t>(q)].compact(kappa);
+        limit_[q] = rows_[static_cast<size_t>(q)].limit();
+    }
+    return true;
 }
 
 void Search::search_tile_single(int64_t tile, int64_t slot, Scratch& scratch) {
@@ -546,7 +604,8 @@ void Search::rank_block() {
 
     // Candidates by the gallery chunk they lie in, then by query: each chunk is visited once.
     struct Entry {
-        int64_t query, item;
+        int32_t query, item;
+        int64_t pixel;
     };
     const int64_t chunks_an_image = (gallery_pixels_ + chunk_step_ - 1) / chunk_step_;
     std::vector<int64_t> start(static_cast<size_t>(problem_.gallery_count * chunks_an_image) + 1, 0);
@@ -560,8 +619,11 @@ void Search::rank_block() {
     std::vector<Entry> entries(static_cast<size_t>(start.back()));
     std::vector<int64_t> next(start.begin(), start.end() - 1);
     for (int64_t q = 0; q < count; ++q)
-        for (int64_t i = 0; i < rows_[static_cast<size_t>(q)].count; ++i)
-            entries[static_cast<size_t>(next[chunk_of(rows_[static_cast<size_t>(q)].items[i])]++)] = {q, i};
+        for (int64_t i = 0; i < rows_[static_cast<size_t>(q)].count; ++i) {
+            const Candidate& candidate = rows_[static_cast<size_t>(q)].items[i];
+            entries[static_cast<size_t>(next[chunk_of(candidate)]++)] = {static_cast<int32_t>(q), static_cast<int32_t>(i),
+                                                                         candidate.pixel};
+        }
     distances_.reserve(count * capacity_);
 
     // Reading scattered vectors out of channel-major features is slow, and so is laying them out anew for a few.
@@ -592,8 +654,7 @@ void Search::rank_block() {
                 const Entry& entry = entries[static_cast<size_t>(e)];
                 if (entry.query != at) scratch.exact->set_query(block_image_, first + entry.query, query_rows);
                 at = entry.query;
-                const Candidate& candidate = rows_[static_cast<size_t>(at)].items[entry.item];
-                distances_[at * capacity_ + entry.item] = scratch.exact->to(image, candidate.pixel, rows);
+                distances_[at * capacity_ + entry.item] = scratch.exact->to(image, entry.pixel, rows);
                 ++scratch.exact_pairs;
             }
         });
