@@ -8,6 +8,7 @@ pairs than the full search but has no engine behind it: benchmarks/ablation.py m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -58,61 +59,93 @@ def windowed_pyramid_knn(
     corner = min(radius[0] + 1, height) * min(radius[1] + 1, width) * gallery_index.shape[1]
     kappa = check_kappa(kappa, corner, "pixels in a corner's window")
     vectors = descriptors(queries, upsample).view(count, height, width, -1)
+    norms = vectors.square().sum(-1)
     distances = torch.full((count, height, width, kappa), torch.inf, dtype=torch.float64, device=device)
     indices = torch.full((count, height, width, kappa), torch.iinfo(torch.int64).max, device=device)
+    tiles = [_Tile.at(top, left, (height, width), radius, device) for top in range(0, height, TILE) for left in range(0, width, TILE)]
     for image in gallery_index.unique().tolist():
         users = (gallery_index == image).any(dim=1).nonzero()[:, 0]
         theirs = descriptors([level[image : image + 1] for level in stored], upsample).view(height, width, -1)
-        for top in range(0, height, TILE):
-            for left in range(0, width, TILE):
-                _search_tile(vectors, theirs, users, top, left, radius, image * height * width, distances, indices)
+        their_norms = theirs.square().sum(-1)
+        for tile in tiles:
+            mine = vectors[users, tile.rows, tile.columns].flatten(0, 2)
+            near = theirs[tile.near_rows, tile.near_columns].flatten(0, 1)
+            my_norms = norms[users, tile.rows, tile.columns].flatten()
+            near_norms = their_norms[tile.near_rows, tile.near_columns].flatten()
+            best = distances[users, tile.rows, tile.columns].flatten(0, 2)
+            row, column = _candidates(mine, near, my_norms, near_norms, tile.outside, best)
+            if len(row) == 0:
+                continue
+            direct = torch.cat([(mine[r] - near[c]).square().sum(1) for r, c in zip(row.split(ROWS), column.split(ROWS))])
+            y, x = column // tile.near_width + tile.near_rows.start, column % tile.near_width + tile.near_columns.start
+            place = indices[users, tile.rows, tile.columns].flatten(0, 2)
+            best, place = _merge(best, place, row, direct, (image * height + y) * width + x)
+            shape = (len(users), tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start, kappa)
+            distances[users, tile.rows, tile.columns] = best.view(shape)
+            indices[users, tile.rows, tile.columns] = place.view(shape)
     return distances.float(), indices
 
 
-def _search_tile(
-    vectors: torch.Tensor,
-    theirs: torch.Tensor,
-    users: torch.Tensor,
-    top: int,
-    left: int,
-    radius: tuple[int, int],
-    base: int,
-    distances: torch.Tensor,
-    indices: torch.Tensor,
-) -> None:
-    """Merge one gallery image's pixels into the best of one tile of the query images `users`; in place."""
-    height, width, channels = theirs.shape
-    kappa = distances.shape[-1]
-    rows, columns = slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width))
-    near_rows = slice(max(0, top - radius[0]), min(height, rows.stop + radius[0]))
-    near_columns = slice(max(0, left - radius[1]), min(width, columns.stop + radius[1]))
-    mine = vectors[users, rows, columns].reshape(-1, channels)
-    near = theirs[near_rows, near_columns].reshape(-1, channels)
+@dataclass(frozen=True)
+class _Tile:
+    """A square of query pixels and the gallery pixels in any of their windows. outside: (tile pixels, near pixels) bool,
+    true where the one is not in the other's window."""
 
-    norms, near_norms = mine.square().sum(1), near.square().sum(1)
-    gram = norms[:, None] + near_norms - 2 * (mine @ near.T)
-    gram.masked_fill_(~_in_window(rows, columns, near_rows, near_columns, radius, mine.device).repeat(len(users), 1), torch.inf)
+    rows: slice
+    columns: slice
+    near_rows: slice
+    near_columns: slice
+    outside: torch.Tensor
+
+    @property
+    def near_width(self) -> int:
+        return self.near_columns.stop - self.near_columns.start
+
+    @classmethod
+    def at(cls, top: int, left: int, size: tuple[int, int], radius: tuple[int, int], device: torch.device) -> _Tile:
+        rows, columns = slice(top, min(top + TILE, size[0])), slice(left, min(left + TILE, size[1]))
+        near_rows = slice(max(0, top - radius[0]), min(size[0], rows.stop + radius[0]))
+        near_columns = slice(max(0, left - radius[1]), min(size[1], columns.stop + radius[1]))
+        return cls(rows, columns, near_rows, near_columns, ~_in_window(rows, columns, near_rows, near_columns, radius, device))
+
+
+def _candidates(
+    mine: torch.Tensor,
+    near: torch.Tensor,
+    norms: torch.Tensor,
+    near_norms: torch.Tensor,
+    outside: torch.Tensor,
+    best: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs (row, column) that may be among the kappa nearest: all whose Gram distance is not above what is sure to be."""
+    kappa = best.shape[1]
+    # The distance less the row's own norm, which does not change the order in a row.
+    gram = torch.addmm(near_norms, mine, near.T, alpha=-2)
+    gram.view(-1, *outside.shape).masked_fill_(outside, torch.inf)
     # |gram - distance| is at most about channels * 2^-53 * (both norms); twice that on either side, with room.
-    slack = 8 * (channels + 8) * 2.0**-53 * (norms + near_norms.max())
-    best, place = distances[users, rows, columns].reshape(-1, kappa), indices[users, rows, columns].reshape(-1, kappa)
-    limit = torch.minimum(gram.topk(min(kappa, gram.shape[1]), largest=False).values[:, -1], best[:, -1])
-    if gram.shape[1] < kappa:
-        limit = best[:, -1]
-    row, column = ((gram <= (limit + 2 * slack)[:, None]) & gram.isfinite()).nonzero(as_tuple=True)
-    direct = torch.cat([(mine[r] - near[c]).square().sum(1) for r, c in zip(row.split(ROWS), column.split(ROWS))])
-    near_width = near_columns.stop - near_columns.start
-    flat = base + (column // near_width + near_rows.start) * width + column % near_width + near_columns.start
+    slack = 8 * (mine.shape[1] + 8) * 2.0**-53 * (norms + near_norms.max())
+    limit = best[:, -1] - norms
+    if kappa == 1:
+        limit = torch.minimum(limit, gram.amin(dim=1))
+    elif gram.shape[1] >= kappa:
+        limit = torch.minimum(limit, gram.topk(kappa, largest=False).values[:, -1])
+    limit = (limit + 2 * slack).clamp(max=torch.finfo(torch.float64).max)  # so that nothing outside the window passes
+    return (gram <= limit[:, None]).nonzero(as_tuple=True)
 
-    every = torch.arange(len(mine), device=row.device).repeat_interleave(kappa)
-    row, direct, flat = torch.cat([every, row]), torch.cat([best.flatten(), direct]), torch.cat([place.flatten(), flat])
+
+def _merge(
+    best: torch.Tensor, place: torch.Tensor, row: torch.Tensor, direct: torch.Tensor, flat: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kappa smallest of each row's best (rows, kappa) and its candidates; ties to the lower index."""
+    rows, kappa = best.shape
+    every = torch.arange(rows, device=row.device)
+    row = torch.cat([every.repeat_interleave(kappa), row])
+    direct, flat = torch.cat([best.flatten(), direct]), torch.cat([place.flatten(), flat])
     for key in (lambda: flat, lambda: direct, lambda: row):  # least significant key first; equals keep their order
         order = key().argsort(stable=True)
         row, direct, flat = row[order], direct[order], flat[order]
-    first = torch.searchsorted(row, torch.arange(len(mine), device=row.device))
-    kept = (first[:, None] + torch.arange(kappa, device=row.device)).flatten()
-    shape = (len(users), rows.stop - rows.start, columns.stop - columns.start, kappa)
-    distances[users, rows, columns] = direct[kept].view(shape)
-    indices[users, rows, columns] = flat[kept].view(shape)
+    kept = (torch.searchsorted(row, every)[:, None] + torch.arange(kappa, device=row.device)).flatten()
+    return direct[kept].view(rows, kappa), flat[kept].view(rows, kappa)
 
 
 def _in_window(
