@@ -81,8 +81,8 @@ def test_holds_at_any_scale(search, spread):
     check(search, SOME[1], spread=spread)
 
 
-@pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
-def test_images_of_very_different_scales_do_not_disturb_each_other(search, case):
+def test_images_of_very_different_scales_do_not_disturb_each_other(search):
+    case = Case("scales", ((8, 9, 10), (12, 4, 5)), kappa=2)
     query, gallery = pyramid(case, 2, 1), pyramid(case, 3, 2)
     factors = torch.tensor([1.0, 1e-3, 1e6])
     gallery = [level * factors.view(3, 1, 1, 1) for level in gallery]
@@ -171,12 +171,12 @@ def test_other_devices_plan_otherwise_and_answer_the_same(emulated, case, device
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
 @pytest.mark.parametrize("case", SOME + KERNEL_CASES[:1], ids=lambda case: case.name)
-def test_the_order_of_threads_does_not_change_a_bit(emulated, case, seed):
-    plain = check(emulated_search(emulated), case)
-    for a, b in zip(check(emulated_search(emulated, seed=seed), case), plain, strict=True):
-        assert torch.equal(a, b)
+def test_the_order_of_threads_does_not_change_a_bit(emulated, case):
+    query, gallery = pyramid(case, case.queries, 1), pyramid(case, case.images, 2)
+    results = [emulated_search(emulated, seed=seed)(query, gallery, case.kappa, upsample=case.upsample) for seed in range(5)]
+    for found in results[1:]:
+        assert torch.equal(found[0], results[0][0]) and torch.equal(found[1], results[0][1])
 
 
 @pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)

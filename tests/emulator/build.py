@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import shutil
 import subprocess
 import sysconfig
@@ -15,6 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 SOURCES = ["tests/emulator/runner.cpp", "tests/emulator/simt.cpp", "csrc/cuda/plan.cpp"]
+numbers = itertools.count()
 
 
 def build(folder: Path, replace: dict[str, tuple[str, str]] | None = None) -> ModuleType:
@@ -36,14 +38,15 @@ def build(folder: Path, replace: dict[str, tuple[str, str]] | None = None) -> Mo
             assert before.count(text) == 1, f"{name} holds {text!r} {before.count(text)} times"
             path.write_text(before.replace(text, other))
         root = copy
-    target = folder / "fastspade_emulated.so"
-    command = [compiler, "-std=c++20", "-O2", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-DFASTSPADE_EMULATE"]
+    # A name of its own: loaded under one name, a second file would answer with the first one's module.
+    name = f"fastspade_emulated_{next(numbers)}"
+    target = folder / f"{name}.so"
+    command = [compiler, "-std=c++20", "-O2", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-DFASTSPADE_EMULATE", f"-DFASTSPADE_EMULATED_MODULE={name}"]
     command += [f"-I{root / 'csrc'}", f"-I{root / 'tests' / 'emulator'}", f"-I{pybind11.get_include()}"]
     command += [f"-I{sysconfig.get_paths()['include']}", *(str(root / source) for source in SOURCES), "-o", str(target)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-4000:]
-    # One module name may be loaded from several files: each mutation is a module of its own.
-    spec = importlib.util.spec_from_file_location("fastspade_emulated", target)
+    spec = importlib.util.spec_from_file_location(name, target)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

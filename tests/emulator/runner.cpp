@@ -35,7 +35,11 @@ struct EmulatedBackend {
 
 }  // namespace
 
-PYBIND11_MODULE(fastspade_emulated, module) {
+#ifndef FASTSPADE_EMULATED_MODULE
+#define FASTSPADE_EMULATED_MODULE fastspade_emulated
+#endif
+
+PYBIND11_MODULE(FASTSPADE_EMULATED_MODULE, module) {
     module.doc() = "fastspade's CUDA engine on an emulated device.";
     fastspade::define_cuda<EmulatedBackend>(module);
     module.def("set_seed", [](uint64_t value) { seed = value; });

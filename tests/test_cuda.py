@@ -1,0 +1,122 @@
+"""What only a CUDA device can show: streams, graphs, memory. The answers themselves are checked in test_engines.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from search_cases import CASES, pyramid
+from search_checks import assert_exact
+
+from fastspade import pyramid_knn
+from fastspade.search import PreparedGallery, last_statistics
+
+pytestmark = pytest.mark.gpu
+CASE = next(case for case in CASES if case.name == "paper_like")
+PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
+
+
+def on_gpu(images: int, seed: int):
+    return [level.cuda() for level in pyramid(CASE, images, seed)]
+
+
+def equal(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_runs_on_the_current_stream():
+    query, gallery = on_gpu(2, 1), on_gpu(4, 2)
+    expected = pyramid_knn(query, gallery, 3)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        # The features only exist on this stream, after a long wait: a search on another would read something else.
+        late = [torch.zeros_like(level) for level in query]
+        torch.cuda._sleep(50_000_000)
+        for to, source in zip(late, query, strict=True):
+            to.copy_(source)
+        found = pyramid_knn(late, gallery, 3)
+    stream.synchronize()
+    assert equal(found, expected)
+
+
+def test_does_not_wait_for_the_device():
+    query, gallery = on_gpu(2, 1), PreparedGallery(on_gpu(4, 2))
+    pyramid_knn(query, gallery, 1)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(500_000_000)
+        mark = torch.cuda.Event()
+        pyramid_knn(query, gallery, 1)
+        mark.record()
+        assert not mark.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+
+
+def test_is_captured_in_a_graph_and_replays_on_new_features():
+    query, gallery = on_gpu(2, 1), on_gpu(4, 2)
+    pyramid_knn(query, gallery, 3)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = pyramid_knn(query, gallery, 3)
+    for seed in (5, 6):
+        for level, fresh in zip(query, on_gpu(2, seed), strict=True):
+            level.copy_(fresh)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert equal(captured, pyramid_knn(query, gallery, 3))
+
+
+def test_runs_are_identical_to_the_bit():
+    query, gallery = on_gpu(2, 1), on_gpu(4, 2)
+    expected = pyramid_knn(query, gallery, 3)
+    for _ in range(20):
+        assert equal(pyramid_knn(query, gallery, 3), expected)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_host_gallery_is_streamed(pinned, monkeypatch):
+    query, gallery = on_gpu(2, 1), pyramid(CASE, 4, 2)
+    expected = pyramid_knn(query, [level.cuda() for level in gallery], 3)
+    if pinned:
+        gallery = [level.pin_memory() for level in gallery]
+    for part_bytes in (1, 50_000, 1 << 30):
+        monkeypatch.setattr("fastspade.search.streaming.PART_BYTES", part_bytes)
+        assert equal(pyramid_knn(query, gallery, 3), expected)
+    index = torch.tensor([[3, 1], [2, 0]], device="cuda")
+    chosen = pyramid_knn(query, gallery, 3, gallery_index=index)
+    assert equal(chosen, pyramid_knn(query, [level.cuda() for level in gallery], 3, gallery_index=index))
+
+
+def test_running_out_of_memory_is_torchs_error_and_leaves_the_process_usable():
+    query, gallery = on_gpu(2, 1), on_gpu(4, 2)
+    expected = pyramid_knn(query, gallery, 1)
+    fraction = torch.cuda.memory_allocated() + (1 << 20)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(fraction / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            pyramid_knn(query, gallery, 1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert equal(pyramid_knn(query, gallery, 1), expected)
+
+
+def test_paper_sized_search_is_exact_within_256_mebibytes():
+    generator = torch.Generator("cuda").manual_seed(0)
+    query = [torch.randn(1, *level, generator=generator, device="cuda") for level in PAPER]
+    gallery = [torch.randn(50, *level, generator=generator, device="cuda") for level in PAPER]
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    distances, indices = pyramid_knn(query, gallery, 1)
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - before <= 256 << 20
+    assert last_statistics().uncertain_rows < 100
+    assert (distances > 0).all() and ((indices >= 0) & (indices < 50 * 3136)).all()
+    # The same channels on a grid that float64 brute force can do.
+    query, gallery = ([level[:3, :, : level.shape[2] // 4, : level.shape[3] // 4] for level in side] for side in (query, gallery))
+    assert_exact(pyramid_knn(query, gallery, 1), query, gallery, 1)
