@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import picture, tiny_spade
 from search_cases import CASES, pyramid
 from search_checks import assert_exact
 
@@ -120,3 +121,14 @@ def test_paper_sized_search_is_exact_within_256_mebibytes():
     # The same channels on a grid that float64 brute force can do.
     query, gallery = ([level[:3, :, : level.shape[2] // 4, : level.shape[3] // 4] for level in side] for side in (query, gallery))
     assert_exact(pyramid_knn(query, gallery, 1), query, gallery, 1)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.0], ids=["resident", "streamed"])
+def test_a_whole_score_on_the_device_agrees_with_the_host(share, monkeypatch):
+    monkeypatch.setattr("fastspade.resident.SHARE_OF_FREE_MEMORY", share)
+    normal, test = [picture(seed) for seed in range(6)], [picture(seed) for seed in range(10, 13)]
+    torch.backends.cudnn.allow_tf32 = False
+    results = [tiny_spade(device=device, k=3).fit(normal).score(test) for device in ("cpu", "cuda")]
+    host, device = results
+    torch.testing.assert_close(torch.as_tensor(device.image_scores), torch.as_tensor(host.image_scores), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(torch.as_tensor(device.anomaly_maps), torch.as_tensor(host.anomaly_maps), rtol=1e-2, atol=1e-4)

@@ -18,10 +18,10 @@ if CUOBJDUMP is None and (triton := importlib.util.find_spec("triton")):  # a de
 pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc")
 
 ARCHITECTURES = ["80", "86", "89", "90a"]
-THREADS = {"search": 256, "redo": 256, "finish": 128, "schedule": 256, "centre": 256, "largest": 256, "scale": 256, "operand": 256, "terms": 256}
+THREADS = {"search": 256, "redo": 128, "finish": 128, "schedule": 256, "centre": 256, "largest": 256, "scale": 256, "operand": 256, "terms": 256}
 # Blocks a multiprocessor that registers must allow: the search is planned as one, its smallest tile as one beside another
 # kernel's; the others hide their memory latency behind warps.
-BLOCKS = {"search": 1, "redo": 2, "finish": 4, "terms": 2, "operand": 4, "largest": 4, "centre": 2, "scale": 1, "schedule": 1}
+BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 4, "largest": 4, "centre": 2, "scale": 1, "schedule": 1}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda a: f"sm_{a}")

@@ -41,7 +41,7 @@ def test_repeated_normal_images_do_not_vouch_for_the_wrong_one(normal):
     model = tiny_spade(k=2).fit([normal[0]] * 5 + normal[1:])
     bank = model.bank
     pyramid = [level[:5] for level in bank.pyramid]
-    found = model._matcher(bank).match(bank.embeddings[:5], pyramid, bank, (64, 64), left_out=torch.arange(5))
+    found = model._matcher(bank).match(bank.embeddings[:5], pyramid, model._resident_bank(bank), (64, 64), left_out=torch.arange(5))
     assert found.neighbors.shape == (5, 2) and all(i not in row for i, row in enumerate(found.neighbors.tolist()))
     assert found.scores == [0.0] * 5
 

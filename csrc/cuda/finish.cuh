@@ -10,7 +10,7 @@
 namespace fastspade::cuda {
 
 constexpr int finish_threads = 128;
-constexpr int redo_threads = 256;
+constexpr int redo_threads = 128;
 
 // A launch's rows are those of its query tiles, the last of each image padded.
 struct QueryRow {
@@ -123,7 +123,7 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
 }
 
 // One block a failed row: every pair's exact distance, a batch at a time, the kappa smallest kept.
-FASTSPADE_KERNEL(redo_threads, 2) redo_kernel(const FinishParameters p) {
+FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const FinishParameters p) {
     auto* const batch = reinterpret_cast<uint64_t*>(shared_memory());
     const int thread = thread_index(), lane = thread & 31, warp = thread >> 5;
     uint64_t* const list = p.redo_lists + static_cast<int64_t>(block_index()) * p.redo_capacity;

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fastspade import maps
-from fastspade.bank import Bank
+from fastspade.resident import ResidentBank
 from fastspade.reweight import reweighted_score
 from fastspade.search import pyramid_knn
 from fastspade.search.windowed import windowed_pyramid_knn
@@ -42,45 +42,50 @@ class Matcher:
         self,
         embeddings: torch.Tensor,
         pyramid: list[torch.Tensor],
-        bank: Bank,
+        bank: ResidentBank,
         size: tuple[int, int],
         left_out: torch.Tensor | None = None,
     ) -> Matches:
-        """embeddings (B, E) and pyramid of B images against the bank. size: of the crop, and so of the map.
+        """embeddings (B, E) and pyramid of B images, on the bank's device, against it. size: of the crop, and so of the map.
+
+        Both stages run on the device; their results are brought to the host.
 
         left_out: (B,) for each image the normal image that it may not be compared with.
         """
         wanted = max(self.k, self.k_image)
         distances, neighbors = bank.nearest(embeddings, wanted if left_out is None else wanted + 1)
         if left_out is not None:
-            out = neighbors == left_out[:, None]
+            out = neighbors == left_out.to(neighbors.device)[:, None]
             out[:, -1] |= ~out.any(dim=1)  # where the image itself is not among them, the farthest goes instead
             distances, neighbors = (values[~out].view(len(out), wanted) for values in (distances, neighbors))
         used = neighbors[:, : self.k].contiguous()
-        squared, indices = self._search(pyramid, bank, used, size)
+        squared, indices = (found.cpu() for found in self._search(pyramid, bank, used, size))
+        used, distances = used.cpu(), distances.cpu()
         raw = squared.mean(dim=-1)  # eq. 3
         smoothed = maps.smooth(maps.upsample(raw, size), self.sigma)
         scores = []
         for i in range(len(embeddings)):
             if self.image_score == "reweighted":
                 nearest, place = squared[i, ..., 0], indices[i, ..., 0]
-                mine = [level[i] for level in pyramid]
-                scores.append(reweighted_score(mine, bank.pyramid, used[i], nearest, place, upsample=self.upsample))
+                mine = [level[i].cpu() for level in pyramid]
+                scores.append(reweighted_score(mine, bank.bank.pyramid, used[i], nearest, place, upsample=self.upsample))
             else:
                 scores.append(self._image_score(distances[i, : self.k_image], smoothed[i]))
         return Matches(scores, used, distances[:, : self.k], indices[..., 0], smoothed)
 
     def _search(
-        self, pyramid: list[torch.Tensor], bank: Bank, used: torch.Tensor, size: tuple[int, int]
+        self, pyramid: list[torch.Tensor], bank: ResidentBank, used: torch.Tensor, size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 2: squared distances and flat indices, each (B, h, w, kappa)."""
         if self.window is None:
             return pyramid_knn(
-                pyramid, bank.pyramid, self.kappa, gallery_index=used, upsample=self.upsample, precision=self.precision
+                pyramid, bank.gallery, self.kappa, gallery_index=used, upsample=self.upsample, precision=self.precision
             )
         height, width = pyramid[0].shape[-2:]
         radius = (int(self.window * height / size[0]), int(self.window * width / size[1]))
-        return windowed_pyramid_knn(pyramid, bank.pyramid, self.kappa, radius, gallery_index=used, upsample=self.upsample)
+        # The windowed search is torch code on the host, whatever the device.
+        host, used = [level.cpu() for level in pyramid], used.cpu()
+        return windowed_pyramid_knn(host, bank.bank.pyramid, self.kappa, radius, gallery_index=used, upsample=self.upsample)
 
     def _image_score(self, distances: torch.Tensor, smoothed: torch.Tensor) -> float:
         if self.image_score == "knn":

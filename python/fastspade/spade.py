@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from fastspade.errors import DtypeError, InputError, ModelFileError
 from fastspade.images import ImageBatch, ImageSource, open_source
 from fastspade.matching import Matcher
 from fastspade.progress import progress_bar
+from fastspade.resident import ResidentBank
 from fastspade.result import Result, ScoredImage
+from fastspade.search.cuda import has_cuda_engine
 from fastspade.threshold import LargestValues, Threshold, check_rate, check_threshold
 
 if TYPE_CHECKING:
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE_SCORES", "Result", "ScoredImage", "Spade"]
 
 IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
+
+
+# Held while a bank is brought to a device: threads that score with one Spade share what is brought.
+_resident_guard = threading.Lock()
 
 
 class Spade:
@@ -100,6 +107,7 @@ class Spade:
         self.backbone: Backbone = load_backbone(backbone, layers=layers, weights=weights, device=self.device)
         self.bank: Bank | None = None
         self.threshold: Threshold | None = None  # set by calibrate
+        self._resident: ResidentBank | None = None
         self.skipped: list[tuple[str, Exception]] = []  # what skip_bad left out of the last fit or score
         self._told_few_images = False
 
@@ -115,7 +123,8 @@ class Spade:
         parts = []
         with progress_bar(_length(source), "fit", self.progress) as bar:
             for batch in source:
-                parts.append((*self._features(batch.pixels), batch.names))
+                embeddings, pyramid = self._features(batch.pixels)
+                parts.append((embeddings.cpu(), [level.cpu() for level in pyramid], batch.names))
                 bar.update(len(batch.names))
         self.skipped = list(source.skipped)
         bank = Bank.collect(parts)
@@ -145,8 +154,9 @@ class Spade:
         with progress_bar(len(bank), "calibrate", self.progress) as bar:
             for start in range(0, len(bank), self.batch_size):
                 chosen = torch.arange(start, min(start + self.batch_size, len(bank)))
-                pyramid = [level[chosen] for level in bank.pyramid]
-                found = matcher.match(bank.embeddings[chosen], pyramid, bank, size, left_out=chosen)
+                pyramid = [level[chosen].to(self._search_device) for level in bank.pyramid]
+                embeddings = bank.embeddings[chosen].to(self._search_device)
+                found = matcher.match(embeddings, pyramid, self._resident_bank(bank), size, left_out=chosen)
                 scores.add(np.array(found.scores))
                 pixels.add(found.smoothed.numpy())
                 bar.update(len(chosen))
@@ -204,7 +214,7 @@ class Spade:
                     f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
                     f"{tuple(stored.shape[1:])}; both need the same resize and crop"
                 )
-        found = self._matcher(bank).match(embeddings, pyramid, bank, tuple(batch.pixels.shape[-2:]))
+        found = self._matcher(bank).match(embeddings, pyramid, self._resident_bank(bank), tuple(batch.pixels.shape[-2:]))
         height, width = found.nearest.shape[-2:]
         nearest = found.nearest.numpy()
         image, place = nearest // (height * width), nearest % (height * width)
@@ -238,7 +248,7 @@ class Spade:
         embeddings, pyramid = self.backbone(pixels)
         if self.local_average:
             pyramid = [F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in pyramid]
-        return embeddings.cpu(), [level.cpu() for level in pyramid]
+        return embeddings.to(self._search_device), [level.to(self._search_device) for level in pyramid]
 
     def _thresholds(self, threshold: float | None, pixel_threshold: float | None) -> tuple[float | None, float | None]:
         """What the caller gave, or else what was calibrated."""
@@ -325,6 +335,19 @@ class Spade:
         if self.bank is None:
             raise InputError("this Spade has no normal images yet; call fit(normal_images) or Spade.load(path) first")
         return self.bank
+
+    @property
+    def _search_device(self) -> torch.device:
+        """Where both stages run: the backbone's device where this build has an engine for it, else the CPU."""
+        return self.device if self.device.type == "cuda" and has_cuda_engine() else torch.device("cpu")
+
+    def _resident_bank(self, bank: Bank) -> ResidentBank:
+        """The bank on the search's device, brought there once. It is made again when the bank or the sampling changes."""
+        with _resident_guard:
+            known = self._resident
+            if known is None or known.bank is not bank or known.upsample != self.upsample:
+                known = self._resident = ResidentBank(bank, self._search_device, self.upsample)
+            return known
 
     def _matcher(self, bank: Bank, left_out: int = 0) -> Matcher:
         """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
