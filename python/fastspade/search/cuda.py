@@ -42,7 +42,7 @@ def _translated(call, engine: ModuleType, **arguments):
         raise InputError(str(error)) from None
     except RuntimeError as error:
         if isinstance(error, getattr(engine, "CudaOutOfMemory", ())):
-            raise torch.OutOfMemoryError(str(error)) from None
+            raise torch.cuda.OutOfMemoryError(str(error)) from None
         raise EngineError(str(error)) from None
 
 
