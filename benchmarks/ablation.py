@@ -1,6 +1,6 @@
 """What does each option beyond the paper change, in accuracy and in time? Measured on the demo's data.
 
-    python benchmarks/ablation.py [--seeds 0] [--out benchmarks/results/ablation.json]     (needs ".[demo,bench]")
+    python benchmarks/ablation.py [--seeds 0] [--rows ...] [--out benchmarks/results/ablation.json]     (needs ".[demo,bench]")
 
 Three photographs with seeded synthetic defects (fastspade.demo): 60 normal crops each, 10 good and 20 defective ones to
 score. One option differs from the base in each row. Other backbones beside the demo's need their packages
@@ -94,56 +94,37 @@ def seconds(model: Spade, pictures: list[np.ndarray]) -> float:
     return time.perf_counter() - start
 
 
-def thresholds(scene: Scene, model: Spade) -> dict[str, float]:
-    """How the calibrated thresholds do on images they never saw."""
-    known = model.calibrate()
-    result = model.score([image.picture for image in scene.test])
-    labels = np.array([image.defect != "good" for image in scene.test])
-    masks, truth = result.masks, np.stack([image.mask for image in scene.test])
-    return {
-        "target_fpr": known.target_fpr,
-        "false_positive_rate": float(result.decisions[~labels].mean()),
-        "true_positive_rate": float(result.decisions[labels].mean()),
-        "pixel_target_fpr": known.pixel_target_fpr,
-        "pixel_false_positive_rate": float(masks[~truth].mean()),
-        "pixel_true_positive_rate": float(masks[truth].mean()),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these (default: all)")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     scenes = [make_scene(name, seed, good=10, each=5) for seed in arguments.seeds for name in CATEGORIES]
     bases = [Spade(lite0(), **BASE).fit(scene.normal) for scene in scenes]
-    table: dict[str, Any] = {}
-    print("| option | image ROC-AUC | pixel ROC-AUC | PRO | time |\n|---|---|---|---|---|")
-    for name, (build, options) in ROWS.items():
+    record: dict[str, Any] = {"seeds": arguments.seeds, "scenes": list(CATEGORIES), "rows": {}, "machine": describe()}
+    if arguments.out and arguments.out.exists():  # a run may be split: rows that are there are kept
+        before = json.loads(arguments.out.read_text())
+        if before["seeds"] == record["seeds"]:
+            record["rows"] = before["rows"]
+    for name in [name for name in ROWS if name not in record["rows"] and name in (arguments.rows or ROWS)]:
+        build, options = ROWS[name]
         try:
             backbone = build()
         except ImportError as error:
-            print(f"| {name} | not run: {error} | | | |", flush=True)
+            print(f"{name}: not run: {error}", flush=True)
             continue
         each = [measure(scene, base, backbone, options) for scene, base in zip(scenes, bases, strict=True)]
         mean = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
-        table[name] = {"options": options, "mean": mean, "scenes": each}
-        print(
-            f"| {name} | {100 * mean['image_roc_auc']:.1f} | {100 * mean['pixel_roc_auc']:.1f} | {100 * mean['pro']:.1f} "
-            f"| {mean['seconds_per_image'] / mean['base_seconds_per_image']:.2f} x |",
-            flush=True,
-        )
-        write(arguments.out, {"rows": table})  # what is measured so far, should the rest be interrupted
-    decisions = [thresholds(scene, base) for scene, base in zip(scenes, bases, strict=True)]
-    calibrated = {key: float(np.mean([one[key] for one in decisions])) for key in decisions[0]}
-    print(f"calibrated thresholds of the base: {calibrated}")
-    record = {"seeds": arguments.seeds, "scenes": list(CATEGORIES), "rows": table, "thresholds": calibrated}
-    write(arguments.out, record | {"machine": describe()})
-
-
-def write(out: Path | None, record: dict[str, Any]) -> None:
-    if out:
-        out.write_text(json.dumps(record, indent=2) + "\n")
+        record["rows"][name] = {"options": options, "mean": mean, "scenes": each}
+        print(name, {key: round(value, 4) for key, value in mean.items()}, flush=True)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    print("| option | image ROC-AUC | pixel ROC-AUC | PRO | time |\n|---|---|---|---|---|")
+    for name in [name for name in ROWS if name in record["rows"]]:
+        mean = record["rows"][name]["mean"]
+        scores = " | ".join(f"{100 * mean[key]:.1f}" for key in ("image_roc_auc", "pixel_roc_auc", "pro"))
+        print(f"| {name} | {scores} | {mean['seconds_per_image'] / mean['base_seconds_per_image']:.1f} x |")
 
 
 if __name__ == "__main__":
