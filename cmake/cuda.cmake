@@ -21,12 +21,12 @@ endif()
 set(CMAKE_CUDA_ARCHITECTURES ${FASTSPADE_CUDA_ARCHITECTURES})
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # nothing to clash with the runtime that torch brings
 enable_language(CUDA)
-set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 
 add_library(fastspade_cuda STATIC csrc/cuda/engine.cu csrc/cuda/plan.cpp)
 target_include_directories(fastspade_cuda PUBLIC csrc)
-target_compile_options(fastspade_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-O3>)
+# The language standard is spelt out: older CMakes do not know that newer CUDA compilers take C++20.
+set_property(TARGET fastspade_cuda PROPERTY CXX_STANDARD)
+target_compile_options(fastspade_cuda PRIVATE -std=c++20 $<$<COMPILE_LANGUAGE:CUDA>:-O3>)
 target_sources(_engine PRIVATE csrc/bindings/cuda.cpp)
 target_link_libraries(_engine PRIVATE fastspade_cuda)
 target_compile_definitions(_engine PRIVATE FASTSPADE_WITH_CUDA)
