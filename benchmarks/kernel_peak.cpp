@@ -87,7 +87,7 @@ void measure(const char* name, int floats, float (*busy)(int64_t), int threads) 
             for (int64_t r = 0; r < repeats; ++r)
                 for (int64_t p = 0; p < panels; ++p)
                     table->distance_hits(query.data(), gallery.data() + p * table->rows * channels, channels, norms.data(),
-                                         norms.data(), table->rows, limits.data(), hits.data());
+                                         norms.data(), limits.data(), hits.data());
         });
         const double rate = 2.0 * table->lanes * table->rows * static_cast<double>(panels * channels * repeats) * threads / time / 1e9;
         std::printf("  distance_hits, %4d channels: %4.0f GFLOP/s, %3.0f %% of the peak\n", static_cast<int>(channels), rate,

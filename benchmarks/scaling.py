@@ -2,7 +2,8 @@
 
 fastspade, faiss.knn and torch.cdist + topk do the same exact search on real features (efficientnet_lite0, bilinear); the
 last two are handed finished concatenated descriptors, whose making is not counted. Contenders take turns at each point,
-medians are kept, and a contender leaves a curve where its next point would take longer than --budget seconds. Exponents
+the best of --repeats runs is kept, as the machine may have other work, and a contender leaves a curve where its next
+point would take longer than --budget seconds. Exponents
 are least-squares slopes of log time over log size.
 
     python benchmarks/scaling.py --json benchmarks/results/scaling.json --plot docs/scaling.png
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable
 
@@ -54,10 +54,10 @@ def contenders(query: Pyramid, gallery: Pyramid, kappa: int, threads: int, wante
 
 
 class Curves:
-    """The points of one axis: contender -> [(size, median seconds)]."""
+    """The points of one axis: contender -> [(size, best seconds)]."""
 
-    def __init__(self, axis: str, budget: float, work: float) -> None:
-        self.axis, self.budget, self.work = axis, budget, work  # work: the power of size a search without pruning takes
+    def __init__(self, axis: str, budget: float, repeats: int, work: float) -> None:
+        self.axis, self.budget, self.repeats, self.work = axis, budget, repeats, work  # work: the power of size a search without pruning takes
         self.points: dict[str, list[tuple[float, float]]] = {name: [] for name in ("fastspade", "faiss.knn", "torch.cdist + topk")}
 
     def wanted(self, size: float) -> set[str]:
@@ -69,15 +69,15 @@ class Curves:
 
     def measure(self, size: float, runs: Contenders) -> None:
         times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(3):
+        for _ in range(self.repeats):
             for name, run in runs.items():
-                if sum(times[name]) > self.budget / 3:
+                if sum(times[name]) > self.budget:
                     continue
                 start = time.perf_counter()
                 run()
                 times[name].append(time.perf_counter() - start)
         for name, seconds in times.items():
-            self.points[name].append((size, statistics.median(seconds)))
+            self.points[name].append((size, min(seconds)))
         print(f"{self.axis:8s} {size:8g}  " + "  ".join(f"{name} {self.points[name][-1][1]:.4f} s" for name in runs), flush=True)
 
     def exponents(self) -> dict[str, float]:
@@ -121,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--budget", type=float, default=12.0, help="seconds a point may take a contender")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--galleries", type=int, nargs="+", default=GALLERIES)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--json", help="file to write the figures to")
@@ -128,7 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     curves = {
-        axis: Curves(axis, arguments.budget, work)
+        axis: Curves(axis, arguments.budget, arguments.repeats, work)
         for axis, work in (("images", 1.0), ("pixels", 2.0), ("threads", -1.0), ("kappa", 0.0))
     }
     query, gallery = make_features("brick", "efficientnet_lite0", max(arguments.galleries))

@@ -140,35 +140,40 @@ inline int64_t append(uint32_t mask, int row, int first_lane, vec value, Hit* hi
     return count;
 }
 
-int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                      const float* row_norm, int64_t valid_rows, const float* limit, Hit* hits) {
-    vec total[N][V];
-    accumulate(lane_panel, row_panel, channels, total);
+// The values base + lane_norm + row_norm - 2 * product that are not above their lane's limit; base only where it is given.
+template <bool based>
+inline __attribute__((always_inline)) int64_t hits_of(const vec (&total)[N][V], const float* lane_norm, const float* row_norm,
+                                                      const float* base, const float* limit, Hit* hits) {
     int64_t count = 0;
-    for (int j = 0; j < N && j < valid_rows; ++j)
+#pragma GCC unroll 16
+    for (int j = 0; j < N; ++j)
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-            const vec value = (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v];
+            vec value = (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v];
+            if (based) value += load(base + j * L + v * W);
             const uint32_t mask = not_above(value, load(limit + v * W));
             if (__builtin_expect(mask != 0, 0)) count = append(mask, j, v * W, value, hits, count);
         }
     return count;
 }
 
-// One run of channels at most: the products never leave the registers.
+// With one run of channels the products never leave the registers.
+int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                      const float* row_norm, const float* limit, Hit* hits) {
+    vec total[N][V];
+    if (channels <= run) {
+        accumulate_run(lane_panel, row_panel, channels, total);
+        return hits_of<false>(total, lane_norm, row_norm, nullptr, limit, hits);
+    }
+    accumulate(lane_panel, row_panel, channels, total);
+    return hits_of<false>(total, lane_norm, row_norm, nullptr, limit, hits);
+}
+
 int64_t refined_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                      const float* row_norm, const float* base, const float* limit, Hit* hits) {
-    vec sum[N][V];
-    accumulate_run(lane_panel, row_panel, channels, sum);
-    int64_t count = 0;
-#pragma GCC unroll 16
-    for (int j = 0; j < N; ++j)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-            const vec value = load(base + j * L + v * W) + (load(lane_norm + v * W) + row_norm[j]) - 2.0f * sum[j][v];
-            const uint32_t mask = not_above(value, load(limit + v * W));
-            if (__builtin_expect(mask != 0, 0)) count = append(mask, j, v * W, value, hits, count);
-        }
-    return count;
+    vec total[N][V];
+    accumulate_run(lane_panel, row_panel, channels, total);
+    return hits_of<true>(total, lane_norm, row_norm, base, limit, hits);
 }
 
 // W x W transpose by log2(W) rounds of interleaving rows half a matrix apart.

@@ -537,10 +537,10 @@ void Search::search_tile_single(int64_t tile, int64_t slot, Scratch& scratch) {
     for (int64_t r = 0; r < pixels; r += rows) {
         const int64_t found =
             kernels_.distance_hits(lane_panel, chunk_.fine_panels() + r * channels, channels, queries_.fine_norm() + first,
-                                   chunk_.fine_norm() + r, pixels - r, limit, scratch.hits.data());
+                                   chunk_.fine_norm() + r, limit, scratch.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            if (hit.lane < valid)
+            if (hit.lane < valid && r + hit.row < pixels)
                 add(first + hit.lane, {hit.value, static_cast<int32_t>(slot), chunk_.first_pixel() + r + hit.row},
                     limit + hit.lane, scratch);
         }
