@@ -1,0 +1,107 @@
+// The state of one search and the steps it is made of; search.cpp says in which order they come.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/buffer.hpp"
+#include "core/candidates.hpp"
+#include "core/exact.hpp"
+#include "core/problem.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/projection.hpp"
+#include "cpu/region.hpp"
+#include "cpu/thread_team.hpp"
+
+namespace fastspade::cpu {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+class Search {
+  public:
+    explicit Search(const Problem& problem);
+    Statistics run();
+
+  private:
+    struct Scratch {  // one a thread
+        Buffer<float> interpolated, partial, blended, refined;
+        Buffer<uint64_t> tried;  // by chunk pixel: the lanes it has been evaluated for
+        std::vector<Hit> hits;
+        std::unique_ptr<ExactDistance> exact;
+        int64_t fine_pairs = 0, exact_pairs = 0;
+    };
+    struct GroupWeights {  // the gallery's x taps as the kernels want them
+        std::vector<int32_t> low, high;
+        std::vector<float> low_weight, high_weight;
+    };
+
+    void plan();
+    void search_block(int64_t image, int64_t first, int64_t last);
+    void search_chunk(int64_t slot);
+    void multiply_coarse();
+    void update_errors();
+    double probe();
+    void refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* out);
+    void evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch);
+    bool seed(int64_t tile, int64_t slot, const float* smallest, Scratch& scratch);
+    void search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratch);
+    void coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place);
+    void search_tile_single(int64_t tile, int64_t slot, Scratch& scratch);
+    void add(int64_t query, const Candidate& candidate, float* limit, Scratch& scratch);
+    bool repeats(int64_t chunk_pixel) const {
+        const int32_t* ranks = duplicates_.load(std::memory_order_acquire);
+        return ranks && ranks[chunk_pixel] >= problem_.kappa;
+    }
+    void find_duplicates();
+    void drop_repeats(CandidateRow& row, int32_t slot) const;
+    void rank_exactly(int64_t query, Scratch& scratch);
+    void rank_block();
+
+    int64_t gallery_image(int64_t slot) const {
+        return problem_.gallery_index ? problem_.gallery_index[block_image_ * problem_.gallery_count + slot] : slot;
+    }
+    int64_t tiles() const { return (queries_.pixels() + kernels_.lanes - 1) / kernels_.lanes; }
+    void poll() const {
+        if (problem_.interrupted && problem_.interrupted()) throw Interrupted();
+    }
+
+    const Problem& problem_;
+    const Kernels& kernels_;
+    const std::vector<LevelGroup> groups_;
+    const Centring centring_;
+    Projection projection_;
+    ThreadTeam team_;
+    Region queries_, chunk_;
+    std::vector<Scratch> scratch_;
+    std::vector<GroupWeights> gallery_x_;
+
+    int64_t query_pixels_ = 0, gallery_pixels_ = 0;  // of one image
+    int64_t block_step_ = 0, chunk_step_ = 0, band_pixels_ = 0;
+    int64_t capacity_ = 0;
+
+    // The state of one block of queries.
+    int64_t block_image_ = 0;
+    bool fresh_ = true;       // no chunk of this block has been searched yet
+    double share_ = 0.0;      // of the last chunk's pairs, how many were left in the running
+    std::vector<Buffer<float>> gram_;  // [coarse group]: [query coarse pixel][gallery coarse pixel]
+    std::vector<int64_t> gram_stride_;
+    Buffer<float> limit_;
+    Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
+    Buffer<Candidate> candidates_;
+    Buffer<double> distances_;  // exact, beside candidates_
+    NativeRows query_native_, gallery_native_;
+    std::vector<CandidateRow> rows_;
+    std::vector<float> largest_;  // [group] largest gallery norm bound seen in this block
+    Statistics statistics_;
+
+    // Ranks of repeated descriptors in the chunk at hand: looked for only once ties crowd a row, null until then.
+    std::atomic<const int32_t*> duplicates_{nullptr};
+    std::vector<int32_t> duplicate_ranks_;
+    std::mutex duplicates_lock_;
+};
+
+}  // namespace fastspade::cpu

@@ -1,0 +1,269 @@
+// One tile of queries against one chunk of the gallery: the coarse levels' part of every distance, then the finest level
+// densely or only for the pairs that bounds leave in the running.
+#include <algorithm>
+#include <vector>
+
+#include "cpu/search_state.hpp"
+
+namespace fastspade::cpu {
+
+// The coarse levels' part of every distance between a tile of queries and the chunk, in scratch.partial.
+void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place) {
+    const int64_t lanes = kernels_.lanes, first = tile * lanes;
+    const int64_t query_width = problem_.query[0].width(), gallery_width = problem_.gallery[0].width();
+    LaneTaps taps[max_lanes];
+    float bias[max_lanes];
+    const float zeros[max_lanes] = {};
+    int64_t needed = 0, widest = 0;
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        needed += gram_stride_[g] * lanes;
+        widest += chunk_.coarse_width(g) * lanes;
+    }
+    scratch.interpolated.reserve(needed);
+    scratch.blended.reserve(widest);
+    scratch.partial.reserve((chunk_.pixels() + max_rows) * lanes);
+    std::vector<const float*> interpolated(groups_.size());
+    float* out = scratch.interpolated.data();
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        const LevelGroup& group = groups_[g];
+        int tap_count = 1;
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            const int64_t q = std::min(first + lane, queries_.pixels() - 1), flat = queries_.first_pixel() + q;
+            const Tap& ty = group.query_y[static_cast<size_t>(flat / query_width)];
+            const Tap& tx = group.query_x[static_cast<size_t>(flat % query_width)];
+            const int64_t top = (ty.low - queries_.coarse_first_row(g)) * queries_.coarse_width(g);
+            const int64_t bottom = (ty.high - queries_.coarse_first_row(g)) * queries_.coarse_width(g);
+            auto row = [&](int64_t pixel) { return gram_[g].data() + pixel * gram_stride_[g]; };
+            // The Gram matrix enters the distance with a factor of -2.
+            taps[lane] = {{row(top + tx.low), row(top + tx.high), row(bottom + tx.low), row(bottom + tx.high)},
+                          {static_cast<float>(-2.0 * ty.low_weight * tx.low_weight),
+                           static_cast<float>(-2.0 * ty.low_weight * tx.high_weight),
+                           static_cast<float>(-2.0 * ty.high_weight * tx.low_weight),
+                           static_cast<float>(-2.0 * ty.high_weight * tx.high_weight)}};
+            if (tx.high_weight != 0.0) tap_count = std::max(tap_count, 2);
+            if (ty.high_weight != 0.0) tap_count = 4;
+            bias[lane] = queries_.coarse_norm()[q];
+        }
+        // Interpolation weights sum to one, so the queries' norms may ride on one level's matrix.
+        kernels_.interpolate_lanes(taps, tap_count, chunk_.coarse_pixels(g), g == 1 ? bias : zeros, out);
+        interpolated[g] = out;
+        out += gram_stride_[g] * lanes;
+    }
+    std::vector<RowLevel> levels(groups_.size() - 1);
+    for (int64_t row = 0; row < chunk_.rows(); ++row) {
+        float* blended = scratch.blended.data();
+        for (size_t g = 1; g < groups_.size(); ++g) {
+            const Tap& ty = groups_[g].gallery_y[static_cast<size_t>(chunk_.first_row() + row)];
+            const int64_t width = chunk_.coarse_width(g), first_row = chunk_.coarse_first_row(g);
+            levels[g - 1] = {interpolated[g] + (ty.low - first_row) * width * lanes,
+                             interpolated[g] + (ty.high - first_row) * width * lanes,
+                             static_cast<float>(ty.low_weight),
+                             static_cast<float>(ty.high_weight),
+                             width,
+                             gallery_x_[g].low.data(),
+                             gallery_x_[g].high.data(),
+                             gallery_x_[g].low_weight.data(),
+                             gallery_x_[g].high_weight.data(),
+                             blended};
+            blended += width * lanes;
+        }
+        kernels_.interpolate_row(levels.data(), static_cast<int>(levels.size()),
+                                 chunk_.coarse_norm() + row * gallery_width, gallery_width, row * gallery_width,
+                                 scratch.partial.data() + row * gallery_width * lanes, smallest, place);
+    }
+}
+
+// The share of pairs the coarse levels leave in the running, tried on a few tiles spread over the block. Each query's
+// limit is taken from the true distance at its coarse winner, as search_tile will do.
+double Search::probe() {
+    const int64_t count = tiles(), tried = std::min<int64_t>(4, count), lanes = kernels_.lanes;
+    std::vector<int64_t> left(static_cast<size_t>(tried), 0);
+    team_.run(tried, [&](int64_t i, int thread) {
+        Scratch& scratch = scratch_[static_cast<size_t>(thread)];
+        const int64_t tile = i * count / tried;
+        float smallest[max_lanes], limit[max_lanes];
+        int32_t place[max_lanes];
+        std::fill(smallest, smallest + lanes, infinity);
+        std::fill(place, place + lanes, 0);
+        coarse_tile(tile, scratch, smallest, place);
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            const int64_t q = tile * lanes + lane;
+            limit[lane] = -infinity;
+            if (q >= queries_.pixels()) continue;
+            const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(place[lane]), chunk_.row_length());
+            limit[lane] = smallest[lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[place[lane]]) - 2.0f * dot;
+        }
+        if (!projection_.active()) {
+            left[static_cast<size_t>(i)] = kernels_.count(scratch.partial.data(), chunk_.pixels(), limit);
+            return;
+        }
+        scratch.refined.reserve(max_rows * max_lanes);
+        for (int64_t start = 0; start < chunk_.pixels(); start += kernels_.rows) {
+            refine_panel(tile, start, scratch, scratch.refined.data());
+            left[static_cast<size_t>(i)] +=
+                kernels_.count(scratch.refined.data(), std::min<int64_t>(kernels_.rows, chunk_.pixels() - start), limit);
+        }
+    });
+    int64_t total = 0;
+    for (int64_t value : left) total += value;
+    return static_cast<double>(total) / static_cast<double>(tried * lanes * chunk_.pixels());
+}
+
+void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, first = tile * lanes, pixels = chunk_.pixels();
+    const int64_t valid = std::min(lanes, queries_.pixels() - first);
+    float smallest[max_lanes];
+    int32_t place[max_lanes];
+    std::fill(smallest, smallest + lanes, infinity);
+    std::fill(place, place + lanes, -1);
+    coarse_tile(tile, scratch, smallest, place);
+    float* const partial = scratch.partial.data();
+    float* const limit = limit_.data() + first;
+    const float* const fine_norm = queries_.fine_norm() + first;
+    const int64_t offset = chunk_.first_pixel();
+
+    if (dense) {
+        if (problem_.prune) scratch.fine_pairs += kernels_.count(partial, pixels, limit);
+        else scratch.fine_pairs += valid * pixels;
+        const int64_t rows = kernels_.rows, channels = groups_[0].channels;
+        const float* lane_panel = queries_.fine_panels() + first * channels;
+        scratch.hits.resize(static_cast<size_t>(rows * lanes));
+        for (int64_t r = 0; r < pixels; r += rows) {
+            float* base = partial + r * lanes;
+            const int64_t height = std::min(rows, pixels - r);
+            if (problem_.prune && kernels_.count(base, height, limit) == 0) continue;
+            kernels_.subtract_product(lane_panel, chunk_.fine_panels() + r * channels, channels, fine_norm,
+                                      chunk_.fine_norm() + r, base);
+            const int64_t found = kernels_.scan(base, height, limit, scratch.hits.data());
+            for (int64_t h = 0; h < found; ++h) {
+                const Hit& hit = scratch.hits[static_cast<size_t>(h)];
+                if (hit.lane < valid)
+                    add(first + hit.lane, {hit.value, static_cast<int32_t>(slot), offset + r + hit.row}, limit + hit.lane,
+                        scratch);
+            }
+        }
+        return;
+    }
+
+    // A good limit early: each query's coarse winner in this chunk; in the first one, enough for kappa neighbours.
+    std::fill_n(scratch.tried.reserve(pixels), pixels, uint64_t{0});
+    for (int64_t lane = 0; lane < valid; ++lane)
+        if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
+    const bool bounded = fresh_ && seed(tile, slot, smallest, scratch);
+
+    // Panel by panel: what the coarse levels leave is bounded again with the projections, and only what that leaves is
+    // evaluated.
+    const int64_t rows = kernels_.rows;
+    scratch.hits.resize(static_cast<size_t>(rows * lanes));
+    for (int64_t start = 0; start < pixels; start += rows) {
+        const float* const bound = (bounded ? scratch.refined.data() : partial) + start * lanes;
+        const int64_t height = std::min(rows, pixels - start);
+        int64_t found = 0;
+        if (bounded || !projection_.active())
+            found = kernels_.scan(bound, height, limit, scratch.hits.data());
+        else if (kernels_.any(bound, height, limit))
+            found = kernels_.refined_hits(queries_.projected() + first * Projection::width,
+                                          chunk_.projected() + start * Projection::width, Projection::width,
+                                          lowered_norm_.data() + first, chunk_.fine_norm() + start, bound, limit,
+                                          scratch.hits.data());
+        for (int64_t h = 0; h < found; ++h) {
+            const Hit& hit = scratch.hits[static_cast<size_t>(h)];
+            if (hit.lane < valid && hit.row < height && !(hit.value > limit[hit.lane]))
+                evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+        }
+    }
+}
+
+// Bounds a panel's pairs by the projections on top of the coarse levels.
+void Search::refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* out) {
+    const int64_t lanes = kernels_.lanes, first = tile * lanes;
+    kernels_.refine(queries_.projected() + first * Projection::width, chunk_.projected() + start * Projection::width,
+                    Projection::width, lowered_norm_.data() + first, chunk_.fine_norm() + start,
+                    scratch.partial.data() + start * lanes, out);
+}
+
+// Adds the finest level to one pair's coarse part, unless that has been done.
+void Search::evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, q = tile * lanes + lane;
+    const uint64_t bit = uint64_t{1} << lane;
+    if ((scratch.tried[r] & bit) || repeats(r)) return;
+    scratch.tried[r] |= bit;
+    ++scratch.fine_pairs;
+    const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
+    const float value =
+        scratch.partial[r * lanes + lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
+    if (!(value > limit_[q])) add(q, {value, static_cast<int32_t>(slot), chunk_.first_pixel() + r}, limit_.data() + q, scratch);
+}
+
+// Several neighbours wanted: evaluates, for each query of the tile, the kappa pairs or a few more with the lowest bounds,
+// so that the other pairs of the first chunk meet a limit. Returns whether scratch.refined holds the whole chunk's bounds.
+bool Search::seed(int64_t tile, int64_t slot, const float* smallest, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, pixels = chunk_.pixels(), kappa = problem_.kappa;
+    const int64_t valid = std::min(lanes, queries_.pixels() - tile * lanes);
+    if (kappa == 1 || 4 * kappa > pixels) return false;
+    float* const bounds = scratch.refined.reserve((pixels + max_rows) * lanes);
+    if (projection_.active())
+        for (int64_t start = 0; start < pixels; start += rows) refine_panel(tile, start, scratch, bounds + start * lanes);
+    else
+        std::copy_n(scratch.partial.data(), pixels * lanes, bounds);
+
+    // Each lane's bound that kappa to twice kappa pairs do not exceed, by bisection between its extremes.
+    float low[max_lanes], high[max_lanes], level[max_lanes];
+    int32_t counts[max_lanes];
+    std::copy_n(smallest, lanes, low);
+    std::fill_n(high, lanes, -infinity);
+    for (int64_t r = 0; r < pixels; ++r)
+        for (int64_t lane = 0; lane < lanes; ++lane) high[lane] = std::max(high[lane], bounds[r * lanes + lane]);
+    for (int round = 0; round < 12; ++round) {
+        bool settled = true;
+        for (int64_t lane = 0; lane < lanes; ++lane) level[lane] = 0.5f * (low[lane] + high[lane]);
+        kernels_.count_lanes(bounds, pixels, level, counts);
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            if (counts[lane] < kappa) low[lane] = level[lane];
+            else high[lane] = level[lane];
+            settled &= counts[lane] >= kappa && counts[lane] <= 2 * kappa;
+        }
+        if (settled) break;
+    }
+    kernels_.count_lanes(bounds, pixels, high, counts);
+    for (int64_t lane = 0; lane < lanes; ++lane)
+        if (lane >= valid || counts[lane] > 4 * kappa) high[lane] = -infinity;  // a crowd of equal bounds tells nothing
+
+    scratch.hits.resize(static_cast<size_t>(rows * lanes));
+    for (int64_t start = 0; start < pixels; start += rows) {
+        const int64_t found =
+            kernels_.scan(bounds + start * lanes, std::min(rows, pixels - start), high, scratch.hits.data());
+        for (int64_t h = 0; h < found; ++h) {
+            const Hit& hit = scratch.hits[static_cast<size_t>(h)];
+            if (hit.lane < valid) evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+        }
+    }
+    for (int64_t lane = 0; lane < valid; ++lane) {
+        const int64_t q = tile * lanes + lane;
+        rows_[static_cast<size_t>(q)].compact(kappa);
+        limit_[q] = rows_[static_cast<size_t>(q)].limit();
+    }
+    return true;
+}
+
+void Search::search_tile_single(int64_t tile, int64_t slot, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, first = tile * lanes, pixels = chunk_.pixels();
+    const int64_t valid = std::min(lanes, queries_.pixels() - first), channels = groups_[0].channels;
+    float* const limit = limit_.data() + first;
+    const float* lane_panel = queries_.fine_panels() + first * channels;
+    scratch.hits.resize(static_cast<size_t>(rows * lanes));
+    scratch.fine_pairs += valid * pixels;
+    for (int64_t r = 0; r < pixels; r += rows) {
+        const int64_t found =
+            kernels_.distance_hits(lane_panel, chunk_.fine_panels() + r * channels, channels, queries_.fine_norm() + first,
+                                   chunk_.fine_norm() + r, limit, scratch.hits.data());
+        for (int64_t h = 0; h < found; ++h) {
+            const Hit& hit = scratch.hits[static_cast<size_t>(h)];
+            if (hit.lane < valid && r + hit.row < pixels)
+                add(first + hit.lane, {hit.value, static_cast<int32_t>(slot), chunk_.first_pixel() + r + hit.row},
+                    limit + hit.lane, scratch);
+        }
+    }
+}
+
+}  // namespace fastspade::cpu
