@@ -13,7 +13,8 @@ from fastspade._version import __version__
 from fastspade.backbones import load_backbone
 from fastspade.errors import InputError
 from fastspade.evaluate import tables
-from fastspade.evaluate.dataset import Category, read_dataset
+from fastspade.evaluate.category import Category
+from fastspade.evaluate.dataset import read_dataset
 from fastspade.evaluate.protocols import PROTOCOLS, describe, placed_map
 from fastspade.evaluate.runner import CategoryResult, ScoredTest, evaluate_category
 from fastspade.map_files import write_map

@@ -1,45 +1,19 @@
-"""A dataset as the evaluation sees it: categories of training images and labelled test images with masks."""
+"""Finding, checking and reading a labelled dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from fastspade.errors import ImageReadError, InputError, MissingFileError
+from fastspade.evaluate.category import Category, Problems
+from fastspade.evaluate.layouts import btad, folder, mvtec, visa
 
-LAYOUTS = ("mvtec", "visa", "btad", "folder")
-
-
-@dataclass(frozen=True)
-class TestImage:
-    """path; kind: "good" or the name of the defect; mask: file of the ground truth, None where there is none."""
-
-    __test__ = False  # not a test case, whatever pytest makes of its name
-
-    path: Path
-    kind: str
-    mask: Path | None = None
-
-    @property
-    def defect(self) -> bool:
-        return self.kind != "good"
-
-
-@dataclass(frozen=True)
-class Category:
-    """train: normal images. test: labelled images. has_masks: every defect has a mask, so pixel metrics are defined."""
-
-    name: str
-    train: tuple[Path, ...]
-    test: tuple[TestImage, ...]
-
-    @property
-    def has_masks(self) -> bool:
-        return all(image.mask is not None for image in self.test if image.defect)
+_READERS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
+LAYOUTS = tuple(_READERS)
 
 
 def read_dataset(root: str | Path, layout: str, categories: Sequence[str] | None = None) -> list[Category]:
@@ -50,45 +24,17 @@ def read_dataset(root: str | Path, layout: str, categories: Sequence[str] | None
     Raises MissingFileError where root is no folder, and InputError where the layout does not hold, naming every file or
     folder that is wrong (the first ten).
     """
-    from fastspade.evaluate.layouts import btad, folder, mvtec, visa
-
-    readers = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
-    if layout not in readers:
+    if layout not in _READERS:
         raise InputError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"dataset: no folder at {root}")
     problems = Problems(f"dataset: {root} is not in the {layout} layout")
-    found = readers[layout](root, list(categories or []), problems)
+    found = _READERS[layout](root, list(categories or []), problems)
     problems.stop()
     check_files(found, problems)
     problems.stop()
     return found
-
-
-class Problems:
-    """Collects what is wrong with a dataset, so that one run tells all of it."""
-
-    def __init__(self, heading: str, shown: int = 10) -> None:
-        self._heading, self._shown = heading, shown
-        self._found: list[str] = []
-
-    def add(self, problem: str) -> None:
-        self._found.append(problem)
-
-    def stop(self) -> None:
-        """Raises InputError if anything was added."""
-        if self._found:
-            more = f"; and {len(self._found) - self._shown} more" if len(self._found) > self._shown else ""
-            raise InputError(f"{self._heading}: {'; '.join(self._found[: self._shown])}{more}")
-
-
-def choose(known: Sequence[str], wanted: Sequence[str], problems: Problems) -> list[str]:
-    """The wanted names, in the dataset's order; names it does not have are problems. None wanted: all."""
-    for name in wanted:
-        if name not in known:
-            problems.add(f"no category {name!r} (it has {', '.join(known) or 'none'})")
-    return [name for name in known if not wanted or name in wanted]
 
 
 def check_files(categories: Sequence[Category], problems: Problems) -> None:

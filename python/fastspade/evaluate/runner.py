@@ -10,7 +10,8 @@ import numpy as np
 
 from fastspade.errors import InputError
 from fastspade.evaluate.arrays import MetricValue, split
-from fastspade.evaluate.dataset import Category, TestImage, load_mask
+from fastspade.evaluate.category import Category, TestImage
+from fastspade.evaluate.dataset import load_mask
 from fastspade.evaluate.metrics import average_precision_of, f1_max_of, roc_auc_of, roc_curve
 from fastspade.evaluate.pro import check_limit, pro_curve, pro_of, split_pixels
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, placed_map

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastspade.evaluate.dataset import Problems, TestImage
+from fastspade.evaluate.category import Problems, TestImage
 from fastspade.images import SUFFIXES
 
 

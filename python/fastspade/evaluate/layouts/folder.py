@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastspade.evaluate.dataset import Category, Problems, TestImage, choose
+from fastspade.evaluate.category import Category, Problems, TestImage, choose
 from fastspade.evaluate.layouts.files import folders, images, list_images, with_masks
 
 HELD_OUT = 5  # every fifth good image is tested where there is no train/

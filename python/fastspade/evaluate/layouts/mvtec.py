@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastspade.evaluate.dataset import Category, Problems, TestImage, choose
+from fastspade.evaluate.category import Category, Problems, TestImage, choose
 from fastspade.evaluate.layouts.files import folders, images, with_masks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path, PurePosixPath
 
-from fastspade.evaluate.dataset import Category, Problems, TestImage, choose
+from fastspade.evaluate.category import Category, Problems, TestImage, choose
 
 COLUMNS = ("object", "split", "label", "image", "mask")
 

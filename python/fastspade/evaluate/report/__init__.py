@@ -13,7 +13,7 @@ import numpy as np
 
 from fastspade.errors import InputError, MissingDependencyError
 from fastspade.evaluate import tables
-from fastspade.evaluate.dataset import Category
+from fastspade.evaluate.category import Category
 from fastspade.evaluate.report.payload import category_payload, metrics_payload
 from fastspade.evaluate.runner import IMAGE_METRICS, PIXEL_METRICS, CategoryResult, ScoredTest
 from fastspade.maps import color_table

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from fastspade.decode import as_rgb
 from fastspade.evaluate.arrays import MetricValue
-from fastspade.evaluate.dataset import Category
+from fastspade.evaluate.category import Category
 from fastspade.evaluate.protocols import crop_mask
 from fastspade.evaluate.report.encode import mask_picture, packed, thumbnail
 from fastspade.evaluate.runner import CategoryResult, ScoredTest
