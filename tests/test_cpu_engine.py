@@ -128,3 +128,10 @@ def test_non_finite_vectors_are_refused(queries, bad, side):
     data[side][-1, 17] = bad
     with pytest.raises(fastspade.FastspadeError, match=side):
         knn(data["query"], data["gallery"], 1)
+
+
+@FEW_AND_MANY
+def test_vectors_at_distances_equal_in_float32_are_ties(queries):
+    gallery = torch.stack([torch.ones(200), torch.linspace(1e-5, 0, 200)], dim=1)
+    distances, indices = knn(torch.zeros(queries, 2), gallery, 7)
+    assert (distances == 1).all() and (indices == torch.arange(7)).all()

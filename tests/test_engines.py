@@ -9,6 +9,7 @@ from search_checks import assert_exact
 from test_search import smooth
 
 from fastspade import knn, pyramid_knn
+from fastspade.search.cpu import search_cpu
 from fastspade.search.cuda import plan_cuda, prepare_gallery_cuda, search_cuda
 from fastspade.search.streaming import search_streamed
 
@@ -114,6 +115,15 @@ def test_ties_go_to_the_lowest_index(search, upsample):
     gallery = [level.expand(3, -1, -1, -1) for level in query]
     distances, indices = search(query, gallery, 4, upsample=upsample)
     assert (distances == 0).all() and (indices == torch.arange(4)).all()
+
+
+def test_distances_equal_in_float32_are_ties(search):
+    """Later pixels are nearer by less than float32 can tell: the answer must not depend on that."""
+    below = torch.linspace(1e-5, 0, 2 * 9 * 8).reshape(2, 1, 9, 8)
+    gallery = [torch.cat([torch.ones_like(below), below], dim=1), torch.zeros(2, 3, 5, 4)]
+    query = [torch.zeros(1, 2, 9, 8), torch.zeros(1, 3, 5, 4)]
+    distances, indices = search(query, gallery, 5)
+    assert (distances == 1).all() and (indices == torch.arange(5)).all()
 
 
 def test_identical_images_are_found_at_distance_zero(search):
@@ -248,6 +258,19 @@ def test_a_streamed_gallery_gives_the_same_answer(emulated, chosen):
             part_bytes=part_bytes,
         )
         assert torch.equal(streamed[0], whole[0]) and torch.equal(streamed[1], whole[1])
+
+
+def test_parts_searched_one_by_one_merge_to_the_same_bits():
+    case = Case("parts", ((7, 9, 8), (5, 5, 4)), images=6)
+    query, gallery = pyramid(case, 2, 1), pyramid(case, 6, 2)
+    generator = torch.Generator().manual_seed(9)
+    for level in gallery:  # near ties across parts: every image is almost the first
+        level[1:] = level[:1] * (1 + 1e-7 * torch.randn(5, 1, 1, 1, generator=generator))
+    whole = search_cpu(query, gallery, 9, None, 1)
+    streamed = search_streamed(
+        gallery, 9, None, torch.device("cpu"), lambda levels, part, kappa: search_cpu(query, levels, kappa, part, 1)[:2] + (0,), part_bytes=1
+    )
+    assert torch.equal(streamed[0], whole[0]) and torch.equal(streamed[1], whole[1])
 
 
 def test_a_prepared_gallery_serves_many_searches(emulated):

@@ -1,4 +1,5 @@
-// Candidates in the order of the answer: by exact distance, ties by the lower flat index.
+// Candidates in the order of the answer: by exact distance as it is returned, rounded to float32, ties by the lower flat
+// index. Because the answer holds all that its order depends on, answers over parts of a gallery merge to the whole's.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,7 @@
 namespace fastspade {
 
 struct Ranked {
-    double distance;
+    float distance;
     int64_t flat;  // image * pixels an image + pixel
     Candidate candidate;
 
@@ -35,7 +36,7 @@ void keep_nearest(CandidateRow& row, int64_t kappa, Rank&& rank) {
 inline void write_nearest(std::vector<Ranked>& ranked, const Problem& problem, int64_t at) {
     std::partial_sort(ranked.begin(), ranked.begin() + problem.kappa, ranked.end());
     for (int64_t i = 0; i < problem.kappa; ++i) {
-        problem.distances[at * problem.kappa + i] = static_cast<float>(ranked[static_cast<size_t>(i)].distance);
+        problem.distances[at * problem.kappa + i] = ranked[static_cast<size_t>(i)].distance;
         problem.indices[at * problem.kappa + i] = ranked[static_cast<size_t>(i)].flat;
     }
 }

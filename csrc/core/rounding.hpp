@@ -4,7 +4,8 @@
 // With s the interpolated norms of the native vectors (an upper bound on the norm of the interpolated vector, by the
 // triangle inequality), each level's error is at most u * (run_length + C / run_length + slack) * (s(q) + s(r))^2, the
 // standard bound for blocked summation (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). `slack`
-// covers the centring, the interpolation weights, and the handful of additions at the end.
+// covers the centring, the interpolation weights, and the handful of additions at the end, and that distances which round
+// to the same float32 are ties.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +17,7 @@ constexpr int run_length = 128;
 
 inline double rounding_factor(int64_t channels) {
     constexpr double unit = 0x1p-24;
-    constexpr double slack = 40.0;
+    constexpr double slack = 42.0;
     const double run = static_cast<double>(std::min<int64_t>(channels, run_length));
     const double runs = static_cast<double>((channels + run_length - 1) / run_length);
     return unit * (run + runs + slack);

@@ -64,7 +64,8 @@ FewQueries::FewQueries(const Problem& problem)
       team_(problem.threads), states_(static_cast<size_t>(team_.size())) {
     read_queries();
     // Each of the sum's roundings is a share of a sum of positive terms, so the error is a share of the value: no
-    // centring is needed. Squares too small for float32 lose at most its smallest step each.
+    // centring is needed. Squares too small for float32 lose at most its smallest step each. Distances that round to the
+    // same float32 are ties, which widens the limit once more.
     const double share = static_cast<double>(channels_ + 16) * 0x1p-24;
     for (State& state : states_) {
         state.items.resize(static_cast<size_t>(count_ * capacity_));
@@ -75,7 +76,7 @@ FewQueries::FewQueries(const Problem& problem)
         for (int64_t q = 0; q < count_; ++q) {
             CandidateRow& row = state.rows[static_cast<size_t>(q)];
             row.items = state.items.data() + q * capacity_;
-            row.factor = static_cast<float>((1.0 + share) / (1.0 - share) * (1.0 + 0x1p-22));
+            row.factor = static_cast<float>((1.0 + share) / (1.0 - share) * (1.0 + 0x1p-21));
             row.error = static_cast<float>(2 * channels_) * std::numeric_limits<float>::denorm_min();
             state.limit[static_cast<size_t>(q)] = row.limit();
         }
@@ -99,7 +100,7 @@ void FewQueries::check_finite(const float* row, const char* side, int64_t image)
 
 Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
     const int64_t image = image_of(candidate.slot);
-    return {exact.to(image, candidate.pixel), image * pixels_ + candidate.pixel, candidate};
+    return {static_cast<float>(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel, candidate};
 }
 
 Statistics FewQueries::run() {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 
 #include "core/rounding.hpp"
 #include "cpu/few_queries.hpp"
@@ -127,7 +128,8 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
 void Search::update_errors() {
     for (size_t g = 0; g < groups_.size(); ++g) largest_[g] = std::max(largest_[g], chunk_.largest_norm_bound(g));
     for (int64_t q = 0; q < queries_.pixels(); ++q) {
-        double error = 0.0;
+        // Where float32 runs out of small numbers, distances a whole step of it apart may be ties.
+        double error = double{std::numeric_limits<float>::denorm_min()} * centring_.scale * centring_.scale;
         for (size_t g = 0; g < groups_.size(); ++g) {
             const double reach = static_cast<double>(queries_.norm_bound(g)[q]) + static_cast<double>(largest_[g]);
             error += rounding_factor(groups_[g].channels) * reach * reach;

@@ -54,7 +54,7 @@ void Search::rank_exactly(int64_t query, Scratch& scratch) {
     scratch.exact_pairs += row.count;
     keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {
         const int64_t image = gallery_image(candidate.slot);
-        return Ranked{scratch.exact->to(image, candidate.pixel), image * gallery_pixels_ + candidate.pixel, candidate};
+        return Ranked{static_cast<float>(scratch.exact->to(image, candidate.pixel)), image * gallery_pixels_ + candidate.pixel, candidate};
     });
 }
 
@@ -115,7 +115,7 @@ void Search::rank_block() {
                 const Entry& entry = entries[static_cast<size_t>(e)];
                 if (entry.query != at) scratch.exact->set_query(block_image_, first + entry.query, query_rows);
                 at = entry.query;
-                distances_[at * capacity_ + entry.item] = scratch.exact->to(image, entry.pixel, rows);
+                distances_[at * capacity_ + entry.item] = static_cast<float>(scratch.exact->to(image, entry.pixel, rows));
                 ++scratch.exact_pairs;
             }
         });

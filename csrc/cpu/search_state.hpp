@@ -92,7 +92,7 @@ class Search {
     Buffer<float> limit_;
     Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;
-    Buffer<double> distances_;  // exact, beside candidates_
+    Buffer<float> distances_;  // exact, beside candidates_
     NativeRows query_native_, gallery_native_;
     std::vector<CandidateRow> rows_;
     std::vector<float> largest_;  // [group] largest gallery norm bound seen in this block

@@ -96,7 +96,9 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
 
     // Exact distances, nearest bounds first where the list is sorted; what cannot reach the kappa-th is left out.
     const float scale = p.query_scale[query_image], squared = scale * scale;
-    float kth = bits_float(0x7f800000u);  // in scaled units, rounded up
+    // In scaled units, rounded up; distances that round to the same float32, also the smallest there is, are ties.
+    float kth = bits_float(0x7f800000u);
+    auto rounded_up = [&](float distance) { return distance * squared * (1.0f + 0x1p-20f) + 0x1p-149f * squared; };
     int ranked = 0;
     for (int i = 0; i < count; ++i) {
         const uint64_t key = kept[i];
@@ -110,9 +112,9 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
         ++ranked;
         warp_barrier();
         if (ranked >= p.kappa && (ranked - p.kappa) % (p.kappa / 8 + 1) == 0)
-            kth = kth_distance(scratch, ranked, p.kappa, lane) * squared * (1.0f + 0x1p-20f);
+            kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane));
     }
-    if (ranked >= p.kappa) kth = kth_distance(scratch, ranked, p.kappa, lane) * squared * (1.0f + 0x1p-20f);
+    if (ranked >= p.kappa) kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane));
     write_answer(p, row, query_image, scratch, ranked, lane);
     if (lane != 0) return;
     atomic_add(p.counters + 1, ranked);

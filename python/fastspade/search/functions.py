@@ -87,7 +87,8 @@ def pyramid_knn(
         always exact.
 
     Returns distances (B, H_1, W_1, kappa) float32, squared L2, ascending, ties to the lower index; and indices
-    (B, H_1, W_1, kappa) int64, flat: image * H_1 * W_1 + y * W_1 + x.
+    (B, H_1, W_1, kappa) int64, flat: image * H_1 * W_1 + y * W_1 + x. Ties are distances equal as returned, in float32:
+    so the kappa nearest of the answers over parts of a gallery are the answer over all of it, bit for bit.
 
     Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
     """

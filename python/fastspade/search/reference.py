@@ -27,19 +27,20 @@ def descriptors(levels: Sequence[torch.Tensor], upsample: str = "bilinear") -> t
 
 
 def _smallest(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(Q, D) against (G, D): the kappa smallest squared distances a row, ties to the lower index."""
+    """(Q, D) against (G, D): the kappa smallest squared distances a row. Those that round to one float32 are ties, which go
+    to the lower index."""
     distances = torch.empty(len(query), kappa, dtype=torch.float64)
     indices = torch.empty(len(query), kappa, dtype=torch.int64)
     for row, vector in enumerate(query):
         squared = (gallery - vector).square().sum(dim=1)
         # A stable sort keeps the order of equal values, which is the lower index first.
-        ordered, places = torch.sort(squared, stable=True)
-        distances[row], indices[row] = ordered[:kappa], places[:kappa]
+        places = torch.sort(squared.float(), stable=True).indices[:kappa]
+        distances[row], indices[row] = squared[places], places
     return distances, indices
 
 
 def knn(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(Q, D), (G, D) -> squared distances (Q, kappa) float64 ascending, indices (Q, kappa) int64."""
+    """(Q, D), (G, D) -> squared distances (Q, kappa) float64, ascending as float32, indices (Q, kappa) int64."""
     return _smallest(query.detach().cpu().double(), gallery.detach().cpu().double(), kappa)
 
 

@@ -1,6 +1,7 @@
 """Searching a gallery in host memory from queries on a device: images are brought over in parts, two buffers in turn.
 
-Every part's answer is exact, so the answer over all parts is the kappa smallest of the parts' answers.
+Every part's answer is exact and ordered by (float32 distance, index), so the kappa smallest of the parts' answers are the
+answer over all of it, bit for bit.
 """
 
 from __future__ import annotations

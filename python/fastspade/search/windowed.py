@@ -76,7 +76,7 @@ def windowed_pyramid_knn(
             row, column = _candidates(mine, near, my_norms, near_norms, tile.outside, best)
             if len(row) == 0:
                 continue
-            direct = torch.cat([(mine[r] - near[c]).square().sum(1) for r, c in zip(row.split(ROWS), column.split(ROWS))])
+            direct = torch.cat([(mine[r] - near[c]).square().sum(1) for r, c in zip(row.split(ROWS), column.split(ROWS))]).float().double()
             y, x = column // tile.near_width + tile.near_rows.start, column % tile.near_width + tile.near_columns.start
             place = indices[users, tile.rows, tile.columns].flatten(0, 2)
             best, place = _merge(best, place, row, direct, (image * height + y) * width + x)
@@ -124,11 +124,13 @@ def _candidates(
     gram.view(-1, *outside.shape).masked_fill_(outside, torch.inf)
     # |gram - distance| is at most about channels * 2^-53 * (both norms); twice that on either side, with room.
     slack = 8 * (mine.shape[1] + 8) * 2.0**-53 * (norms + near_norms.max())
-    limit = best[:, -1] - norms
+    # Distances that round to the same float32 are ties, which this much more lets through.
+    tie = 1 + 2.0**-22
+    limit = best[:, -1] * tie - norms
     if kappa == 1:
-        limit = torch.minimum(limit, gram.amin(dim=1))
+        limit = torch.minimum(limit, (gram.amin(dim=1) + norms) * tie - norms)
     elif gram.shape[1] >= kappa:
-        limit = torch.minimum(limit, gram.topk(kappa, largest=False).values[:, -1])
+        limit = torch.minimum(limit, (gram.topk(kappa, largest=False).values[:, -1] + norms) * tie - norms)
     limit = (limit + 2 * slack).clamp(max=torch.finfo(torch.float64).max)  # so that nothing outside the window passes
     return (gram <= limit[:, None]).nonzero(as_tuple=True)
 
