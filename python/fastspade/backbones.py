@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,13 @@ class Backbone:
         self._module = module.eval().to(device=device, memory_format=torch.channels_last)
         self._shift = torch.tensor(self._mean, device=device).view(1, 3, 1, 1)
         self._scale = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
+        self._running = threading.Lock()  # the hooks of a forward pass sit on the module, which threads share
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_running"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_running": threading.Lock()}
 
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, layers={self.layers}, embedding={self.embedding!r}, device='{self.device}')"
@@ -74,7 +82,8 @@ class Backbone:
             raise DtypeError(f"images must be a floating tensor (B, 3, H, W) in [0, 1], got {got}")
         if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
             raise InputError(f"images must have shape (B, 3, H, W), none of them 0; got {tuple(images.shape)}")
-        outputs = self._run(images)
+        with self._running:
+            outputs = self._run(images)
         embedding = self._pooled(outputs[self.embedding], len(images))
         pyramid = [self._level(name, outputs[name], len(images)) for name in self.layers]
         self._check_order(pyramid)

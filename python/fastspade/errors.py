@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BankLockedError",
     "DeviceError",
     "DtypeError",
     "EngineError",
@@ -12,6 +13,7 @@ __all__ = [
     "MissingDependencyError",
     "MissingFileError",
     "ModelFileError",
+    "StorageError",
 ]
 
 
@@ -45,6 +47,14 @@ class ImageReadError(FastspadeError, ValueError):
 
 class ModelFileError(FastspadeError, ValueError):
     """A saved model is truncated, altered, of another version, or does not match its backbone."""
+
+
+class StorageError(FastspadeError, OSError):
+    """A file cannot be written: the disk is full, or the place may not be written. What was there is unchanged."""
+
+
+class BankLockedError(FastspadeError, OSError):
+    """A bank is being written by another process, or by another object of this one."""
 
 
 class MissingDependencyError(FastspadeError, ImportError):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fastspade.bank import Bank
+from fastspade.bank import Snapshot
 from fastspade.search import PreparedGallery, knn
 
 # Of the memory free when the bank is brought over; the rest is for the backbone, the queries and the search.
@@ -23,7 +23,7 @@ class ResidentBank:
     gallery: what `pyramid_knn` searches: the levels on the device, prepared; or the host's, to be streamed.
     """
 
-    def __init__(self, bank: Bank, device: torch.device, upsample: str) -> None:
+    def __init__(self, bank: Snapshot, device: torch.device, upsample: str) -> None:
         self.bank, self.device, self.upsample = bank, device, upsample
         self.embeddings = bank.embeddings.to(device)
         self.gallery: PreparedGallery | Sequence[torch.Tensor] = bank.pyramid
@@ -35,5 +35,5 @@ class ResidentBank:
             self.gallery = PreparedGallery(levels, upsample=upsample)
 
     def nearest(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stage 1, as Bank.nearest, on the device."""
+        """Stage 1, as Snapshot.nearest, on the device."""
         return knn(embeddings, self.embeddings, k)

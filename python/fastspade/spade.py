@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from fastspade import maps, model_file
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
-from fastspade.bank import Bank
+from fastspade.bank import Bank, Snapshot
+from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import DtypeError, InputError, ModelFileError
-from fastspade.images import ImageBatch, ImageSource, open_source
+from fastspade.features import Extractor
+from fastspade.images import ImageBatch, ImageSource
 from fastspade.matching import Matcher
 from fastspade.progress import progress_bar
 from fastspade.resident import ResidentBank
@@ -56,6 +57,8 @@ class Spade:
     device: None picks the CPU, or CUDA where this build has a CUDA engine and a device is present.
     batch_size: images a backbone call. num_workers: decoding threads (None: 2). progress: show progress bars on a
         terminal. weights: a local state-dict file.
+    storage_dtype: what the normal images' features are kept as: "float32", or "float16" or "bfloat16", which take half the
+        memory and change scores a little.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Spade:
         progress: bool = True,
         weights: str | Path | None = None,
         precision: str = "exact",
+        storage_dtype: str = "float32",
     ) -> None:
         for name, value in (("k", k), ("kappa", kappa), ("batch_size", batch_size), ("resize", resize), ("crop", crop)):
             _positive(name, value)
@@ -98,6 +102,8 @@ class Spade:
         ):
             if value not in choices:
                 raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        check_storage_dtype(storage_dtype)
+        self.storage_dtype = storage_dtype
         self.k, self.k_image, self.kappa = int(k), None if k_image is None else int(k_image), int(kappa)
         self.upsample, self.sigma, self.image_score = upsample, float(sigma), image_score
         self.local_average, self.window = bool(local_average), None if window is None else float(window)
@@ -119,19 +125,27 @@ class Spade:
         normal_images: a path, folder, glob, PIL image, numpy (H, W, 3) uint8, a list of those, a tensor (N, 3, H, W) in
         [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising.
         """
-        source = self._open(normal_images, skip_bad, "normal_images")
-        parts = []
-        with progress_bar(_length(source), "fit", self.progress) as bar:
-            for batch in source:
-                embeddings, pyramid = self._features(batch.pixels)
-                parts.append((embeddings.cpu(), [level.cpu() for level in pyramid], batch.names))
-                bar.update(len(batch.names))
-        self.skipped = list(source.skipped)
-        bank = Bank.collect(parts)
-        self._check_kappa(bank)
-        self.bank, self.threshold = bank, None
+        extractor = self._extractor
+        stream = extractor.stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
+        bank = Bank.collect(stream, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor)
+        self._check_kappa(bank.snapshot)
+        self.bank, self.threshold, self.skipped = bank, None, list(stream.skipped)
         self._told_few_images = False
         return self
+
+    def add(self, normal_images: Any, *, skip_bad: bool = False) -> tuple[int, ...]:
+        """Add normal images to those fitted, without computing theirs again; returns the new images' ids (Bank.add).
+
+        A threshold calibrated before is no longer used: call calibrate() again.
+        """
+        bank = self._fitted()
+        ids = bank.add(normal_images, skip_bad=skip_bad)
+        self.skipped = list(bank.skipped)
+        return ids
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Take normal images out by their ids (Bank.remove). A threshold calibrated before is no longer used."""
+        self._fitted().remove(ids)
 
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
@@ -141,7 +155,7 @@ class Spade:
         pixels that may be masked. Of N images the smallest share that can be told is 1 / N; below it the threshold is
         the largest score seen. Raises InputError where there is only one normal image.
         """
-        bank = self._fitted()
+        bank = self._fitted().snapshot
         check_rate("target_fpr", target_fpr)
         check_rate("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
@@ -154,13 +168,13 @@ class Spade:
         with progress_bar(len(bank), "calibrate", self.progress) as bar:
             for start in range(0, len(bank), self.batch_size):
                 chosen = torch.arange(start, min(start + self.batch_size, len(bank)))
-                pyramid = [level[chosen].to(self._search_device) for level in bank.pyramid]
+                pyramid = [level.float().to(self._search_device) for level in bank.levels.gather(chosen)]
                 embeddings = bank.embeddings[chosen].to(self._search_device)
                 found = matcher.match(embeddings, pyramid, self._resident_bank(bank), size, left_out=chosen)
                 scores.add(np.array(found.scores))
                 pixels.add(found.smoothed.numpy())
                 bar.update(len(chosen))
-        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank))
+        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank), bank.next_id)
         return self.threshold
 
     # -- scoring
@@ -177,9 +191,9 @@ class Spade:
 
         threshold, pixel_threshold: scores, and values of the map, above them are defects; None uses those of `calibrate`.
         """
-        bank = self._fitted()
+        bank = self._fitted().snapshot
         source = self._open(test_images, skip_bad, "test_images")
-        scored = list(self._score_source(source, bank, *self._thresholds(threshold, pixel_threshold)))
+        scored = list(self._score_source(source, bank, *self._thresholds(bank, threshold, pixel_threshold)))
         return Result(scored, bank.names, list(source.skipped))
 
     def score_batches(
@@ -191,12 +205,12 @@ class Spade:
         pixel_threshold: float | None = None,
     ) -> Iterator[ScoredImage]:
         """Like `score`, one image at a time, so that memory does not grow with the number of images."""
-        bank = self._fitted()
+        bank = self._fitted().snapshot
         source = self._open(test_images, skip_bad, "test_images")
-        return self._score_source(source, bank, *self._thresholds(threshold, pixel_threshold))
+        return self._score_source(source, bank, *self._thresholds(bank, threshold, pixel_threshold))
 
     def _score_source(
-        self, source: ImageSource, bank: Bank, threshold: float | None, pixel_threshold: float | None
+        self, source: ImageSource, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> Iterator[ScoredImage]:
         with progress_bar(_length(source), "score", self.progress) as bar:
             for batch in source:
@@ -205,14 +219,14 @@ class Spade:
         self.skipped = list(source.skipped)
 
     def _score_batch(
-        self, batch: ImageBatch, bank: Bank, threshold: float | None, pixel_threshold: float | None
+        self, batch: ImageBatch, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> list[ScoredImage]:
         embeddings, pyramid = self._features(batch.pixels)
-        for i, (mine, stored) in enumerate(zip(pyramid, bank.pyramid, strict=True)):
-            if mine.shape[1:] != stored.shape[1:]:
+        for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
+            if mine.shape[1:] != stored:
                 raise InputError(
                     f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
-                    f"{tuple(stored.shape[1:])}; both need the same resize and crop"
+                    f"{stored}; both need the same resize and crop"
                 )
         found = self._matcher(bank).match(embeddings, pyramid, self._resident_bank(bank), tuple(batch.pixels.shape[-2:]))
         height, width = found.nearest.shape[-2:]
@@ -245,17 +259,17 @@ class Spade:
         return scored
 
     def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        embeddings, pyramid = self.backbone(pixels)
-        if self.local_average:
-            pyramid = [F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in pyramid]
+        embeddings, pyramid = self._extractor(pixels)
         return embeddings.to(self._search_device), [level.to(self._search_device) for level in pyramid]
 
-    def _thresholds(self, threshold: float | None, pixel_threshold: float | None) -> tuple[float | None, float | None]:
+    def _thresholds(
+        self, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
+    ) -> tuple[float | None, float | None]:
         """What the caller gave, or else what was calibrated."""
         known = self.threshold
-        if known is not None and self.bank is not None and known.images != len(self.bank):
+        if known is not None and not known.fits(len(bank), bank.next_id):
             warnings.warn(
-                f"the threshold was calibrated on {known.images} normal images, but there are {len(self.bank)}; "
+                f"the threshold was calibrated on {known.images} normal images, but there are {len(bank)}, or others; "
                 "it is not used; call calibrate() again",
                 stacklevel=3,
             )
@@ -271,7 +285,7 @@ class Spade:
         """The settings that scores depend on, as plain values."""
         names = (
             *("k", "k_image", "kappa", "upsample", "sigma", "image_score", "local_average", "window"),
-            *("resize", "crop", "keep_crop", "precision"),
+            *("resize", "crop", "keep_crop", "precision", "storage_dtype"),
         )
         return {name: getattr(self, name) for name in names}
 
@@ -313,7 +327,8 @@ class Spade:
             )
         except TypeError as error:
             raise ModelFileError(f"path: {path} holds options that this fastspade does not know: {error}") from error
-        model._check_kappa(bank)
+        model._check_kappa(bank.snapshot)
+        bank.equip(model._extractor)
         model.bank = bank
         model.threshold = None if known is None else Threshold.from_dict(known)
         return model
@@ -321,15 +336,12 @@ class Spade:
     # -- helpers
 
     def _open(self, images: Any, skip_bad: bool, argument: str) -> ImageSource:
-        return open_source(
-            images,
-            resize=self.resize,
-            crop=self.crop,
-            batch_size=self.batch_size,
-            skip_bad=skip_bad,
-            num_workers=self.num_workers,
-            argument=argument,
-        )
+        return self._extractor.open(images, skip_bad=skip_bad, argument=argument)
+
+    @property
+    def _extractor(self) -> Extractor:
+        names = ("backbone", "resize", "crop", "local_average", "batch_size", "num_workers", "progress")
+        return Extractor(**{name: getattr(self, name) for name in names})
 
     def _fitted(self) -> Bank:
         if self.bank is None:
@@ -341,7 +353,7 @@ class Spade:
         """Where both stages run: the backbone's device where this build has an engine for it, else the CPU."""
         return self.device if self.device.type == "cuda" and has_cuda_engine() else torch.device("cpu")
 
-    def _resident_bank(self, bank: Bank) -> ResidentBank:
+    def _resident_bank(self, bank: Snapshot) -> ResidentBank:
         """The bank on the search's device, brought there once. It is made again when the bank or the sampling changes."""
         with _resident_guard:
             known = self._resident
@@ -349,7 +361,7 @@ class Spade:
                 known = self._resident = ResidentBank(bank, self._search_device, self.upsample)
             return known
 
-    def _matcher(self, bank: Bank, left_out: int = 0) -> Matcher:
+    def _matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:
         """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
         if max(wanted) > len(bank) and not self._told_few_images:
@@ -359,8 +371,9 @@ class Spade:
         same = ("kappa", "upsample", "sigma", "image_score", "window", "precision")
         return Matcher(k, k_image, **{name: getattr(self, name) for name in same})
 
-    def _check_kappa(self, bank: Bank, images: int | None = None) -> None:
-        pixels = min(self.k, len(bank) if images is None else images) * bank.pyramid[0].shape[2] * bank.pyramid[0].shape[3]
+    def _check_kappa(self, bank: Snapshot, images: int | None = None) -> None:
+        _, height, width = bank.levels.shapes[0]
+        pixels = min(self.k, len(bank) if images is None else images) * height * width
         if self.kappa > pixels:
             raise InputError(f"kappa must be at most the gallery's {pixels} pixels, got {self.kappa}")
 

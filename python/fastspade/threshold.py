@@ -21,13 +21,20 @@ from fastspade.errors import InputError, ModelFileError
 @dataclass(frozen=True)
 class Threshold:
     """image, pixel: a score, or a value of the map, above this is a defect. target_fpr, pixel_target_fpr: the share of
-    normal images, and of normal pixels, that may exceed them. images: how many normal images they came from."""
+    normal images, and of normal pixels, that may exceed them. images: how many normal images they came from; next_id: the
+    bank's then, which tells whether they are still the same (None in old files)."""
 
     image: float
     pixel: float
     target_fpr: float
     pixel_target_fpr: float
     images: int
+    next_id: int | None = None
+
+    def fits(self, images: int, next_id: int) -> bool:
+        """Are the normal images of a bank those that the thresholds came from? Adding raises next_id, removing lowers the
+        count, so that both together tell."""
+        return self.images == images and self.next_id in (None, next_id)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,8 +44,8 @@ class Threshold:
         """The threshold of a model file. Raises ModelFileError where its numbers are not usable."""
         try:
             made = cls(**{name: float(values[name]) for name in ("image", "pixel", "target_fpr", "pixel_target_fpr")},
-                       images=int(values["images"]))
-        except (KeyError, TypeError, ValueError) as error:
+                       images=int(values["images"]), next_id=None if values.get("next_id") is None else int(values["next_id"]))
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ModelFileError(f"path: the model's threshold is not usable: {type(error).__name__}: {error}") from error
         if not isinstance(values, Mapping) or not (math.isfinite(made.image) and math.isfinite(made.pixel)):
             raise ModelFileError(f"path: the model's threshold must be finite numbers, got {values!r}")

@@ -1,0 +1,238 @@
+"""The memory bank: the normal images' features, which grow and shrink without being computed again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fastspade.bank.snapshot import MemoryLevels, Shape, Snapshot, check_features, stored
+from fastspade.errors import InputError
+from fastspade.features import Extractor, Features
+
+MERGED_AT_ONCE = 16  # images
+
+
+class Bank:
+    """Features of N normal images.
+
+    Every image has an id, a number that stays its own and is never given to another. `add`, `remove` and `merge` change the
+    bank by exchanging its `snapshot` for another: whoever reads one sees the same images throughout, and other threads see
+    the bank before the change or after it. Scores are those of a bank fitted at once on the same images in the same order,
+    to the last bit.
+
+    embeddings: (N, E) float32, the global average pool of the backbone's last block.
+    pyramid: L tensors (N, C_l, H_l, W_l) at native resolution, finest first; float32, float16 or bfloat16.
+    names: N names, one an image. ids: their ids; None numbers them from 0.
+    extractor: what made the features; without it the bank cannot take images, only whole banks.
+    made_by: the extractor's spec, where that is known but the extractor is not at hand.
+    """
+
+    def __init__(
+        self,
+        embeddings: torch.Tensor,
+        pyramid: Sequence[torch.Tensor],
+        names: Sequence[str],
+        ids: Sequence[int] | None = None,
+        *,
+        next_id: int | None = None,
+        extractor: Extractor | None = None,
+        made_by: dict[str, Any] | None = None,
+    ) -> None:
+        check_features(embeddings, pyramid, names)
+        ids = tuple(range(len(names))) if ids is None else tuple(ids)
+        if len(ids) != len(names) or len(set(ids)) != len(ids) or min(ids) < 0:
+            raise InputError(f"ids must be {len(names)} different numbers, 0 or more")
+        next_id = max(ids) + 1 if next_id is None else next_id
+        if next_id <= max(ids):
+            raise InputError(f"next_id must be above all ids, the highest of which is {max(ids)}; got {next_id}")
+        self._snapshot = Snapshot(embeddings, tuple(names), ids, next_id, MemoryLevels(pyramid))
+        self._extractor, self._made_by = extractor, made_by
+        self._changing = threading.Lock()
+        self.skipped: list[tuple[str, Exception]] = []  # what skip_bad left out of the last add
+
+    @classmethod
+    def collect(cls, parts: Iterable[Features], *, storage_dtype: torch.dtype = torch.float32, extractor: Extractor | None = None) -> Bank:
+        """A bank in memory of all images of `parts`."""
+        return cls(*_joined([_stored(part, storage_dtype) for part in parts]), extractor=extractor)
+
+    def __repr__(self) -> str:
+        now = self._snapshot
+        return f"Bank({len(now)} images, levels {list(now.levels.shapes)}, {str(now.levels.dtype).removeprefix('torch.')})"
+
+    # -- reading
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The bank as it is now. Take it once where several of its values must belong together."""
+        return self._snapshot
+
+    def __len__(self) -> int:
+        return len(self._snapshot)
+
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """(N, E) float32."""
+        return self._snapshot.embeddings
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._snapshot.names
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self._snapshot.ids
+
+    @property
+    def level_shapes(self) -> tuple[Shape, ...]:
+        """(C_l, H_l, W_l) of every level, finest first."""
+        return self._snapshot.levels.shapes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the levels are stored as."""
+        return self._snapshot.levels.dtype
+
+    @property
+    def pyramid(self) -> tuple[torch.Tensor, ...]:
+        """All levels (N, C_l, H_l, W_l). In memory they are not copied; from disk all of them are read."""
+        return self._snapshot.pyramid
+
+    def levels(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The levels (n, C_l, H_l, W_l) of `images` (n,) int64, positions in the bank; only theirs are read."""
+        return self._snapshot.levels.gather(images)
+
+    def nearest(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stage 1 (SPADE, eq. 1): squared L2 distances (B, k) float32, nearest first, and image indices (B, k) int64."""
+        return self._snapshot.nearest(embeddings, k)
+
+    @property
+    def extractor(self) -> Extractor | None:
+        return self._extractor
+
+    def equip(self, extractor: Extractor) -> None:
+        """Give the bank what made its features, so that it can take images."""
+        self._extractor = extractor
+
+    @property
+    def made_by(self) -> dict[str, Any] | None:
+        """What the features depend on (Extractor.spec), None where that is not known."""
+        return self._made_by if self._extractor is None else self._extractor.spec()
+
+    # -- growing and shrinking
+
+    def add(self, images: Any, *, skip_bad: bool = False) -> tuple[int, ...]:
+        """Add normal images of any kind that `Spade.fit` takes, after those that are there; returns their ids.
+
+        skip_bad: leave unreadable images out and list them in `skipped`, instead of raising. Nothing is added where
+        anything fails. Raises InputError where the bank has no backbone, or images give features of another shape.
+        """
+        if self._extractor is None:
+            raise InputError("this bank has no backbone, so it cannot take images; load it with Spade.load, or merge a bank of them")
+        stream = self._extractor.stream(images, skip_bad=skip_bad)
+        ids = self._append(stream)
+        self.skipped = list(stream.skipped)
+        return ids
+
+    def merge(self, other: Bank) -> tuple[int, ...]:
+        """Add all images of another bank after those that are there; returns their ids in this one.
+
+        Both must have been made by the same backbone with the same options, and be stored alike: InputError if not.
+        """
+        if not isinstance(other, Bank):
+            raise InputError(f"other must be a Bank, got {type(other).__name__}")
+        snapshot = other.snapshot
+        if snapshot.levels.dtype != self.dtype:
+            raise InputError(f"other is stored as {snapshot.levels.dtype}, this bank as {self.dtype}; both need the same storage_dtype")
+        check_same_maker(self.made_by, other.made_by)
+        return self._append(_batches(snapshot))
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Remove images by their ids. Raises InputError for ids that are not there, and where none would be left."""
+        with self._changing:
+            wanted = [ids] if isinstance(ids, int) else list(ids)
+            gone = self._snapshot.positions(wanted)
+            if len(gone) == len(self._snapshot):
+                raise InputError("ids name all images of the bank; one must be left")
+            if gone:
+                self._snapshot = self._without(gone)
+
+    def _append(self, parts: Iterable[Features]) -> tuple[int, ...]:
+        new = [_stored(part, self.dtype) for part in parts]
+        if not new:
+            raise InputError("images holds no images; at least one is needed")
+        for part in new:
+            check_alike(self._snapshot, part)
+        embeddings, pyramid, names = _joined(new)
+        with self._changing:
+            old = self._snapshot
+            ids = tuple(range(old.next_id, old.next_id + len(names)))
+            levels = [torch.cat([mine, theirs]) for mine, theirs in zip(old.pyramid, pyramid, strict=True)]
+            self._snapshot = Snapshot(
+                torch.cat([old.embeddings, embeddings]),
+                old.names + tuple(names),
+                old.ids + ids,
+                old.next_id + len(ids),
+                MemoryLevels(levels),
+            )
+        return ids
+
+    def _without(self, gone: list[int]) -> Snapshot:
+        old = self._snapshot
+        left = sorted(set(range(len(old))) - set(gone))
+        kept = torch.tensor(left)
+        return Snapshot(
+            old.embeddings[kept],
+            tuple(old.names[i] for i in left),
+            tuple(old.ids[i] for i in left),
+            old.next_id,
+            MemoryLevels(old.levels.gather(kept)),
+        )
+
+
+def check_same_maker(mine: dict[str, Any] | None, theirs: dict[str, Any] | None) -> None:
+    """Raises InputError, naming what differs, unless both are the spec of one backbone with the same options."""
+    if mine is None and theirs is None:
+        return
+    if mine is None or theirs is None:
+        raise InputError("other and this bank must come from the same backbone, but of one of them that is not known")
+    for name in ("resize", "crop", "local_average"):
+        if mine[name] != theirs[name]:
+            raise InputError(f"other was made with {name}={theirs[name]!r}, this bank with {name}={mine[name]!r}")
+    for name in ("name", "layers", "embedding", "mean", "std", "fingerprint"):  # not where the weights' file lay
+        if mine["backbone"][name] != theirs["backbone"][name]:
+            raise InputError(
+                f"other comes from another backbone: its {name} is {theirs['backbone'][name]!r}, this bank's is "
+                f"{mine['backbone'][name]!r}"
+            )
+
+
+def check_alike(snapshot: Snapshot, part: Features) -> None:
+    """Raises InputError unless the features have the shapes of the bank's."""
+    shapes = tuple(tuple(level.shape[1:]) for level in part.pyramid)
+    if shapes != snapshot.levels.shapes or part.embeddings.shape[1:] != snapshot.embeddings.shape[1:]:
+        raise InputError(
+            f"{part.names[0]} gives levels {list(shapes)} and an embedding of {part.embeddings.shape[1]}, the bank holds "
+            f"{list(snapshot.levels.shapes)} and {snapshot.embeddings.shape[1]}; both need the same resize and crop"
+        )
+
+
+def _stored(part: Features, dtype: torch.dtype) -> Features:
+    check_features(part.embeddings, part.pyramid, part.names)
+    return Features(part.embeddings, stored(part.pyramid, dtype, part.names), part.names)
+
+
+def _joined(parts: list[Features]) -> tuple[torch.Tensor, list[torch.Tensor], list[str]]:
+    if not parts:
+        raise InputError("normal_images holds no images; at least one is needed")
+    pyramid = [torch.cat(level) for level in zip(*(part.pyramid for part in parts), strict=True)]
+    return torch.cat([part.embeddings for part in parts]), pyramid, [name for part in parts for name in part.names]
+
+
+def _batches(snapshot: Snapshot) -> Iterator[Features]:
+    """A bank's features in parts."""
+    for images in torch.arange(len(snapshot)).split(MERGED_AT_ONCE):
+        names = [snapshot.names[i] for i in images.tolist()]
+        yield Features(snapshot.embeddings[images], snapshot.levels.gather(images), names)
