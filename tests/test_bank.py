@@ -62,7 +62,7 @@ def test_ids_are_never_given_twice(normal):
     assert bank.add(normal[3:5]) == (4, 5) and bank.ids == (0, 1, 4, 5) and len(bank) == 4
 
 
-@pytest.mark.parametrize("suffix", [".safetensors"])
+@pytest.mark.parametrize("suffix", [".safetensors", ""])
 def test_ids_and_what_was_removed_outlive_saving(normal, tmp_path, suffix):
     model = tiny_spade().fit(normal)
     model.remove([5, 1])

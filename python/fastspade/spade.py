@@ -14,7 +14,7 @@ import torch
 from fastspade import maps, model_file
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
 from fastspade.bank import Bank, Snapshot
-from fastspade.bank.snapshot import check_storage_dtype
+from fastspade.bank.snapshot import Shape, check_storage_dtype
 from fastspade.errors import DtypeError, InputError, ModelFileError
 from fastspade.features import Extractor
 from fastspade.images import ImageBatch, ImageSource
@@ -119,16 +119,22 @@ class Spade:
 
     # -- fitting
 
-    def fit(self, normal_images: Any, *, skip_bad: bool = False) -> Spade:
+    def fit(self, normal_images: Any, *, skip_bad: bool = False, path: str | Path | None = None) -> Spade:
         """Learn what good looks like: extract and keep the features of `normal_images`. Returns self.
 
         normal_images: a path, folder, glob, PIL image, numpy (H, W, 3) uint8, a list of those, a tensor (N, 3, H, W) in
-        [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising.
+        [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising. path: a folder to keep
+        the features in, as `save` writes it: they go there as they come, so that they need not fit into memory.
         """
         extractor = self._extractor
         stream = extractor.stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
-        bank = Bank.collect(stream, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor)
-        self._check_kappa(bank.snapshot)
+        if path is None:
+            bank = Bank.collect(stream, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor)
+            self._check_kappa(len(bank), bank.level_shapes)
+        else:
+            bank = Bank.write(
+                path, stream, storage_dtype=self.storage_dtype, extractor=extractor, options=self.options(), accept=self._check_kappa
+            )
         self.bank, self.threshold, self.skipped = bank, None, list(stream.skipped)
         self._told_few_images = False
         return self
@@ -161,7 +167,7 @@ class Spade:
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
         size = (self.crop, self.crop)
-        self._check_kappa(bank, len(bank) - 1)
+        self._check_kappa(len(bank) - 1, bank.levels.shapes)
         scores = LargestValues(len(bank), target_fpr)
         pixels = LargestValues(len(bank) * size[0] * size[1], pixel_target_fpr)
         matcher = self._matcher(bank, left_out=1)
@@ -290,10 +296,18 @@ class Spade:
         return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted model, and its threshold if it was calibrated, as one safetensors file, atomically."""
+        """Write the fitted model, and its threshold if it was calibrated; atomically, so that a model already there stays
+        whole until the new one is.
+
+        path: ending in .safetensors, one file, which is read whole when it is loaded; else a folder (Bank.save), which is
+        read as scoring needs it, and changed on disk by `add` and `remove` of a model loaded from it.
+        """
         bank = self._fitted()
-        known = {} if self.threshold is None else {"threshold": self.threshold.as_dict()}
-        model_file.write_model(path, bank, self.options() | known, self.backbone.spec())
+        options = self.options() | ({} if self.threshold is None else {"threshold": self.threshold.as_dict()})
+        if Path(path).suffix == ".safetensors":
+            model_file.write_model(path, bank, options, self.backbone.spec())
+        else:
+            bank.save(path, options)
 
     @classmethod
     def load(
@@ -311,11 +325,17 @@ class Spade:
 
         Raises MissingFileError, or ModelFileError naming what does not fit.
         """
-        bank, header = model_file.read_model(path)
-        options = dict(header["options"])
+        if Path(path).is_dir():
+            bank = Bank.open(path)
+            if bank.options is None or bank.made_by is None:
+                raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")
+            options, spec = dict(bank.options), bank.made_by["backbone"]
+        else:
+            bank, header = model_file.read_model(path)
+            options, spec = dict(header["options"]), header["backbone"]
         known = options.pop("threshold", None)
         device = pick_device(device)
-        restored = backbone_from_spec(header["backbone"], module=backbone, weights=weights, device=device)
+        restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
         try:
             model = cls(
                 restored,
@@ -325,9 +345,9 @@ class Spade:
                 progress=progress,
                 **options,
             )
-        except TypeError as error:
-            raise ModelFileError(f"path: {path} holds options that this fastspade does not know: {error}") from error
-        model._check_kappa(bank.snapshot)
+        except (InputError, TypeError) as error:
+            raise ModelFileError(f"path: {path} holds options that cannot be used: {error}") from error
+        model._check_kappa(len(bank), bank.level_shapes)
         bank.equip(model._extractor)
         model.bank = bank
         model.threshold = None if known is None else Threshold.from_dict(known)
@@ -371,9 +391,9 @@ class Spade:
         same = ("kappa", "upsample", "sigma", "image_score", "window", "precision")
         return Matcher(k, k_image, **{name: getattr(self, name) for name in same})
 
-    def _check_kappa(self, bank: Snapshot, images: int | None = None) -> None:
-        _, height, width = bank.levels.shapes[0]
-        pixels = min(self.k, len(bank) if images is None else images) * height * width
+    def _check_kappa(self, images: int, shapes: Sequence[Shape]) -> None:
+        _, height, width = shapes[0]
+        pixels = min(self.k, images) * height * width
         if self.kappa > pixels:
             raise InputError(f"kappa must be at most the gallery's {pixels} pixels, got {self.kappa}")
 

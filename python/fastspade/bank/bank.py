@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastspade.bank.snapshot import MemoryLevels, Shape, Snapshot, check_features, stored
+from fastspade.bank.snapshot import MemoryLevels, Shape, Snapshot, check_alike, check_features, stored
+from fastspade.bank.stored import StoredBank, write_bank
 from fastspade.errors import InputError
 from fastspade.features import Extractor, Features
 
@@ -16,11 +18,11 @@ MERGED_AT_ONCE = 16  # images
 
 
 class Bank:
-    """Features of N normal images.
+    """Features of N normal images, in memory or, where `open` or `write` made the bank, in a folder.
 
     Every image has an id, a number that stays its own and is never given to another. `add`, `remove` and `merge` change the
     bank by exchanging its `snapshot` for another: whoever reads one sees the same images throughout, and other threads see
-    the bank before the change or after it. Scores are those of a bank fitted at once on the same images in the same order,
+    the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are those of a bank fitted at once on the same images in the same order,
     to the last bit.
 
     embeddings: (N, E) float32, the global average pool of the backbone's last block.
@@ -49,9 +51,45 @@ class Bank:
         if next_id <= max(ids):
             raise InputError(f"next_id must be above all ids, the highest of which is {max(ids)}; got {next_id}")
         self._snapshot = Snapshot(embeddings, tuple(names), ids, next_id, MemoryLevels(pyramid))
-        self._extractor, self._made_by = extractor, made_by
+        self._set_up(extractor, made_by, None)
+
+    def _set_up(self, extractor: Extractor | None, made_by: dict[str, Any] | None, store: StoredBank | None) -> None:
+        self._extractor, self._made_by, self._store = extractor, made_by, store
         self._changing = threading.Lock()
         self.skipped: list[tuple[str, Exception]] = []  # what skip_bad left out of the last add
+
+    @classmethod
+    def open(cls, path: str | Path, *, extractor: Extractor | None = None) -> Bank:
+        """The bank in a folder. What it is made of is verified at once, an image's features when they are first read.
+
+        Raises MissingFileError, or ModelFileError saying what is wrong.
+        """
+        return cls._over(StoredBank(path), extractor)
+
+    @classmethod
+    def _over(cls, store: StoredBank, extractor: Extractor | None) -> Bank:
+        bank = cls.__new__(cls)
+        bank._snapshot = store.snapshot()
+        bank._set_up(extractor, store.manifest.made_by, store)
+        return bank
+
+    @classmethod
+    def write(
+        cls,
+        path: str | Path,
+        parts: Iterable[Features],
+        *,
+        storage_dtype: str = "float32",
+        extractor: Extractor | None = None,
+        options: dict[str, Any] | None = None,
+        accept: Callable[[int, tuple[Shape, ...]], None] = lambda images, shapes: None,
+    ) -> Bank:
+        """A bank in a folder of all images of `parts`, which go to disk as they come; see `save`.
+
+        accept: may refuse, by raising, the number of images and their levels before the folder changes.
+        """
+        made_by = None if extractor is None else extractor.spec()
+        return cls._over(write_bank(path, parts, storage_dtype, options=options, made_by=made_by, accept=accept), extractor)
 
     @classmethod
     def collect(cls, parts: Iterable[Features], *, storage_dtype: torch.dtype = torch.float32, extractor: Extractor | None = None) -> Bank:
@@ -121,6 +159,39 @@ class Bank:
         """What the features depend on (Extractor.spec), None where that is not known."""
         return self._made_by if self._extractor is None else self._extractor.spec()
 
+    # -- on disk
+
+    def save(self, path: str | Path, options: dict[str, Any] | None = None) -> None:
+        """Write the bank into a folder, which is made, or whose bank is replaced, at one moment and durably.
+
+        A bank saved to the folder it is in writes only what has changed: `options`, of the Spade it belongs to.
+
+        Raises StorageError (a full disk; the old bank is as it was), BankLockedError where somebody else writes there,
+        InputError where the folder holds other files.
+        """
+        path = Path(path)
+        if self._store is not None and path.exists() and path.samefile(self._store.folder.path):
+            with self._changing:
+                self._store.set_options(options, self.made_by)
+                self._snapshot = self._store.snapshot()
+            return
+        now = self._snapshot
+        write_bank(
+            path, _batches(now), str(now.levels.dtype).removeprefix("torch."),
+            ids=now.ids, next_id=now.next_id, options=options, made_by=self.made_by,
+        )  # fmt: skip
+
+    def verify(self) -> None:
+        """Read everything and compare it with its checksums: ModelFileError if anything has been altered since it was written."""
+        if self._store is not None:
+            with self._changing:
+                self._store.verify()
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """What the folder keeps of the Spade that the bank belongs to."""
+        return None if self._store is None else self._store.manifest.options
+
     # -- growing and shrinking
 
     def add(self, images: Any, *, skip_bad: bool = False) -> tuple[int, ...]:
@@ -151,8 +222,13 @@ class Bank:
 
     def remove(self, ids: Iterable[int]) -> None:
         """Remove images by their ids. Raises InputError for ids that are not there, and where none would be left."""
+        wanted = [ids] if isinstance(ids, int) else list(ids)
+        if self._store is not None:
+            with self._changing:
+                self._store.remove(wanted)
+                self._snapshot = self._store.snapshot()
+            return
         with self._changing:
-            wanted = [ids] if isinstance(ids, int) else list(ids)
             gone = self._snapshot.positions(wanted)
             if len(gone) == len(self._snapshot):
                 raise InputError("ids name all images of the bank; one must be left")
@@ -160,11 +236,14 @@ class Bank:
                 self._snapshot = self._without(gone)
 
     def _append(self, parts: Iterable[Features]) -> tuple[int, ...]:
+        if self._store is not None:
+            with self._changing:
+                ids = self._store.append(parts)
+                self._snapshot = self._store.snapshot()
+            return ids
         new = [_stored(part, self.dtype) for part in parts]
-        if not new:
-            raise InputError("images holds no images; at least one is needed")
         for part in new:
-            check_alike(self._snapshot, part)
+            check_alike(self.level_shapes, self.embeddings.shape[1], part)
         embeddings, pyramid, names = _joined(new)
         with self._changing:
             old = self._snapshot
@@ -209,16 +288,6 @@ def check_same_maker(mine: dict[str, Any] | None, theirs: dict[str, Any] | None)
             )
 
 
-def check_alike(snapshot: Snapshot, part: Features) -> None:
-    """Raises InputError unless the features have the shapes of the bank's."""
-    shapes = tuple(tuple(level.shape[1:]) for level in part.pyramid)
-    if shapes != snapshot.levels.shapes or part.embeddings.shape[1:] != snapshot.embeddings.shape[1:]:
-        raise InputError(
-            f"{part.names[0]} gives levels {list(shapes)} and an embedding of {part.embeddings.shape[1]}, the bank holds "
-            f"{list(snapshot.levels.shapes)} and {snapshot.embeddings.shape[1]}; both need the same resize and crop"
-        )
-
-
 def _stored(part: Features, dtype: torch.dtype) -> Features:
     check_features(part.embeddings, part.pyramid, part.names)
     return Features(part.embeddings, stored(part.pyramid, dtype, part.names), part.names)
@@ -226,7 +295,7 @@ def _stored(part: Features, dtype: torch.dtype) -> Features:
 
 def _joined(parts: list[Features]) -> tuple[torch.Tensor, list[torch.Tensor], list[str]]:
     if not parts:
-        raise InputError("normal_images holds no images; at least one is needed")
+        raise InputError("images holds no images; at least one is needed")
     pyramid = [torch.cat(level) for level in zip(*(part.pyramid for part in parts), strict=True)]
     return torch.cat([part.embeddings for part in parts]), pyramid, [name for part in parts for name in part.names]
 

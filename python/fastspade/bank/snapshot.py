@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from fastspade.errors import DtypeError, InputError
+from fastspade.features import Features
 from fastspade.search import knn
 
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -127,3 +128,13 @@ def check_features(embeddings: torch.Tensor, pyramid: Sequence[torch.Tensor], na
             raise InputError(f"pyramid[{i}] holds {len(level)} images, but there are {len(embeddings)} embeddings")
     if len(names) != len(embeddings):
         raise InputError(f"names holds {len(names)} names for {len(embeddings)} images")
+
+
+def check_alike(shapes: tuple[Shape, ...], embedding: int, part: Features) -> None:
+    """Raises InputError unless features have the shapes of a bank's."""
+    theirs = tuple(tuple(level.shape[1:]) for level in part.pyramid)
+    if theirs != shapes or part.embeddings.shape[1] != embedding:
+        raise InputError(
+            f"{part.names[0]} gives levels {list(theirs)} and an embedding of {part.embeddings.shape[1]}, the bank holds "
+            f"{list(shapes)} and {embedding}; both need the same resize and crop"
+        )

@@ -1,0 +1,153 @@
+"""A folder that holds a bank: who may write it, how it changes from one state to the next, and what is litter.
+
+    manifest.json            the state; exchanged by renaming, after all that it names is on the disk
+    shard-*.safetensors      never changed; deleted when no manifest names them
+    lock                     held (flock) by whoever writes; it stays, and says nothing by being there
+
+A writer that is killed leaves the old state and files that no manifest names; the next writer deletes these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastspade.bank.manifest import NAME, SHARD_NAME, Manifest, read_manifest, write_manifest
+from fastspade.bank.shard import Shard
+from fastspade.durable import storage_error, sync
+from fastspade.errors import BankLockedError, InputError, MissingFileError, ModelFileError, StorageError
+
+LOCK = "lock"
+_ASIDE = re.compile(re.escape(f".{NAME}.") + r".*\.part")
+ATTEMPTS = 20  # at opening shards that a writer keeps replacing
+
+
+class BankFolder:
+    """The folder at `path`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def read(self, known: tuple[Manifest, tuple[Shard, ...]] | None = None) -> tuple[Manifest, tuple[Shard, ...]]:
+        """The state on disk: the manifest, and its shards open and verified; those of `known` are not opened again.
+
+        Raises MissingFileError where there is no bank, ModelFileError saying what is wrong with it.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                manifest = read_manifest(self.path)
+            except FileNotFoundError:
+                raise MissingFileError(f"path: no fastspade bank in {self.path}") from None
+            except NotADirectoryError as error:
+                raise MissingFileError(f"path: {self.path} is not a folder") from error
+            have = {shard.path.name: shard for shard in known[1]} if known else {}
+            try:
+                return manifest, tuple(
+                    have.get(record.file) or Shard(self.path, record, manifest.layout) for record in manifest.shards
+                )
+            except FileNotFoundError as error:  # replaced by a writer since the manifest was read, or lost
+                missing = error.filename
+        raise self.unusable(f"{missing} is missing")
+
+    def unusable(self, why: str) -> ModelFileError:
+        return ModelFileError(f"path: {self.path} is not a usable fastspade bank: {why}")
+
+    @contextmanager
+    def locked(self, create: bool = False) -> Iterator[None]:
+        """Holds the folder for writing; afterwards, also after failures, what no manifest names is gone.
+
+        create: make the folder where it is not there; it goes again if nothing was written.
+
+        Raises BankLockedError where somebody else writes, InputError where the folder holds files that are not a bank's,
+        StorageError where it cannot be written.
+        """
+        made = create and self._make()
+        with self._lock():
+            try:
+                if create:
+                    self._check_ours()
+                self._clean()
+                yield
+            finally:
+                self._clean()
+                if made and not (self.path / NAME).exists():
+                    with contextlib.suppress(OSError):
+                        (self.path / LOCK).unlink()
+                        self.path.rmdir()
+
+    def commit(self, manifest: Manifest) -> None:
+        """Exchange the state. Its shards must be written; the folder must be held."""
+        try:
+            sync(self.path)  # the shards' names, before the manifest that names them
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        write_manifest(self.path, manifest)
+
+    def _make(self) -> bool:
+        if self.path.is_dir():
+            return False
+        if not self.path.absolute().parent.is_dir():
+            raise MissingFileError(f"path: the folder {self.path.absolute().parent} does not exist; create it first")
+        try:
+            self.path.mkdir()
+            sync(self.path.absolute().parent)
+        except FileExistsError:
+            raise InputError(f"path: {self.path} exists and is not a folder") from None
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        return True
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        try:
+            import fcntl
+        except ImportError as error:
+            raise StorageError("path: banks in folders can only be written where the system has flock") from error
+        try:
+            file = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise storage_error(self.path / LOCK, error) from error
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                owner = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                raise BankLockedError(
+                    f"path: {self.path} is being written (process {owner}); try again when that has ended"
+                ) from None
+            with contextlib.suppress(OSError):  # only for the message above
+                os.pwrite(file, f"{os.getpid():<20}".encode(), 0)
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # also where a forked child still has the descriptor
+        finally:
+            os.close(file)
+
+    def _check_ours(self) -> None:
+        if (self.path / NAME).exists():
+            return
+        for entry in os.listdir(self.path):
+            if entry != LOCK and not self._may_delete(entry):
+                raise InputError(f"path: {self.path} holds {entry}, so it is not a fastspade bank; name a new folder")
+
+    def _clean(self) -> None:
+        """Delete what an interrupted writer left. Where the manifest cannot be read nothing is touched."""
+        try:
+            named = {shard.file for shard in read_manifest(self.path).shards}
+        except FileNotFoundError:
+            named = set()
+        except (ModelFileError, OSError):
+            return
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(self.path):
+                if entry not in named and self._may_delete(entry):
+                    (self.path / entry).unlink(missing_ok=True)
+
+    @staticmethod
+    def _may_delete(entry: str) -> bool:
+        return bool(SHARD_NAME.fullmatch(entry) or _ASIDE.fullmatch(entry))
