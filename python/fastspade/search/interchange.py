@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from fastspade.errors import DtypeError, InputError
 
@@ -24,7 +25,8 @@ class Library:
 
     def tensor(self, argument: str, value: Any) -> torch.Tensor:
         """An array of this library -> a tensor on the same memory where possible."""
-        return value
+        tensor: torch.Tensor = value
+        return tensor
 
     def levels(self, argument: str, levels: Any) -> Any:
         """A pyramid of this library -> tensors, level by level."""
@@ -49,7 +51,7 @@ class _Numpy(Library):
             raise DtypeError(f"{argument} must be an array of floats or integers, got dtype {value.dtype}") from None
 
     def array(self, tensor: torch.Tensor) -> np.ndarray:
-        return tensor.detach().numpy()
+        return tensor.numpy()
 
 
 class _Dlpack(Library):
@@ -65,7 +67,7 @@ class _Dlpack(Library):
 
     def tensor(self, argument: str, value: Any) -> torch.Tensor:
         try:
-            return torch.from_dlpack(value)
+            return from_dlpack(value)
         except Exception as error:  # every library refuses in its own way
             raise DtypeError(
                 f"{argument} could not be read through DLPack ({type(error).__name__}: {error}); "
