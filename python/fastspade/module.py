@@ -51,9 +51,9 @@ class SpadeModule(nn.Module):
 
     def __init__(self, model: Spade) -> None:
         super().__init__()
-        bank = model.bank
-        if bank is None:
+        if model.bank is None:
             raise InputError("model has no normal images yet; call fit(normal_images) first")
+        bank = model.bank.snapshot
         for name, refused in (("image_score", model.image_score == "reweighted"), ("window", model.window is not None)):
             if refused:
                 given = f"{name}={getattr(model, name)!r}"
@@ -61,6 +61,7 @@ class SpadeModule(nn.Module):
         self.k, self.k_image = (min(k, len(bank)) for k in (model.k, model.k_image or model.k))
         self.kappa, self.upsample, self.precision = model.kappa, model.upsample, model.precision
         self.image_score, self.local_average, self.crop = model.image_score, model.local_average, model.crop
+        self.names = bank.names
         self.features = _Features(model.backbone)
         device = model.device
         self.register_buffer("embeddings", bank.embeddings.to(device))
@@ -131,7 +132,12 @@ class _Features(nn.Module):
             self._seen[name] = output.to(torch.float32, copy=True)  # a copy, since an in-place ReLU may follow
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        return self._reader(images)
+        if torch.compiler.is_compiling() or images.device.type == "cuda":
+            return self._reader(images)
+        # One at a time, as Spade has them: a network's last bits depend on the shape of the batch.
+        parts = [self._reader(image) for image in images.split(1)]
+        pyramid = [torch.cat(level) for level in zip(*(part[1] for part in parts), strict=True)]
+        return torch.cat([part[0] for part in parts]), pyramid
 
     def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The wanted modules' outputs, normalised and run as Backbone does."""
@@ -156,8 +162,11 @@ class _Reader(Backbone):
 
     def __init__(self, backbone: Backbone, features: _Features) -> None:
         self.__dict__.update(backbone.__dict__)
-        self._module = features.network
-        self._features = features
+        self._module, self._features = features.network, features
+        self._running = contextlib.nullcontext()  # _Features takes its own lock, where there is something to guard
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_running": contextlib.nullcontext()}
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return self._features.outputs(images)
@@ -184,9 +193,8 @@ def export(model: Spade, path: str | os.PathLike[str]) -> None:
     example = torch.zeros(2, 3, model.crop, model.crop, device=model.device)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
-    assert model.bank is not None
     known = None if model.threshold is None else model.threshold.as_dict()
-    metadata = {"fastspade": __version__, "options": model.options(), "threshold": known, "names": list(model.bank.names)}
+    metadata = {"fastspade": __version__, "options": model.options(), "threshold": known, "names": list(module.names)}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fastspade-") as folder, warnings.catch_warnings():
         # Channels-last weights fill their storage in another order; they are stored and restored right all the same.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
