@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from fastspade._version import __version__
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from fastspade.api import score
     from fastspade.bank import Bank
     from fastspade.info import build_info
+    from fastspade.module import SpadeModule, export
     from fastspade.search import knn, pyramid_knn
     from fastspade.spade import Result, Spade
 
@@ -20,8 +22,10 @@ __all__ = [
     "FastspadeError",
     "Result",
     "Spade",
+    "SpadeModule",
     "__version__",
     "build_info",
+    "export",
     "knn",
     "pyramid_knn",
     "score",
@@ -32,7 +36,9 @@ _HOMES = {
     "Bank": "fastspade.bank",
     "Result": "fastspade.spade",
     "Spade": "fastspade.spade",
+    "SpadeModule": "fastspade.module",
     "build_info": "fastspade.info",
+    "export": "fastspade.module",
     "knn": "fastspade.search",
     "pyramid_knn": "fastspade.search",
     "score": "fastspade.api",
@@ -52,3 +58,8 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# torch.export.load finds operators by name: where torch is in use already, importing fastspade registers the search.
+if "torch" in sys.modules:
+    importlib.import_module("fastspade.search.ops")

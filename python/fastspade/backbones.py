@@ -84,8 +84,8 @@ class Backbone:
             raise InputError(f"images must have shape (B, 3, H, W), none of them 0; got {tuple(images.shape)}")
         with self._running:
             outputs = self._run(images)
-        embedding = self._pooled(outputs[self.embedding], len(images))
-        pyramid = [self._level(name, outputs[name], len(images)) for name in self.layers]
+        embedding = self._pooled(outputs[self.embedding], images.shape[0])
+        pyramid = [self._level(name, outputs[name], images.shape[0]) for name in self.layers]
         self._check_order(pyramid)
         self._check_finite({self.embedding: embedding} | dict(zip(self.layers, pyramid, strict=True)))
         return embedding, pyramid

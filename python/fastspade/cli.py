@@ -1,4 +1,4 @@
-"""The command line: fastspade fit | score | eval | demo | info."""
+"""The command line: fastspade fit | score | export | eval | demo | info."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
     _add_running(score)
     score.set_defaults(run=run_score)
+
+    export = commands.add_parser("export", help="write a fitted model as one torch.export program (.pt2) to be served")
+    export.add_argument("model", metavar="MODEL")
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write (.pt2)")
+    export.add_argument("--weights", metavar="FILE", help="local state-dict file the model was fitted with")
+    export.add_argument("--device", help="where it will run: cpu or cuda (default: cuda where this build and machine have it)")
+    export.set_defaults(run=run_export)
 
     evaluate = commands.add_parser("eval", help="measure a labelled dataset: metrics, results.json, results.csv, report.html")
     evaluate.add_argument("dataset", metavar="DATASET", help="its folder")
@@ -184,6 +191,17 @@ def run_score(arguments: argparse.Namespace) -> int:
         print(f"skipped {name}: {error}", file=sys.stderr)
     written = "".join(f", {count} {'heat maps' if kind == 'heatmaps' else kind}" for kind in kinds)
     print(f"{output}: scores.csv{written}")
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from fastspade.module import export
+    from fastspade.spade import Spade
+
+    model = Spade.load(arguments.model, device=arguments.device, weights=arguments.weights)
+    export(model, arguments.output)
+    size = f"{model.crop} x {model.crop}"
+    print(f"{arguments.output}: images (B, 3, {size}) in [0, 1] -> image scores (B,), anomaly maps (B, {size}); on {model.device}")
     return 0
 
 

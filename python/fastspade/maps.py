@@ -42,15 +42,21 @@ def smooth(maps: Map, sigma: float) -> torch.Tensor:
     values = _check_maps(maps)
     if not (math.isfinite(sigma) and sigma >= 0):
         raise InputError(f"sigma must be a finite number of pixels, 0 or more, got {sigma}")
-    radius = int(4 * sigma + 0.5)
-    if radius == 0:
+    if _radius(sigma) == 0:
         return values.clone()
-    rows, columns = (_gaussian_matrix(size, sigma, radius).to(values.device) for size in values.shape[-2:])
+    rows, columns = (gaussian_matrix(size, sigma).to(values.device) for size in values.shape[-2:])
     return rows @ (values @ columns.T)
 
 
-def _gaussian_matrix(size: int, sigma: float, radius: int) -> torch.Tensor:
+def _radius(sigma: float) -> int:
+    return int(4 * sigma + 0.5)
+
+
+def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
     """(size, size) float32: one axis's smoothing. As a matrix product it runs several times faster than a convolution."""
+    radius = _radius(sigma)
+    if radius == 0:
+        return torch.eye(size)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     position = (torch.arange(size)[:, None] + offsets.long()) % (2 * size)

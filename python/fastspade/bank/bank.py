@@ -96,6 +96,12 @@ class Bank:
         """A bank in memory of all images of `parts`."""
         return cls(*_joined([_stored(part, storage_dtype) for part in parts]), extractor=extractor)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_changing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_changing": threading.Lock()}
+
     def __repr__(self) -> str:
         now = self._snapshot
         return f"Bank({len(now)} images, levels {list(now.levels.shapes)}, {str(now.levels.dtype).removeprefix('torch.')})"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from fastspade.errors import DeviceError, InputError
 from fastspade.search import ops
 from fastspade.search.cuda import has_cuda_engine
+from fastspade.search.interchange import library_of, named_levels
 from fastspade.search.prepared import PreparedGallery
 from fastspade.search.streaming import search_streamed
 from fastspade.search.validation import (
@@ -24,6 +26,10 @@ from fastspade.search.validation import (
     check_tensor,
     shape_text,
 )
+
+
+# A torch.Tensor, numpy.ndarray or another library's array: one kind a call, answers included.
+Array = TypeVar("Array")
 
 
 @dataclass(frozen=True)
@@ -62,21 +68,23 @@ def last_statistics() -> SearchStatistics | None:
 
 
 def pyramid_knn(
-    query: Sequence[torch.Tensor],
-    gallery: Sequence[torch.Tensor] | PreparedGallery,
+    query: Sequence[Array],
+    gallery: Sequence[Array] | PreparedGallery,
     kappa: int,
     *,
-    gallery_index: torch.Tensor | None = None,
+    gallery_index: Array | None = None,
     upsample: str = "bilinear",
     precision: str = "exact",
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Array, Array]:
     """The kappa nearest gallery pixels of every query pixel, by squared L2 between pyramid descriptors.
 
     A pixel's descriptor is all levels brought to the finest resolution (as torch.nn.functional.interpolate does, with
     align_corners=False) and concatenated (SPADE, arXiv 2005.02357, section 3.3). The search is exact and never builds
     a descriptor or a distance matrix.
 
-    query: L tensors (B, C_l, H_l, W_l), finest first; float32, float16 or bfloat16, any strides.
+    query: L tensors (B, C_l, H_l, W_l), finest first; float32, float16 or bfloat16, any strides. All arrays of a call may
+        instead be numpy arrays, or another library's that speaks DLPack (JAX, CuPy): the answers are of that library too.
+        They are read in place where their layout allows.
     gallery: L tensors (N, C_l, H_l, W_l) with the same levels, or a `PreparedGallery` of them, which saves a CUDA search
         the work of preparing it each time. With queries on CUDA, a gallery in host memory is streamed to the device.
     kappa: how many neighbours, from 1 to K * H_1 * W_1.
@@ -92,49 +100,57 @@ def pyramid_knn(
 
     Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
     """
-    queries = check_pyramid("query", query)
+    library = library_of(
+        *named_levels("query", query), *named_levels("gallery", gallery), ("gallery_index", gallery_index)
+    )
+    queries = check_pyramid("query", library.levels("query", query))
     prepared, operand = None, "float16"
     if isinstance(gallery, PreparedGallery):
         check_choice("upsample", upsample, [gallery.upsample])
-        prepared, operand, gallery = gallery.buffer, gallery.operand, gallery.levels
-    stored = check_pyramid("gallery", gallery)
+        prepared, operand, stored = gallery.buffer, gallery.operand, check_pyramid("gallery", gallery.levels)
+    else:
+        stored = check_pyramid("gallery", library.levels("gallery", gallery))
     check_pair(queries, stored)
     check_choice("upsample", upsample, list(UPSAMPLES))
     check_choice("precision", precision, PRECISIONS)
     device = queries[0].device
     images, (height, width) = stored[0].shape[0], queries[0].shape[2:]
+    chosen = None
     if gallery_index is not None:
-        gallery_index = check_gallery_index(gallery_index, queries[0].shape[0], device)
-        images = gallery_index.shape[1]
+        chosen = library.tensor("gallery_index", gallery_index)
+        chosen = check_gallery_index(chosen, queries[0].shape[0], device)
+        images = chosen.shape[1]
     kappa = check_kappa(kappa, images * height * width, "pixels")
-    distances, indices = _search(queries, stored, prepared, kappa, gallery_index, upsample, precision, operand)
+    distances, indices = _search(queries, stored, prepared, kappa, chosen, upsample, precision, operand)
     shape = (queries[0].shape[0], height, width, kappa)
-    return distances.reshape(shape), indices.reshape(shape)
+    return library.array(distances.reshape(shape)), library.array(indices.reshape(shape))
 
 
-def knn(
-    query: torch.Tensor, gallery: torch.Tensor, kappa: int, *, precision: str = "exact"
-) -> tuple[torch.Tensor, torch.Tensor]:
+def knn(query: Array, gallery: Array, kappa: int, *, precision: str = "exact") -> tuple[Array, Array]:
     """The kappa nearest rows of `gallery` for every row of `query`, by squared L2.
 
-    query: (Q, D), gallery: (G, D); float32, float16 or bfloat16, any strides. kappa: from 1 to G.
+    query: (Q, D), gallery: (G, D); float32, float16 or bfloat16, any strides; tensors, or both of another library as in
+        `pyramid_knn`. kappa: from 1 to G.
     precision: as in `pyramid_knn`.
 
     Returns distances (Q, kappa) float32, ascending, ties to the lower index; indices (Q, kappa) int64.
 
     Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
     """
-    query, gallery = check_tensor("query", query, "(Q, D)"), check_tensor("gallery", gallery, "(G, D)")
-    if query.shape[1] != gallery.shape[1]:
+    library = library_of(("query", query), ("gallery", gallery))
+    queries = check_tensor("query", library.tensor("query", query), "(Q, D)")
+    stored = check_tensor("gallery", library.tensor("gallery", gallery), "(G, D)")
+    if queries.shape[1] != stored.shape[1]:
         raise InputError(
-            f"query is {shape_text(query.shape)} and gallery {shape_text(gallery.shape)}; both need the same D"
+            f"query is {shape_text(queries.shape)} and gallery {shape_text(stored.shape)}; both need the same D"
         )
-    check_devices(query.device, gallery.device)
+    check_devices(queries.device, stored.device)
     check_choice("precision", precision, PRECISIONS)
-    kappa = check_kappa(kappa, gallery.shape[0], "vectors")
+    kappa = check_kappa(kappa, stored.shape[0], "vectors")
     # Rows become the pixels of one tall image with a single level.
-    as_image = [matrix.t().unsqueeze(0).unsqueeze(-1) for matrix in (query, gallery)]
-    return _search([as_image[0]], [as_image[1]], None, kappa, None, "nearest", precision, "float16")
+    as_image = [matrix.t().unsqueeze(0).unsqueeze(-1) for matrix in (queries, stored)]
+    distances, indices = _search([as_image[0]], [as_image[1]], None, kappa, None, "nearest", precision, "float16")
+    return library.array(distances), library.array(indices)
 
 
 def _search(

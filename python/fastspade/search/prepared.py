@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from fastspade.search.interchange import library_of, named_levels
 from fastspade.search.ops import prepare_gallery
 from fastspade.search.validation import UPSAMPLES, check_choice, check_pyramid
 
@@ -21,7 +22,8 @@ class PreparedGallery:
     """
 
     def __init__(self, levels: Sequence[torch.Tensor], *, upsample: str = "bilinear", operand: str = "float16") -> None:
-        self.levels = check_pyramid("gallery", levels)
+        library = library_of(*named_levels("gallery", levels))
+        self.levels = check_pyramid("gallery", library.levels("gallery", levels))
         self.upsample = check_choice("upsample", upsample, list(UPSAMPLES))
         self.operand = check_choice("operand", operand, ("float16", "bfloat16"))
         self.buffer = prepare_gallery(self.levels, upsample, operand)

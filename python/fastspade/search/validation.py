@@ -22,7 +22,10 @@ def check_tensor(name: str, value: object, axes: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise DtypeError(f"{name} must be a torch.Tensor {axes}, got {type(value).__name__}")
     if value.dtype not in DTYPES:
-        raise DtypeError(f"{name} must be float32, float16 or bfloat16, got {str(value.dtype).removeprefix('torch.')}")
+        # Rounding is the caller's decision: distances of rounded vectors are other distances.
+        advice = "; round it with .float(), in numpy .astype('float32')" if value.dtype == torch.float64 else ""
+        got = str(value.dtype).removeprefix("torch.")
+        raise DtypeError(f"{name} must be float32, float16 or bfloat16, got {got}{advice}")
     if value.layout is not torch.strided:
         raise DtypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     if value.ndim != axes.count(",") + 1:
