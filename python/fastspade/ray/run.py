@@ -145,6 +145,7 @@ def score(
         counts = _score_parts(listing, job, actors, progress)
     else:
         counts = _score_rows(dataset, job, images_per_part, actors, progress)
+    place.remove_unfinished()
     return RunSummary(place.name, *counts, seconds=time.perf_counter() - begun)
 
 
@@ -209,9 +210,8 @@ def _score_rows(
 
 def _answers(results: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """What the actors report, as it comes. Raises the first error that one reports, or EngineError where workers died."""
-    context = ray.data.DataContext.get_current()
-    shown = context.enable_progress_bars
-    context.enable_progress_bars = False  # there is one bar already, over images
+    results.context.enable_progress_bars = False  # there is one already, over images
+    results.context.print_on_execution_start = False
     try:
         with closing(iter(results.iter_rows())) as rows:
             for answer in rows:
@@ -220,8 +220,6 @@ def _answers(results: ray.data.Dataset) -> Iterator[dict[str, Any]]:
                 yield answer
     except ray.exceptions.RayError as error:
         raise EngineError(f"Ray gave the run up; what is written stays, and the run can be repeated: {error}") from error
-    finally:
-        context.enable_progress_bars = shown
 
 
 def _pool(actors: dict[str, Any], work: int | None, reserved: int) -> dict[str, Any]:

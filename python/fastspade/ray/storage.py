@@ -66,6 +66,12 @@ class Place:
         except FileNotFoundError as error:
             raise MissingFileError(f"no such file: {self.name}") from error
 
+    def remove_unfinished(self) -> None:
+        """Delete what writers that were killed left in this folder; only when none is at work."""
+        for info in self.filesystem.get_file_info(pafs.FileSelector(self.path)):
+            if info.base_name.startswith(".") and info.base_name.endswith(".part"):
+                self.filesystem.delete_file(info.path)
+
     def make_folder(self) -> None:
         self.filesystem.create_dir(self.path, recursive=True)
 
@@ -95,7 +101,10 @@ def locate(where: str | os.PathLike[str], argument: str, filesystem: pafs.FileSy
     try:
         found, path = pafs.FileSystem.from_uri(text)
     except (ValueError, OSError, NotImplementedError) as error:
-        raise InputError(f"{argument} must be a path or a URI that pyarrow can open, got {_bare(text)}: {error}") from error
+        raise InputError(
+            f"{argument} must be a path or a URI that pyarrow can open, got {_bare(text)}: "
+            + str(error).replace(text, _bare(text))
+        ) from None
     return Place(found, path.rstrip("/"), "" if found.type_name == "local" else urlsplit(text).scheme)
 
 
