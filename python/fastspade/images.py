@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import os
 import threading
@@ -108,6 +109,19 @@ class ImageSource:
         if self.total is None:
             raise TypeError("the number of images from this loader or iterator is not known beforehand")
         return self.total
+
+    def part(self, start: int, stop: int) -> ImageSource:
+        """The pictures from `start` to `stop` (not included), as a source of their own; what is missing stays with the first.
+
+        Raises InputError for a loader, whose pictures cannot be taken out of turn.
+        """
+        if not isinstance(self._entries, list):
+            raise InputError(f"{self._argument} must be files, pictures, arrays or tensors to be split, got a loader")
+        part = copy.copy(self)
+        part._entries = self._entries[start:stop]
+        part._missing = self._missing if start == 0 else []
+        part.total, part.skipped = len(part._entries), list(part._missing)
+        return part
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """Batches of up to batch_size pictures.

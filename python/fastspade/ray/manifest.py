@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastspade._version import __version__
 from fastspade.errors import InputError, MissingFileError
 from fastspade.ray.storage import Place
@@ -22,13 +24,13 @@ def model_fingerprint(model: str | os.PathLike[str] | Spade) -> str:
     """SHA-256 (hex) of a saved model's file, of a model folder's manifest (it holds checksums), or of a fitted Spade."""
     digest = hashlib.sha256()
     if isinstance(model, Spade):
-        bank = model._fitted()
+        bank = model._fitted().snapshot
         known = None if model.threshold is None else model.threshold.as_dict()
         described = {"options": model.options(), "threshold": known, "backbone": model.backbone.spec(), "names": list(bank.names)}
         digest.update(json.dumps(described, sort_keys=True).encode())
         for tensor in (bank.embeddings, *bank.pyramid):
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
     path = Path(model)
     if path.is_dir():

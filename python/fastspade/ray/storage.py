@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from fastspade.durable import replacing
 from fastspade.errors import InputError, MissingFileError
-from fastspade.model_file import write_atomically
 
 # An object of these appears under its name when the upload is complete, so it needs no rename (which would be a copy).
 _OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
@@ -78,7 +78,8 @@ class Place:
     def write(self, data: bytes) -> None:
         """Afterwards the file holds all of `data`, or what it held before; a second writer of the same bytes does no harm."""
         if self.is_local:
-            write_atomically(Path(self.path), data)
+            with replacing(Path(self.path)) as aside:
+                aside.write_bytes(data)
             return
         direct = self.filesystem.type_name in _OBJECT_STORES
         folder, _, file_name = self.path.rpartition("/")
