@@ -46,8 +46,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "evaluate":  # a package of its own: fastspade.evaluate.roc_auc(labels, scores)
-        return importlib.import_module("fastspade.evaluate")
+    if name in ("evaluate", "ray", "distributed"):  # packages of their own: fastspade.evaluate.roc_auc(labels, scores)
+        return importlib.import_module(f"fastspade.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'fastspade' has no attribute {name!r}")

@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--colorbar", action="store_true", help="draw the scale beside every overlay")
     score.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
     _add_running(score)
+    _add_ray(score)
     score.set_defaults(run=run_score)
 
     export = commands.add_parser("export", help="write a fitted model as one torch.export program (.pt2) to be served")
@@ -128,6 +129,19 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def _add_ray(parser: argparse.ArgumentParser) -> None:
+    cluster = parser.add_argument_group(
+        "on a Ray cluster (extra 'ray')",
+        "OUT gets parquet files with scores, decisions and maps instead of pictures; the same command goes on with a run that "
+        "was interrupted. The cluster is the one RAY_ADDRESS names, or this machine. PATHS may be URIs and parquet files.",
+    )
+    cluster.add_argument("--ray", action="store_true", help="score on a Ray cluster")
+    cluster.add_argument("--ray-workers", type=int, metavar="N", help="actors (default: what the cluster's GPUs or CPUs serve)")
+    cluster.add_argument("--images-per-part", type=int, metavar="N", help="images an output file (default: 32 batches)")
+    cluster.add_argument("--image-column", metavar="NAME", help="of parquet files: encoded images (default: image or bytes)")
+    cluster.add_argument("--name-column", metavar="NAME", help="of parquet files: names (default: file and row)")
+
+
 def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of Spade that _add_model and _add_running made."""
     names = (
@@ -162,6 +176,10 @@ def run_fit(arguments: argparse.Namespace) -> int:
 
 
 def run_score(arguments: argparse.Namespace) -> int:
+    if arguments.ray:
+        from fastspade.ray.command import run
+
+        return run(arguments)
     from fastspade.output_folder import check_output, written_at_once
     from fastspade.score_files import parse_kinds, write_scores
     from fastspade.spade import Spade

@@ -13,6 +13,7 @@ __all__ = [
     "MissingDependencyError",
     "MissingFileError",
     "ModelFileError",
+    "RankError",
     "StorageError",
 ]
 
@@ -63,3 +64,7 @@ class MissingDependencyError(FastspadeError, ImportError):
 
 class EngineError(FastspadeError, RuntimeError):
     """The compiled engine is missing or reported a failure."""
+
+
+class RankError(FastspadeError, RuntimeError):
+    """Another process of a distributed run failed, died, or did not answer in time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import os
 import threading
@@ -32,7 +33,7 @@ from fastspade.decode import (
 from fastspade.errors import DeviceError, DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
 from fastspade.geometry import CropBox
 
-__all__ = ["SUFFIXES", "CropBox", "ImageBatch", "ImageSource", "as_rgb", "open_source"]
+__all__ = ["SUFFIXES", "CropBox", "Entry", "ImageBatch", "ImageSource", "as_rgb", "open_source"]
 
 SUFFIXES = frozenset(
     ".bmp .dib .gif .j2k .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -60,8 +61,8 @@ class ImageBatch:
 
 
 @dataclass
-class _Entry:
-    """One picture not yet decoded."""
+class Entry:
+    """One picture not yet decoded: what results call it, and a function that decodes it when it is needed."""
 
     name: str
     load: Callable[[], Decoded]
@@ -85,7 +86,7 @@ class ImageSource:
 
     def __init__(
         self,
-        entries: Iterable[_Entry],
+        entries: Iterable[Entry],
         total: int | None,
         missing: list[tuple[str, FastspadeError]],
         *,
@@ -108,6 +109,19 @@ class ImageSource:
         if self.total is None:
             raise TypeError("the number of images from this loader or iterator is not known beforehand")
         return self.total
+
+    def part(self, start: int, stop: int) -> ImageSource:
+        """The pictures from `start` to `stop` (not included), as a source of their own; what is missing stays with the first.
+
+        Raises InputError for a loader, whose pictures cannot be taken out of turn.
+        """
+        if not isinstance(self._entries, list):
+            raise InputError(f"{self._argument} must be files, pictures, arrays or tensors to be split, got a loader")
+        part = copy.copy(self)
+        part._entries = self._entries[start:stop]
+        part._missing = self._missing if start == 0 else []
+        part.total, part.skipped = len(part._entries), list(part._missing)
+        return part
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """Batches of up to batch_size pictures.
@@ -164,7 +178,7 @@ class ImageSource:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, entry: _Entry) -> _Prepared:
+    def _prepare(self, entry: Entry) -> _Prepared:
         try:
             return _Prepared(
                 entry.name, *prepare(entry.load(), self._resize, self._crop), lambda: to_pillow(entry.load())
@@ -244,7 +258,7 @@ def open_source(
             )
         return ImageSource(_LoaderEntries(images, argument), _loader_total(images), [], **options)
 
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     missing: list[tuple[str, FastspadeError]] = []
     is_list = isinstance(images, (list, tuple))
     for position, item in enumerate(images if is_list else [images]):
@@ -271,32 +285,34 @@ def _check_int(name: str, value: object, least: int, *, optional: bool = False) 
         raise InputError(f"{name} must be at least {least}, got {value}")
 
 
-def _item_entries(label: str, item: object, start: int) -> list[_Entry]:
+def _item_entries(label: str, item: object, start: int) -> list[Entry]:
     """The pictures of one item; ``start`` numbers those in memory."""
+    if isinstance(item, Entry):
+        return [item]
     if isinstance(item, (str, os.PathLike)):
-        return [_Entry(str(path), lambda path=path: read_file(path)) for path in _find_files(label, os.fspath(item))]
+        return [Entry(str(path), lambda path=path: read_file(path)) for path in _find_files(label, os.fspath(item))]
     if isinstance(item, Image.Image):
         if 0 in item.size:
             raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
         name = getattr(item, "filename", "") or _memory_name(start)
-        return [_Entry(name, lambda: _load_pil(item, name))]
+        return [Entry(name, lambda: _load_pil(item, name))]
     if isinstance(item, np.ndarray):
         stack = item if item.ndim == 4 else item[None]
         if len(stack) == 0:
             raise InputError(f"{label} must hold at least one image, got shape {item.shape}")
         check_array(label, stack[0])
-        return [_Entry(_memory_name(start + i), lambda one=one: decode_array(one)) for i, one in enumerate(stack)]
+        return [Entry(_memory_name(start + i), lambda one=one: decode_array(one)) for i, one in enumerate(stack)]
     if isinstance(item, torch.Tensor):
         return _tensor_entries(label, item, start)
     raise DtypeError(f"{label} must be a path, PIL image, array or tensor, got {type(item).__name__}")
 
 
-def _tensor_entries(label: str, tensor: torch.Tensor, start: int) -> list[_Entry]:
+def _tensor_entries(label: str, tensor: torch.Tensor, start: int) -> list[Entry]:
     if tensor.ndim not in (3, 4) or 0 in tensor.shape:
         raise InputError(f"{label} must have shape (3, H, W) or (N, 3, H, W), none of them 0; got {tuple(tensor.shape)}")
     stack = tensor if tensor.ndim == 4 else tensor[None]
     check_tensor(label, stack[0])
-    return [_Entry(_memory_name(start + i), lambda one=one: decode_tensor(one)) for i, one in enumerate(stack)]
+    return [Entry(_memory_name(start + i), lambda one=one: decode_tensor(one)) for i, one in enumerate(stack)]
 
 
 def _memory_name(number: int) -> str:
@@ -351,7 +367,7 @@ class _LoaderEntries:
     def __init__(self, loader: Iterable[Any], argument: str) -> None:
         self._loader, self._argument = loader, argument
 
-    def __iter__(self) -> Iterator[_Entry]:
+    def __iter__(self) -> Iterator[Entry]:
         count = 0
         for step, item in enumerate(self._loader):
             tensor = item[0] if isinstance(item, (list, tuple)) and item else item

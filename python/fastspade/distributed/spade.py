@@ -1,0 +1,128 @@
+"""SPADE with its bank split over processes: the same scores and maps, to the bit, as one process with the whole bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastspade.bank import Bank
+from fastspade.bank.snapshot import check_storage_dtype
+from fastspade.distributed.bank import ShardedBank, share
+from fastspade.distributed.images import SharedSource
+from fastspade.distributed.matching import ShardedMatcher, ShardedResident
+from fastspade.distributed.ranks import Ranks
+from fastspade.errors import ImageReadError
+from fastspade.features import Features, FeatureStream
+from fastspade.images import ImageSource
+from fastspade.matching import Matcher
+from fastspade.spade import Spade
+
+TIMEOUT = 300.0  # seconds
+
+
+class DistributedSpade(Spade):
+    """A Spade whose bank is split over the ranks of torch.distributed, for banks that fit no single one.
+
+    Start the script with torchrun, call torch.distributed.init_process_group ("gloo" for CPUs, "nccl" for GPUs, one a
+    process), then use it as a Spade: every rank makes the same calls in the same order, and every rank gets the whole
+    answer. `fit` splits the normal images over the ranks (all ranks must be able to read them); `load` keeps this rank's part
+    of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
+    ignored (None will do); pictures for overlays stay on rank 0.
+
+    Options are Spade's, but image_score="reweighted" and window with kappa > 1, which need the K images in one place.
+    timeout: seconds a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
+    one batch, or its share of fit.
+    """
+
+    def __init__(self, *args: Any, timeout: float = TIMEOUT, **options: Any) -> None:
+        self.ranks = Ranks(timeout)
+        super().__init__(*args, **options)
+        self.progress = self.progress and self.ranks.rank == 0
+
+    def fit(self, normal_images: Any, *, skip_bad: bool = False) -> DistributedSpade:
+        """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
+        extractor = self._extractor
+
+        def own() -> tuple[Bank | None, list[tuple[str, Exception]]]:
+            source = self._open_here(normal_images, skip_bad, "normal_images")
+            source = source.part(*share(source.total or 0, self.ranks))
+            stream = FeatureStream(extractor, source, "fit")
+            parts: list[Features] = []
+            try:
+                parts += stream if source.total else []
+            except ImageReadError:
+                if not skip_bad:  # else none of this rank's is readable, which is no error if another rank has some
+                    raise
+            bank = Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
+            return bank, list(source.skipped)
+
+        bank, skipped = self.ranks.together("fit", own)
+        sharded = ShardedBank(bank, self.ranks)
+        self._check_kappa(sharded)
+        self.bank, self.threshold = sharded, None
+        self.skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
+        self._told_few_images = False
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, *, timeout: float = TIMEOUT, **options: Any) -> DistributedSpade:
+        """As Spade.load, on every rank; each keeps its part of the normal images."""
+        whole = Ranks(timeout).together("opening the model", lambda: Spade.load(path, **options))
+        model = cls(
+            whole.backbone,
+            timeout=timeout,
+            device=whole.device,
+            batch_size=whole.batch_size,
+            num_workers=whole.num_workers,
+            progress=whole.progress,
+            **whole.options(),
+        )
+        model.bank, model.threshold = ShardedBank.part_of(whole.bank, model.ranks), whole.threshold
+        return model
+
+    def save(self, path: str | Path) -> None:
+        """As Spade.save, by rank 0, which brings the whole bank together for it: it must fit in each rank's memory."""
+        bank = self._fitted().gathered()
+
+        def write() -> None:
+            if self.ranks.rank == 0:
+                model = Spade(self.backbone, device=self.device, **self.options())
+                model.bank, model.threshold = bank, self.threshold
+                model.save(path)
+
+        self.ranks.together("saving", write)
+
+    # -- what of Spade depends on where the bank is
+
+    def _open_here(self, images: Any, skip_bad: bool, argument: str) -> ImageSource:
+        return super()._open(images, skip_bad, argument)
+
+    def _open(self, images: Any, skip_bad: bool, argument: str) -> SharedSource:
+        return SharedSource(self.ranks, lambda: self._open_here(images, skip_bad, argument))
+
+    def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Every rank extracts some of the images; an image's features do not depend on those that come with it."""
+        ranks, device = self.ranks, self._search_device
+        start, stop = share(len(pixels), ranks)
+        found = ranks.together("features", lambda: self._extractor(pixels[start:stop]) if start < stop else None)
+        mine = None if found is None else [found[0], *found[1]]
+        told = ranks.gather("features", None if mine is None else [tuple(tensor.shape) for tensor in mine])
+        parts = [
+            ranks.broadcast_tensors("features", mine if rank == ranks.rank else None, shapes, rank, device=device)
+            for rank, shapes in enumerate(told)
+            if shapes is not None
+        ]
+        embeddings, *pyramid = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return embeddings, pyramid
+
+    def _resident_bank(self, bank: ShardedBank) -> ShardedResident:
+        known = self._resident
+        if known is None or known.bank is not bank or known.upsample != self.upsample:
+            known = self._resident = ShardedResident(bank, self._search_device, self.upsample)
+        return known
+
+    def _matcher(self, bank: ShardedBank, left_out: int = 0) -> Matcher:
+        plain = super()._matcher(bank, left_out)
+        return ShardedMatcher(**vars(plain))
