@@ -33,10 +33,14 @@ void define_cuda(pybind11::module_& module) {
     }, py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"));
 
     module.def("cuda_search_plan", [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16,
-                                      const Shapes& query, int64_t query_images, int64_t slots, int64_t kappa) {
+                                      const Shapes& query, int64_t query_images, int64_t slots, int64_t kappa, int path) {
         const OperandLayout layout = plan(device, gallery, images, upsample, bfloat16);
-        const SearchPlan search = plan_search(layout, shapes_of(query), query_images, slots, kappa, Backend::limits(device));
+        const SearchPlan search = plan_search(layout, shapes_of(query), query_images, slots, kappa, Backend::limits(device),
+                                               static_cast<Path>(path));
         py::dict result;
+        result["path"] = search.path == Path::sm90a ? "sm90a" : "sm80";
+        result["stages"] = search.stages;
+        result["jobs"] = search.job_count;
         result["workspace_bytes"] = search.workspace_bytes;
         result["groups"] = layout.groups.size();
         result["tile_rows"] = search.tile_rows;
@@ -47,11 +51,11 @@ void define_cuda(pybind11::module_& module) {
         result["launch_tiles"] = search.launch_tiles;
         result["lists_on_chip"] = search.lists_on_chip;
         std::vector<int> rings;
-        for (const Group& group : layout.groups) rings.push_back(group.ring);
+        for (size_t g = 0; g < layout.groups.size(); ++g) rings.push_back(search.ring[g]);
         result["rings"] = rings;
         return result;
     }, py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"), py::arg("query"),
-       py::arg("query_images"), py::arg("slots"), py::arg("kappa"));
+       py::arg("query_images"), py::arg("slots"), py::arg("kappa"), py::arg("path"));
 
     module.def("cuda_prepare_gallery", [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample,
                                           bool bfloat16, uintptr_t prepared) {
@@ -65,7 +69,7 @@ void define_cuda(pybind11::module_& module) {
     module.def("cuda_search", [](int device, uintptr_t stream, const std::vector<Described>& query,
                                  const std::vector<Described>& gallery, uintptr_t prepared, uintptr_t gallery_index, int64_t slots,
                                  int64_t kappa, int upsample, bool bfloat16, bool redo, uintptr_t distances, uintptr_t indices,
-                                 uintptr_t counters, uintptr_t workspace) {
+                                 uintptr_t counters, uintptr_t workspace, int path) {
         SearchRequest request{};
         request.query = views(query);
         request.gallery = views(gallery);
@@ -81,12 +85,13 @@ void define_cuda(pybind11::module_& module) {
         const Device limits = Backend::limits(device);
         const OperandLayout layout = plan_gallery(shapes_of_views(request.gallery), request.gallery[0].images(),
                                                   static_cast<Upsample>(upsample), bfloat16, limits);
-        const SearchPlan search = plan_search(layout, shapes_of_views(request.query), request.query[0].images(), slots, kappa, limits);
+        const SearchPlan search = plan_search(layout, shapes_of_views(request.query), request.query[0].images(), slots, kappa, limits,
+                                               static_cast<Path>(path));
         py::gil_scoped_release release;
         Backend::search(device, reinterpret_cast<void*>(stream), layout, search, request);
     }, py::arg("device"), py::arg("stream"), py::arg("query"), py::arg("gallery"), py::arg("prepared"), py::arg("gallery_index"),
        py::arg("slots"), py::arg("kappa"), py::arg("upsample"), py::arg("bfloat16"), py::arg("redo"), py::arg("distances"),
-       py::arg("indices"), py::arg("counters"), py::arg("workspace"));
+       py::arg("indices"), py::arg("counters"), py::arg("workspace"), py::arg("path"));
 }
 
 }  // namespace fastspade

@@ -1,16 +1,27 @@
 // Launches on the CUDA runtime, every call checked.
 #include "cuda/engine.hpp"
 
+#include <cuda.h>
+
+#include <cstring>
 #include <mutex>
 #include <set>
 #include <sstream>
 #include <utility>
 
+#include "cuda/engine_sm90.hpp"
 #include "cuda/sequence.hpp"
 
 namespace fastspade::cuda {
 
 namespace {
+
+#ifdef FASTSPADE_WITH_SM90A
+constexpr bool with_sm90a = true;
+#else
+constexpr bool with_sm90a = false;
+const void* search_sm90_kernel_of(bool) { return nullptr; }
+#endif
 
 std::string text_of(const std::vector<TensorView>& levels) {
     std::ostringstream text;
@@ -39,6 +50,42 @@ class Stream {
         check(cudaGetLastError(), "kernel launch");
     }
 
+    void launch_sm90(bool bfloat16, int64_t blocks, int shared_bytes, const Sm90Parameters& parameters) {
+        const void* const kernel = with_sm90a ? search_sm90_kernel_of(bfloat16) : nullptr;
+        if (!kernel) throw CudaError("this build has no code for sm_90a");
+        allow_shared(kernel, shared_bytes);
+        void* arguments[] = {const_cast<Sm90Parameters*>(&parameters)};
+        check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(sm90_block_threads), arguments,
+                               static_cast<size_t>(shared_bytes), stream_),
+              "cudaLaunchKernel");
+    }
+
+    // The driver's encoder, found through the runtime: nothing is linked against the driver. Host work alone.
+    TensorMap tensor_map(const TensorBox& box) const {
+        static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap));
+        static const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(driver_function("cuTensorMapEncodeTiled"));
+        cuuint64_t size[tensor_map_dimensions], stride[tensor_map_dimensions];
+        cuuint32_t sides[tensor_map_dimensions], steps[tensor_map_dimensions];
+        for (int d = 0; d < box.dimensions; ++d) {
+            size[d] = static_cast<cuuint64_t>(box.size[d]);
+            if (d > 0) stride[d - 1] = static_cast<cuuint64_t>(box.stride[d] * 2);
+            sides[d] = static_cast<cuuint32_t>(box.box[d]);
+            steps[d] = 1;
+        }
+        CUtensorMap map;
+        const CUresult status =
+            encode(&map, box.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                   static_cast<cuuint32_t>(box.dimensions), const_cast<void*>(box.data), size, stride, sides, steps,
+                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        if (status != CUDA_SUCCESS)
+            throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + " on device " +
+                            std::to_string(device_) + ", " + subject_);
+        TensorMap result;
+        std::memcpy(&result, &map, sizeof(map));
+        return result;
+    }
+
     void fill(void* address, int byte, int64_t bytes) {
         check(cudaMemsetAsync(address, byte, static_cast<size_t>(bytes), stream_), "cudaMemsetAsync");
     }
@@ -53,6 +100,18 @@ class Stream {
     }
 
   private:
+    void* driver_function(const char* name) const {
+        void* function = nullptr;
+        cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+        check(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found), "cudaGetDriverEntryPointByVersion");
+#else
+        check(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found), "cudaGetDriverEntryPoint");
+#endif
+        if (found != cudaDriverEntryPointSuccess || !function) throw CudaError(std::string("the driver has no ") + name);
+        return function;
+    }
+
     // Above 48 KiB a kernel must be told, once a device and size.
     void allow_shared(const void* kernel, int bytes) {
         static std::mutex guard;
@@ -84,6 +143,7 @@ DeviceProperties device_properties(int device) {
     properties.limits.shared_bytes = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     properties.limits.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
     properties.compute_capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+    properties.limits.sm90a = with_sm90a && properties.compute_capability == 90;
     return properties;
 }
 

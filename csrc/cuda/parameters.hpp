@@ -6,6 +6,7 @@
 
 #include "core/sampling.hpp"
 #include "core/tensor_view.hpp"
+#include "cuda/tensor_map.hpp"
 
 namespace fastspade::cuda {
 
@@ -15,6 +16,7 @@ constexpr int tile_columns = 128;   // gallery pixels a tile
 constexpr int step_channels = 64;   // channels a pipeline step; operands are padded to a multiple with zeros
 constexpr int search_threads = 256;
 constexpr int pipeline_stages = 3;
+constexpr int patch_width = 8, patch_height = 4;  // pixels; a tile of the sm_90a search has four patches
 constexpr float scaled_norm = 64.0f;  // every image is scaled by a power of two so that no vector's norm exceeds this
 
 // One level as the caller holds it: any strides (in elements), any of the three types.
@@ -113,11 +115,34 @@ struct FinishParameters {
     int redo_capacity;
 };
 
+// How the finest group's pixels are cut into tiles: in runs, or, for the sm_90a search of several groups, in patches.
+struct Tiling {
+    int width, height;
+    bool patched;
+};
+
+// Where a position of the finest grid reads a coarse axis, as floats.
+struct alignas(16) AxisTap {
+    int low, high;
+    float low_weight, high_weight;
+};
+
 struct ScheduleParameters {
     uint32_t* jobs;
-    int tiles, width, height, group_count;
+    AxisTap* taps;  // for every coarse group, of all columns and then of all rows of the finest grid; or null
+    int tiles, group_count;
+    Tiling tiling;
     int group_height[max_groups], group_width[max_groups];
     Upsample upsample;
+};
+
+// The sm_90a search (search_sm90.cuh) is told more.
+struct Sm90Parameters {
+    SearchParameters search;
+    TensorMap query[max_groups], gallery[max_groups];
+    const AxisTap* taps;  // as the schedule's
+    int stages, barrier_offset;
+    bool patched;
 };
 
 }  // namespace fastspade::cuda

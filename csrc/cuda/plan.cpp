@@ -38,34 +38,15 @@ void lay_out(OperandLayout& layout) {
     layout.bytes = end;
 }
 
-int64_t finest_tiles(int64_t pixels) { return ceil_divide(pixels, tile_columns); }
-
-// Whole rows of a coarse grid that finest tiles 0 .. tile read, rounded up to tiles: as schedule.cuh counts them.
-int64_t coarse_pixels_done(int64_t tile, const OperandLayout& layout, const Group& group) {
-    const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
-    const int64_t last = std::min((tile + 1) * tile_columns, pixels) - 1;
-    const int64_t rows = axis_tap(last / layout.width, group.height, layout.height, layout.upsample).high + 1;
-    return ceil_divide(rows * group.width, tile_columns) * tile_columns;
-}
-
-// Gram columns that must be on chip at once: from the first that a finest tile reads to the last computed by then.
-int ring_length(const OperandLayout& layout, const Group& group) {
-    const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width, own = static_cast<int64_t>(group.height) * group.width;
-    int64_t longest = 1;
-    for (int64_t tile = 0; tile < finest_tiles(pixels); ++tile) {
-        const int64_t first =
-            static_cast<int64_t>(axis_tap(tile * tile_columns / layout.width, group.height, layout.height, layout.upsample).low) * group.width;
-        longest = std::max(longest, std::min(coarse_pixels_done(tile, layout, group), own) - first);
-    }
-    return round_up(static_cast<int>(longest), 4);
-}
-
 // Shared memory without candidate lists; fills in offsets where a plan is given.
 int64_t shared_need(const OperandLayout& layout, int row_tiles, SearchPlan* plan) {
     const int rows = 32 * row_tiles;
     int64_t end = static_cast<int64_t>(pipeline_stages) * (rows + tile_columns) * step_channels * 2;
     for (size_t g = 1; g < layout.groups.size(); ++g) {
-        if (plan) plan->ring_offset[g] = static_cast<int>(end);
+        if (plan) {
+            plan->ring[g] = layout.groups[g].ring;
+            plan->ring_offset[g] = static_cast<int>(end);
+        }
         end += static_cast<int64_t>(layout.groups[g].ring) * rows * 2;
     }
     end = (end + 15) / 16 * 16;
@@ -87,6 +68,24 @@ void count_channels(OperandLayout& layout) {
     }
 }
 
+// The tallest query tile that fits and still leaves every multiprocessor a block.
+void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t kappa, int64_t small_tiles, int64_t units, SearchPlan& plan) {
+    for (int row_tiles : {4, 2, 1}) {
+        const int64_t without = shared_need(gallery, row_tiles, nullptr);
+        const int64_t lists = static_cast<int64_t>(32) * row_tiles * plan.capacity * 8;
+        const bool on_chip = kappa <= 64 && without + lists <= device.shared_bytes;
+        const bool enough = ceil_divide(small_tiles, row_tiles) * units >= device.multiprocessors;
+        const bool fits = kappa <= 64 ? on_chip : without <= device.shared_bytes;
+        if (row_tiles > 1 && !(fits && enough)) continue;
+        plan.row_tiles = row_tiles;
+        plan.lists_on_chip = on_chip;
+        break;
+    }
+    plan.tiling = {gallery.width, gallery.height, false};
+    plan.shared_bytes = static_cast<int>(shared_need(gallery, plan.row_tiles, &plan)) +
+                        (plan.lists_on_chip ? 32 * plan.row_tiles * plan.capacity * 8 : 0);
+}
+
 }  // namespace
 
 OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images, Upsample upsample, bool bfloat16,
@@ -100,6 +99,7 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
     layout.images = images;
     const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
 
+    const Tiling tiling{layout.width, layout.height, false};
     Group finest = finest_group(levels);
     std::vector<Group> coarse;
     for (size_t l = 0; l < levels.size(); ++l) {
@@ -112,7 +112,7 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
             coarse.push_back(Group{level.height, level.width, 0, {}, 0});
         coarse.back().levels.push_back(static_cast<int>(l));
     }
-    for (Group& group : coarse) group.ring = ring_length(layout, group);
+    for (Group& group : coarse) group.ring = ring_length(tiling, group.height, group.width, upsample);
     // Too many groups, or rings too long for the smallest tile: the longest ring gives way.
     for (;;) {
         layout.groups = coarse;
@@ -148,7 +148,7 @@ OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelSh
 }
 
 SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShape>& query, int64_t query_images, int64_t slots,
-                       int64_t kappa, const Device& device) {
+                       int64_t kappa, const Device& device, Path path) {
     const int64_t pixels = static_cast<int64_t>(gallery.height) * gallery.width, pairs = slots * pixels;
     const int64_t query_pixels = static_cast<int64_t>(query[0].height) * query[0].width;
     if (pairs >= 0xffffffffll)
@@ -162,28 +162,29 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     plan.batch = std::clamp<int64_t>(operand_budget / std::max<int64_t>(plan_query(gallery, query, 1).bytes, 1), 1, query_images);
     plan.query = plan_query(gallery, query, plan.batch);
 
-    int64_t jobs = finest_tiles(pixels);
-    plan.segments = static_cast<int>(gallery.groups.size() > 1 ? 1 : ceil_divide(jobs, 16));
+    // One level may be cut anywhere; several are searched image by image, because rings start anew with each.
+    const bool one_group = gallery.groups.size() == 1;
+    const auto segments = [&](const Tiling& tiling) { return one_group ? ceil_divide(finest_tiles(tiling), 16) : 1; };
+
+    // The sm90a kernel has tiles of 128 queries: where they are few, smaller tiles keep more multiprocessors busy.
+    const bool enough = ceil_divide(query_pixels, 128) * query_images * slots * segments({gallery.width, gallery.height, !one_group}) >=
+                        device.multiprocessors;
+    if (path == Path::sm90a || (path == Path::automatic && device.sm90a && enough && query_pixels > 64)) {
+        const std::string obstacle = lay_out_sm90(gallery, device, plan);
+        if (obstacle.empty())
+            plan.path = Path::sm90a;
+        else if (path == Path::sm90a)
+            throw std::invalid_argument("the sm90a search was asked for, but " + obstacle);
+    }
+    if (plan.path == Path::sm80) lay_out_sm80(gallery, device, kappa, ceil_divide(query_pixels, 32), query_images * slots *
+                                              segments({gallery.width, gallery.height, false}), plan);
+    int64_t jobs = finest_tiles(plan.tiling);
+    plan.segments = static_cast<int>(segments(plan.tiling));
     for (size_t g = 1; g < gallery.groups.size(); ++g)
-        jobs += coarse_pixels_done(finest_tiles(pixels) - 1, gallery, gallery.groups[g]) / tile_columns;
+        jobs += coarse_tiles_needed(plan.tiling, finest_tiles(plan.tiling) - 1, gallery.groups[g].height, gallery.groups[g].width, gallery.upsample);
     plan.job_count = static_cast<int>(jobs);
     const int64_t units = slots * plan.segments;
-
-    // The tallest query tile that fits and still leaves every multiprocessor a block.
-    for (int row_tiles : {4, 2, 1}) {
-        const int64_t without = shared_need(gallery, row_tiles, nullptr);
-        const int64_t lists = static_cast<int64_t>(32) * row_tiles * plan.capacity * 8;
-        const bool on_chip = kappa <= 64 && without + lists <= device.shared_bytes;
-        const bool enough = ceil_divide(query_pixels, 32 * row_tiles) * query_images * units >= device.multiprocessors;
-        const bool fits = kappa <= 64 ? on_chip : without <= device.shared_bytes;
-        if (row_tiles > 1 && !(fits && enough)) continue;
-        plan.row_tiles = row_tiles;
-        plan.lists_on_chip = on_chip;
-        break;
-    }
     plan.tile_rows = 32 * plan.row_tiles;
-    plan.shared_bytes = static_cast<int>(shared_need(gallery, plan.row_tiles, &plan)) +
-                        (plan.lists_on_chip ? plan.tile_rows * plan.capacity * 8 : 0);
     plan.query_tiles = static_cast<int>(ceil_divide(query_pixels, plan.tile_rows));
 
     // Splits: what finishes first, counting whole waves of blocks; each extra split costs a list to fill and to merge.
@@ -212,7 +213,9 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     plan.failed_offset = place(end, rows * 4);
     plan.failures_offset = place(end, 4);
     plan.redo_offset = place(end, static_cast<int64_t>(plan.redo_blocks) * plan.redo_capacity * 8);
-    plan.jobs_offset = place(end, gallery.groups.size() > 1 ? jobs * 4 : 0);
+    plan.jobs_offset = place(end, one_group ? 0 : jobs * 4);
+    const int64_t taps = static_cast<int64_t>(gallery.groups.size() - 1) * (gallery.width + gallery.height);
+    plan.taps_offset = place(end, plan.path == Path::sm90a ? taps * static_cast<int64_t>(sizeof(AxisTap)) : 0);
     plan.workspace_bytes = end;
     return plan;
 }

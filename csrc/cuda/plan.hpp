@@ -3,16 +3,21 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/problem.hpp"
-#include "cuda/parameters.hpp"
+#include "cuda/tiling.hpp"
 
 namespace fastspade::cuda {
+
+// The search kernels there are. `automatic` takes sm90a where device, build and shapes allow it.
+enum class Path : int { automatic = 0, sm80 = 1, sm90a = 2 };
 
 struct Device {
     int shared_bytes;      // a block's largest shared memory
     int multiprocessors;
+    bool sm90a;            // compute capability 9.0, and a build with code for it
 };
 
 struct LevelShape {
@@ -47,20 +52,27 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
 OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelShape>& levels, int64_t images);
 
 struct SearchPlan {
+    Path path = Path::sm80;
     OperandLayout query;       // of one batch of query images, at the start of the workspace
     int64_t batch = 1;         // query images prepared at a time
     int row_tiles = 1, tile_rows = 32, query_tiles = 0, launch_tiles = 0;
     int job_count = 0, segments = 1, splits = 1, keep = 0, capacity = 0;
+    Tiling tiling{};
     bool lists_on_chip = true;
-    int ring_offset[max_groups] = {};
+    int ring[max_groups] = {}, ring_offset[max_groups] = {};
     int list_offset = 0, column_offset = 0, row_offset = 0, shared_bytes = 0;
+    int stages = pipeline_stages, barrier_offset = 0;  // sm90a
     int redo_blocks = 0, redo_capacity = 0;
     int64_t kept_offset = 0, limits_offset = 0, lists_offset = 0, failed_offset = 0, failures_offset = 0, redo_offset = 0,
-            jobs_offset = 0;
+            jobs_offset = 0, taps_offset = 0;
     int64_t workspace_bytes = 0;
 };
 
+// Throws std::invalid_argument where `path` is asked for and cannot be had.
 SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShape>& query, int64_t query_images, int64_t slots,
-                       int64_t kappa, const Device& device);
+                       int64_t kappa, const Device& device, Path path = Path::automatic);
+
+// plan_sm90.cpp: lays the sm90a search out in shared memory; what it cannot do, or nothing.
+std::string lay_out_sm90(const OperandLayout& gallery, const Device& device, SearchPlan& plan);
 
 }  // namespace fastspade::cuda

@@ -3,31 +3,31 @@
 #pragma once
 
 #include "cuda/device.cuh"
-#include "cuda/parameters.hpp"
+#include "cuda/tiling.hpp"
 
 namespace fastspade::cuda {
-
-// Coarse pixels (whole rows) that finest tiles 0 .. tile need, as a count of tiles. None where tile is -1.
-FASTSPADE_HOST_DEVICE inline int coarse_tiles_needed(int tile, int width, int height, int group_height, int group_width,
-                                                     Upsample mode) {
-    if (tile < 0) return 0;
-    const int64_t end = static_cast<int64_t>(tile + 1) * tile_columns, pixels = static_cast<int64_t>(width) * height;
-    const int64_t last_row = ((end < pixels ? end : pixels) - 1) / width;
-    const int64_t needed = (static_cast<int64_t>(axis_tap(last_row, group_height, height, mode).high) + 1) * group_width;
-    return static_cast<int>((needed + tile_columns - 1) / tile_columns);
-}
 
 FASTSPADE_KERNEL(search_threads, 1) schedule_kernel(const ScheduleParameters p) {
     for (int tile = thread_index(); tile < p.tiles; tile += search_threads) {
         int place = tile;
         for (int g = 1; g < p.group_count; ++g)
-            place += coarse_tiles_needed(tile - 1, p.width, p.height, p.group_height[g], p.group_width[g], p.upsample);
+            place += coarse_tiles_needed(p.tiling, tile - 1, p.group_height[g], p.group_width[g], p.upsample);
         for (int g = 1; g < p.group_count; ++g) {
-            const int done = coarse_tiles_needed(tile - 1, p.width, p.height, p.group_height[g], p.group_width[g], p.upsample);
-            const int due = coarse_tiles_needed(tile, p.width, p.height, p.group_height[g], p.group_width[g], p.upsample);
+            const int done = coarse_tiles_needed(p.tiling, tile - 1, p.group_height[g], p.group_width[g], p.upsample);
+            const int due = coarse_tiles_needed(p.tiling, tile, p.group_height[g], p.group_width[g], p.upsample);
             for (int i = done; i < due; ++i) p.jobs[place++] = static_cast<uint32_t>(g) << 28 | static_cast<uint32_t>(i);
         }
         p.jobs[place] = static_cast<uint32_t>(tile);
+    }
+    if (!p.taps) return;
+    const int axes = p.tiling.width + p.tiling.height;
+    for (int i = thread_index(); i < axes * (p.group_count - 1); i += search_threads) {
+        const int g = i / axes + 1, at = i % axes;
+        const Tap tap = at < p.tiling.width ? axis_tap(at, p.group_width[g], p.tiling.width, p.upsample)
+                                            : axis_tap(at - p.tiling.width, p.group_height[g], p.tiling.height, p.upsample);
+        // A tap without weight is not read: it could hold a value that is not finite.
+        p.taps[i] = {tap.low, tap.high_weight > 0.0 ? tap.high : tap.low, static_cast<float>(tap.low_weight),
+                     static_cast<float>(tap.high_weight)};
     }
 }
 

@@ -10,8 +10,9 @@
 // Copies run ahead of the multiplication by two steps, across tiles and images.
 #pragma once
 
-#include "cuda/candidates.cuh"
+#include "cuda/cursor.cuh"
 #include "cuda/gram_ring.cuh"
+#include "cuda/row_lists.cuh"
 #include "cuda/tile.cuh"
 
 namespace fastspade::cuda {
@@ -25,50 +26,6 @@ struct alignas(8) ColumnSample {  // in one coarse ring
     float weight[4];
     uint16_t column[4];
 };
-struct alignas(16) Row {
-    float norm, first, second, limit;
-};
-
-// Walks a block's steps: pieces of images (units), tiles within (jobs), 64 channels at a time.
-struct Cursor {
-    int unit, job, last_job, step, steps, group, first;
-    int64_t image;
-    bool done;
-};
-
-FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
-    const uint32_t job = p.jobs ? p.jobs[c.job] : static_cast<uint32_t>(c.job);
-    c.group = static_cast<int>(job >> 28);
-    c.first = static_cast<int>(job & 0x0fffffffu) * tile_columns;
-    c.step = 0;
-    c.steps = p.groups[c.group].channels / step_channels;
-}
-
-// Moves to the block's next unit that has an image and jobs, starting at c.unit.
-FASTSPADE_DEVICE void open_unit(const SearchParameters& p, Cursor& c, int query_image) {
-    for (; c.unit < p.slots * p.segments; c.unit += p.splits) {
-        const int slot = c.unit / p.segments, segment = c.unit - slot * p.segments;
-        c.image = p.gallery_index ? p.gallery_index[static_cast<int64_t>(query_image) * p.slots + slot] : slot;
-        c.job = static_cast<int>(static_cast<int64_t>(p.job_count) * segment / p.segments);
-        c.last_job = static_cast<int>(static_cast<int64_t>(p.job_count) * (segment + 1) / p.segments);
-        if (c.image >= 0 && c.job < c.last_job) {
-            open_job(p, c);
-            return;
-        }
-    }
-    c.done = true;
-}
-
-FASTSPADE_DEVICE void advance(const SearchParameters& p, Cursor& c, int query_image) {
-    if (++c.step < c.steps) return;
-    if (++c.job < c.last_job) {
-        open_job(p, c);
-        return;
-    }
-    c.unit += p.splits;
-    open_unit(p, c, query_image);
-}
-
 template <class Operand, int RowTiles>
 FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
     using Gram = Tile<RowTiles>;
@@ -77,34 +34,19 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
     char* const shared = shared_memory();
     auto* const columns = reinterpret_cast<Column*>(shared + p.column_offset);
     auto* const samples = reinterpret_cast<ColumnSample*>(columns + tile_columns);
-    auto* const row_terms = reinterpret_cast<Row*>(shared + p.row_offset);
-    auto* const counts = reinterpret_cast<int*>(row_terms + rows);
 
     const int thread = thread_index(), lane = thread & 31, warp = thread >> 5;
     const int warp_row = (warp >> 2) * 16 * RowTiles, warp_column = (warp & 3) * 32;
     const int group_of_lane = lane >> 2, unit = (warp >> 2) * 8 + group_of_lane;
-    const int split = block_index() % p.splits, local_tile = block_index() / p.splits, tile = p.first_tile + local_tile;
-    const int query_image = tile / p.query_tiles, first_query = (tile - query_image * p.query_tiles) * rows;
-    const int query_valid = p.query_pixels - first_query < rows ? p.query_pixels - first_query : rows;
-    const int64_t query_base = static_cast<int64_t>(query_image) * p.query_pixels + first_query;
+    const RowRange range = row_range(p, rows);
+    const int query_image = range.query_image;
     const int pixels = p.height * p.width;
-    const int64_t local_row = static_cast<int64_t>(local_tile) * rows;  // in kept and limits
-    auto* const lists = p.lists ? p.lists + static_cast<int64_t>(block_index()) * rows * p.capacity
-                                : reinterpret_cast<uint64_t*>(shared + p.list_offset);
-
-    for (int row = thread; row < rows; row += search_threads) {
-        Row terms{0.0f, 0.0f, 0.0f, -bits_float(0x7f800000u)};  // rows beyond the image keep nothing
-        if (row < query_valid) {
-            const Terms stored = p.query_terms[query_base + row];
-            terms = Row{stored.norm, stored.first, stored.second, bits_float(0x7f7fffffu)};
-        }
-        row_terms[row] = terms;
-        counts[row] = 0;
-    }
+    RowLists list(p, shared, rows);
+    for (int row = thread; row < rows; row += search_threads) list.open(p, range, row);
     const float query_scale = p.query_scale[query_image];
 
     Cursor load{}, use{};
-    load.unit = use.unit = split;
+    load.unit = use.unit = range.split;
     open_unit(p, load, query_image);
     open_unit(p, use, query_image);
     auto start_copy = [&](int stage) {
@@ -112,7 +54,7 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
             const SearchGroup& group = p.groups[load.group];
             const int group_pixels = group.height * group.width;
             Gram::load(shared + stage * Gram::stage_bytes,
-                       group.query + query_base * group.channels + load.step * step_channels, query_valid,
+                       group.query + range.query_base * group.channels + load.step * step_channels, range.valid,
                        group.gallery + (load.image * group_pixels + load.first) * group.channels + load.step * step_channels,
                        group_pixels - load.first, group.channels, thread);
             advance(p, load, query_image);
@@ -158,10 +100,9 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                         }
                     }
                     columns[thread] = column;
-                } else if (p.splits > 1 && thread - tile_columns < query_valid) {
+                } else if (p.splits > 1 && thread - tile_columns < range.valid) {
                     const int row = thread - tile_columns;
-                    const float shared_limit = from_ordered_bits(load_volatile(p.limits + local_row + row));
-                    if (shared_limit < row_terms[row].limit) row_terms[row].limit = shared_limit;
+                    list.lower_limit(row, from_ordered_bits(load_volatile(p.limits + range.local_row + row)));
                 }
             }
             // A warp whose columns all lie beyond the image has nothing to multiply.
@@ -187,7 +128,7 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
             block_barrier();  // columns and rings are complete
             float limit[own];
 #pragma unroll
-            for (int i = 0; i < own; ++i) limit[i] = row_terms[warp_row + i * 8 + group_of_lane].limit;
+            for (int i = 0; i < own; ++i) limit[i] = list.terms[warp_row + i * 8 + group_of_lane].limit;
             bool survivors = false;
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
@@ -206,7 +147,7 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                     }
 #pragma unroll
                 for (int i = 0; i < own; ++i) {
-                    const Row row = row_terms[warp_row + i * 8 + group_of_lane];
+                    const Row row = list.terms[warp_row + i * 8 + group_of_lane];
                     float& value = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
                     const float product = value + sum[i] + (row.first * column.first + row.second * column.second);
                     value = row.norm + column.norm - 2.0f * ratio * product;
@@ -225,47 +166,27 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                             float& value = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
                             if (value > limit[i]) continue;
                             const int row = warp_row + i * 8 + group_of_lane;
-                            const int place = atomic_add(counts + row, 1);
-                            if (place < p.capacity) {
-                                const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
-                                lists[static_cast<int64_t>(row) * p.capacity + place] = make_key(value, columns[at].place);
+                            const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
+                            if (list.append(p, row, value, columns[at].place))
                                 value = bits_float(0x7f800000u);
-                            } else {
+                            else
                                 full = survivors = true;
-                            }
                         }
                 }
                 if (!block_any(full)) break;
-                for (int row = warp; row < rows; row += search_threads / 32) {
-                    const int count = counts[row] < p.capacity ? counts[row] : p.capacity;
-                    if (count <= p.keep) continue;
-                    const uint64_t last = keep_nearest(lists + static_cast<int64_t>(row) * p.capacity, count, p.keep, lane);
-                    if (lane == 0) {
-                        counts[row] = p.keep;
-                        const float reached = key_value(last);
-                        if (reached < row_terms[row].limit) row_terms[row].limit = reached;
-                        if (p.splits > 1) atomic_min(p.limits + local_row + row, static_cast<uint32_t>(last >> 32));
-                    }
-                }
+                list.cut_back(p, range, rows, warp, search_threads / 32, lane);
                 block_barrier();
 #pragma unroll
-                for (int i = 0; i < own; ++i) limit[i] = row_terms[warp_row + i * 8 + group_of_lane].limit;
+                for (int i = 0; i < own; ++i) limit[i] = list.terms[warp_row + i * 8 + group_of_lane].limit;
             }
         }
         // The consumer's cursor takes a whole tile at a time.
-        use.step = use.steps - 1;
-        advance(p, use, query_image);
+        advance_job(p, use, query_image);
     }
     copy_wait<0>();
     block_barrier();
 
-    for (int row = warp; row < query_valid; row += search_threads / 32) {
-        uint64_t* const list = lists + static_cast<int64_t>(row) * p.capacity;
-        const int count = counts[row] < p.capacity ? counts[row] : p.capacity;
-        keep_nearest(list, count, p.keep, lane);
-        uint64_t* const kept = p.kept + ((local_row + row) * (p.splits + 1) + split) * p.keep;
-        for (int i = lane; i < p.keep; i += 32) kept[i] = i < count ? list[i] : no_candidate;
-    }
+    list.write(p, range, warp, search_threads / 32, lane);
 }
 
 }  // namespace fastspade::cuda

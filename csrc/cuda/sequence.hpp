@@ -1,6 +1,7 @@
 // The kernels of a preparation and of a search, in order, for whoever can launch kernels: the CUDA runtime (engine.cu) and
 // the host emulation run this same code. A launcher has
-//   launch(kernel, blocks, threads, shared_bytes, parameters)   and   fill(address, byte, bytes).
+//   launch(kernel, blocks, threads, shared_bytes, parameters),   fill(address, byte, bytes),
+//   tensor_map(box)   and   launch_sm90(bfloat16, blocks, shared_bytes, parameters).
 // Nothing here waits for the device or allocates.
 #pragma once
 
@@ -100,6 +101,32 @@ void launch_search(Launcher& launcher, const SearchParameters& p, const SearchPl
     }
 }
 
+// Tensor maps of the operands: queries and coarse levels in runs of pixels, the finest level as the tiling has it.
+template <class Launcher>
+Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& plan, const SearchParameters& p,
+                               char* base) {
+    Sm90Parameters wide{};
+    const auto run = [&](const uint16_t* data, int64_t channels, int64_t pixels) {
+        return launcher.tensor_map(TensorBox{data, gallery.bfloat16, 2, {channels, pixels}, {1, channels}, {step_channels, tile_columns}});
+    };
+    for (int g = 0; g < p.group_count; ++g) {
+        const SearchGroup& group = p.groups[g];
+        const int64_t channels = group.channels, width = group.width, height = group.height;
+        wide.query[g] = run(group.query, channels, plan.query.images * plan.query.height * plan.query.width);
+        if (g == 0 && plan.tiling.patched)
+            wide.gallery[g] = launcher.tensor_map(TensorBox{group.gallery, gallery.bfloat16, 4, {channels, width, height, gallery.images},
+                                                            {1, channels, channels * width, channels * width * height},
+                                                            {step_channels, patch_width, patch_height, 1}});
+        else
+            wide.gallery[g] = run(group.gallery, channels, gallery.images * width * height);
+    }
+    wide.taps = reinterpret_cast<const AxisTap*>(base + plan.taps_offset);
+    wide.stages = plan.stages;
+    wide.barrier_offset = plan.barrier_offset;
+    wide.patched = plan.tiling.patched;
+    return wide;
+}
+
 template <class Launcher>
 void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request) {
     char *const base = request.workspace, *const stored = request.prepared;
@@ -107,12 +134,13 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     const int groups = static_cast<int>(gallery.groups.size());
     const int pixels = gallery.height * gallery.width;
     const int query_pixels = plan.query.height * plan.query.width;
+    const bool sm90 = plan.path == Path::sm90a;
     if (groups > 1) {
         ScheduleParameters s{};
         s.jobs = jobs;
-        s.tiles = static_cast<int>(blocks_for(pixels, tile_columns));
-        s.height = gallery.height;
-        s.width = gallery.width;
+        s.taps = sm90 ? reinterpret_cast<AxisTap*>(base + plan.taps_offset) : nullptr;
+        s.tiles = static_cast<int>(finest_tiles(plan.tiling));
+        s.tiling = plan.tiling;
         s.group_count = groups;
         s.upsample = gallery.upsample;
         for (int g = 0; g < groups; ++g) {
@@ -128,7 +156,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
         const Group& group = gallery.groups[static_cast<size_t>(g)];
         p.groups[g] = {reinterpret_cast<uint16_t*>(base + plan.query.group_offset[g]),
                        reinterpret_cast<uint16_t*>(stored + gallery.group_offset[g]),
-                       group.channels, group.height, group.width, group.ring, plan.ring_offset[g]};
+                       group.channels, group.height, group.width, plan.ring[g], plan.ring_offset[g]};
     }
     p.upsample = gallery.upsample;
     p.query_terms = reinterpret_cast<Terms*>(base + plan.query.terms_offset);
@@ -152,6 +180,9 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     p.list_offset = plan.list_offset;
     p.column_offset = plan.column_offset;
     p.row_offset = plan.row_offset;
+
+    Sm90Parameters wide{};
+    if (sm90) wide = sm90_parameters(launcher, gallery, plan, p, base);
 
     FinishParameters f{};
     f.gallery = pyramid_view(request.gallery, 0, gallery.upsample);
@@ -188,7 +219,10 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
             f.rows = static_cast<int>(now * plan.tile_rows);
             launcher.fill(p.limits, 0xff, static_cast<int64_t>(f.rows) * 4);
             launcher.fill(f.failures, 0, 4);
-            if (gallery.bfloat16)
+            if (sm90) {
+                wide.search = p;
+                launcher.launch_sm90(gallery.bfloat16, now * plan.splits, plan.shared_bytes, wide);
+            } else if (gallery.bfloat16)
                 launch_search<Launcher, BFloat16Operand>(launcher, p, plan, now * plan.splits);
             else
                 launch_search<Launcher, HalfOperand>(launcher, p, plan, now * plan.splits);

@@ -15,7 +15,8 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
-SOURCES = ["tests/emulator/runner.cpp", "tests/emulator/simt.cpp", "csrc/cuda/plan.cpp"]
+MACHINE = ["tests/emulator/simt.cpp", "tests/emulator/simt_hopper.cpp"]
+SOURCES = ["tests/emulator/runner.cpp", *MACHINE, "csrc/cuda/plan.cpp", "csrc/cuda/plan_sm90.cpp"]
 numbers = itertools.count()
 
 

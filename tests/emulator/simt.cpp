@@ -1,18 +1,38 @@
 #include "simt.hpp"
 
 #include <algorithm>
-#include <array>
-#include <exception>
-#include <memory>
-#include <mutex>
-#include <random>
 #include <stdexcept>
-#include <string>
-#include <vector>
 
-#include "fibre.hpp"
+#include "machine.hpp"
 
 namespace fastspade::emulate {
+
+// One machine, one launch at a time: plain static storage costs the collectives nothing, thread-local storage does.
+Machine machine;
+
+std::string where(const Fibre& fibre) {
+    return "block " + std::to_string(machine.block) + ", warp " + std::to_string(fibre.thread / 32) + ", lane " +
+           std::to_string(fibre.thread % 32);
+}
+
+bool lands_at_once() {
+    if (machine.seed <= 1) return machine.seed == 1;
+    return machine.random() & 1u;
+}
+
+void give_way() {
+    Fibre& fibre = *machine.current;
+    fibre.context.switch_to(machine.scheduler);
+}
+
+void check_shared(const void* address, size_t bytes, size_t alignment, const char* what) {
+    const auto* const at = static_cast<const char*>(address);
+    if (reinterpret_cast<uintptr_t>(at) % alignment != 0)
+        throw std::runtime_error(std::string(what) + ": shared address is not " + std::to_string(alignment) + "-byte aligned, " +
+                                 where(*machine.current));
+    if (at < machine.shared || at + bytes > machine.shared + machine.shared_bytes)
+        throw std::runtime_error(std::string(what) + ": address outside the block's shared memory, " + where(*machine.current));
+}
 
 namespace {
 
@@ -20,58 +40,6 @@ constexpr size_t stack_bytes = 128 << 10;
 constexpr size_t guard_bytes = 4096;
 constexpr unsigned char poison = 0xff;
 
-struct Copy {
-    char* to;
-    const char* from;  // null: zeros
-    bool landed;
-
-    void land() {
-        if (landed) return;
-        if (from)
-            std::memcpy(to, from, 16);
-        else
-            std::memset(to, 0, 16);
-        landed = true;
-    }
-};
-
-enum class State { ready, at_warp, at_block, ended };
-
-struct Fibre {
-    Context context;
-    std::unique_ptr<char[]> stack;
-    int thread = 0;
-    State state = State::ready;
-    Slot slot;
-    std::vector<Copy> copies;    // not yet waited for, oldest first
-    std::vector<size_t> groups;  // sizes of the committed groups among them
-    size_t open = 0;             // copies since the last commit
-};
-
-struct Warp {
-    Collective kind = Collective::none;
-    int arrived = 0;
-};
-
-struct Machine {
-    const std::function<void()>* body = nullptr;
-    int block = 0, blocks = 0, threads = 0;
-    std::vector<std::unique_ptr<Fibre>> fibres;
-    std::vector<Warp> warps;
-    Fibre* current = nullptr;
-    Context scheduler;
-    std::vector<char> memory;
-    char* shared = nullptr;
-    size_t shared_bytes = 0;
-    int alive = 0, at_barrier = 0;
-    bool voting = false, any = false, any_result = false;
-    uint64_t seed = 0;
-    std::mt19937_64 random;
-    std::exception_ptr error;
-};
-
-// One machine, one launch at a time: plain static storage costs the collectives nothing, thread-local storage does.
-Machine machine;
 std::mutex machine_in_use;
 
 const char* name_of(Collective kind) {
@@ -83,25 +51,15 @@ const char* name_of(Collective kind) {
         case Collective::load_matrices: return "load_matrices";
         case Collective::multiply_half: return "multiply of halves";
         case Collective::multiply_bfloat16: return "multiply of bfloat16s";
+        case Collective::product_half: return "multiply_async of halves";
+        case Collective::product_bfloat16: return "multiply_async of bfloat16s";
+        case Collective::product_fence: return "product_fence";
+        case Collective::product_commit: return "product_commit";
+        case Collective::product_wait: return "product_wait";
+        case Collective::set_registers: return "registers_grow or registers_shrink";
         case Collective::none: break;
     }
     return "nothing";
-}
-
-std::string where(const Fibre& fibre) {
-    return "block " + std::to_string(machine.block) + ", warp " + std::to_string(fibre.thread / 32) + ", lane " +
-           std::to_string(fibre.thread % 32);
-}
-
-// Whether an asynchronous copy lands as soon as it is issued, and not as late as its wait allows.
-bool lands_at_once() {
-    if (machine.seed <= 1) return machine.seed == 1;
-    return machine.random() & 1u;
-}
-
-void give_way() {
-    Fibre& fibre = *machine.current;
-    fibre.context.switch_to(machine.scheduler);
 }
 
 void release_block_if_complete() {
@@ -113,14 +71,6 @@ void release_block_if_complete() {
         Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
         if (fibre.state == State::at_block) fibre.state = State::ready;
     }
-}
-
-void check_shared(const void* address, size_t bytes, const char* what) {
-    const auto* const at = static_cast<const char*>(address);
-    if (reinterpret_cast<uintptr_t>(at) % 16 != 0)
-        throw std::runtime_error(std::string(what) + ": shared address is not 16-byte aligned, " + where(*machine.current));
-    if (at < machine.shared || at + bytes > machine.shared + machine.shared_bytes)
-        throw std::runtime_error(std::string(what) + ": address outside the block's shared memory, " + where(*machine.current));
 }
 
 const float* half_table() {
@@ -207,8 +157,7 @@ void perform(Collective kind, Slot* const (&slots)[32]) {
             break;
         case Collective::multiply_half: multiply_warp(HalfToFloat{}, slots); break;
         case Collective::multiply_bfloat16: multiply_warp(BFloat16ToFloat{}, slots); break;
-        case Collective::barrier:
-        case Collective::none: break;
+        default: break;
     }
 }
 
@@ -217,6 +166,7 @@ void enter() {
     try {
         (*machine.body)();
         if (fibre.open > 0) throw std::runtime_error("asynchronous copies were never committed, " + where(fibre));
+        check_warp_done(machine.warps[static_cast<size_t>(fibre.thread / 32)], fibre);
         if (!fibre.copies.empty()) throw std::runtime_error("asynchronous copies were never waited for, " + where(fibre));
     } catch (...) {
         machine.error = std::current_exception();
@@ -241,6 +191,7 @@ void run_block() {
     machine.at_barrier = 0;
     machine.any = false;
     machine.error = nullptr;
+    reset_async();
     for (int t = 0; t < threads; ++t) {
         Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
         fibre.thread = t;
@@ -260,6 +211,11 @@ void run_block() {
             std::shuffle(lanes.begin(), lanes.end(), random);
         }
         bool ran = false;
+        run_async();
+        for (int t = 0; t < threads; ++t) {
+            Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
+            if (fibre.state == State::paused) fibre.state = State::ready;
+        }
         for (int warp : order) {
             // A warp runs as far as it can: the widest gap between warps that barriers allow. Drawn orders sometimes stop
             // earlier.
@@ -276,7 +232,7 @@ void run_block() {
                 if (seed > 1 && random() % 64 == 0) break;
             }
         }
-        if (!ran && machine.alive > 0) {
+        if (!ran && machine.alive > 0 && !finish_one_load()) {
             // Block barriers open to those that are left, so some warp waits for lanes that ended or wait at a barrier.
             for (int t = 0; t < threads; ++t) {
                 const Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
@@ -285,9 +241,14 @@ void run_block() {
                     throw std::runtime_error(std::string(name_of(warp.kind)) + ": only " + std::to_string(warp.arrived) +
                                              " of the warp's 32 lanes ever arrive; one waits in " + where(fibre));
             }
+            for (int t = 0; t < threads; ++t) {
+                const Fibre& fibre = *machine.fibres[static_cast<size_t>(t)];
+                if (fibre.state == State::at_group || fibre.state == State::at_mbarrier) throw std::runtime_error(waiting(fibre));
+            }
             throw std::logic_error("the emulated machine stands still");
         }
     }
+    check_async_done();
     const auto untouched = [](char value) { return static_cast<unsigned char>(value) == poison; };
     if (!std::all_of(machine.memory.begin(), machine.memory.begin() + (machine.shared - machine.memory.data()), untouched) ||
         !std::all_of(machine.memory.begin() + (machine.shared - machine.memory.data()) + static_cast<std::ptrdiff_t>(machine.shared_bytes),
@@ -320,7 +281,7 @@ void warp_rendezvous(Collective kind) {
     Fibre& fibre = *machine.current;
     const int first = fibre.thread / 32 * 32;
     Warp& warp = machine.warps[static_cast<size_t>(fibre.thread / 32)];
-    if (kind == Collective::load_matrices) check_shared(fibre.slot.address, 16, "load_matrices");
+    if (kind == Collective::load_matrices) check_shared(fibre.slot.address, 16, 16, "load_matrices");
     if (warp.arrived == 0)
         warp.kind = kind;
     else if (warp.kind != kind)
@@ -337,11 +298,16 @@ void warp_rendezvous(Collective kind) {
         slots[lane] = &member.slot;
         member.state = State::ready;
     }
-    perform(kind, slots);
+    if (kind >= Collective::product_half && kind <= Collective::product_wait)
+        perform_products(warp, first, slots, kind);
+    else
+        perform(kind, slots);
 }
 
+float operand_value(bool bfloat16, uint32_t bits) { return bfloat16 ? BFloat16ToFloat{}(bits) : half_table()[bits & 0xffffu]; }
+
 void copy_async(void* shared, const void* global, bool valid) {
-    check_shared(shared, 16, "copy_async");
+    check_shared(shared, 16, 16, "copy_async");
     if (reinterpret_cast<uintptr_t>(global) % 16 != 0)
         throw std::runtime_error("copy_async: global address is not 16-byte aligned, " + where(*machine.current));
     Fibre& fibre = *machine.current;
@@ -377,9 +343,9 @@ void run_grid(const std::function<void()>& body, int64_t blocks, int threads, si
     machine.blocks = static_cast<int>(blocks);
     machine.threads = threads;
     machine.shared_bytes = shared_bytes;
-    machine.memory.resize(shared_bytes + 2 * guard_bytes + 128);
+    machine.memory.resize(shared_bytes + 2 * guard_bytes + 1024);
     machine.shared = machine.memory.data() + guard_bytes;
-    machine.shared += (128 - reinterpret_cast<uintptr_t>(machine.shared) % 128) % 128;
+    machine.shared += (1024 - reinterpret_cast<uintptr_t>(machine.shared) % 1024) % 1024;  // as on the device
     machine.seed = seed;
     machine.random.seed(seed);
     std::vector<int> order(static_cast<size_t>(blocks));

@@ -22,7 +22,8 @@
 
 namespace fastspade::emulate {
 
-enum class Collective { none, barrier, ballot, shuffle, shuffle_xor, load_matrices, multiply_half, multiply_bfloat16 };
+enum class Collective { none, barrier, ballot, shuffle, shuffle_xor, load_matrices, multiply_half, multiply_bfloat16,
+                        product_half, product_bfloat16, product_fence, product_commit, product_wait, set_registers };
 
 // What a lane brings to a collective of its warp, and takes away.
 struct Slot {
@@ -31,6 +32,7 @@ struct Slot {
     const void* address = nullptr; // load_matrices: this lane's row
     uint32_t words[6] = {};        // fragments
     float* accumulators = nullptr;
+    uint64_t left = 0, right = 0;  // operand descriptors
 };
 
 int thread_index();

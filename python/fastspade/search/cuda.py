@@ -6,6 +6,7 @@ the host, with CPU tensors.
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 import torch
@@ -15,6 +16,7 @@ from fastspade.search.cpu import compiled_engine, describe
 
 OPERANDS = ("float16", "bfloat16")
 MAX_LEVELS = 16
+PATHS = {"auto": 0, "sm80": 1, "sm90a": 2}
 
 
 def has_cuda_engine() -> bool:
@@ -28,6 +30,14 @@ def _place(device: torch.device) -> tuple[int, int]:
         return 0, 0
     index = torch.cuda.current_device() if device.index is None else device.index
     return index, torch.cuda.current_stream(index).cuda_stream
+
+
+def _path() -> int:
+    """Which search kernel FASTSPADE_CUDA_PATH asks for, as the engine numbers them: "sm80", "sm90a" or, by default, "auto"."""
+    wanted = os.environ.get("FASTSPADE_CUDA_PATH") or "auto"
+    if wanted not in PATHS:
+        raise InputError(f"the environment variable FASTSPADE_CUDA_PATH must be one of {', '.join(PATHS)}, got {wanted!r}")
+    return PATHS[wanted]
 
 
 def _shapes(levels: list[torch.Tensor]) -> list[tuple[int, int, int]]:
@@ -89,7 +99,7 @@ def plan_cuda(
     bfloat16: bool = False,
     engine: ModuleType | None = None,
 ) -> dict[str, object]:
-    """How the search would be laid out: workspace bytes, tile and split counts. For tests and measurements."""
+    """How the search would be laid out: the kernel ("path"), workspace bytes, tile and split counts. For tests and measurements."""
     engine = compiled_engine() if engine is None else engine
     device, _ = _place(query[0].device)
     return _translated(
@@ -104,6 +114,7 @@ def plan_cuda(
         query_images=query[0].shape[0],
         slots=slots,
         kappa=kappa,
+        path=_path(),
     )
 
 
@@ -160,5 +171,6 @@ def search_cuda(
         indices=indices.data_ptr(),
         counters=counters.data_ptr(),
         workspace=workspace.data_ptr(),
+        path=_path(),
     )
     return distances, indices, counters

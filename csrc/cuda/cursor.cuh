@@ -1,0 +1,52 @@
+// Walks a block's share of a search: pieces of gallery images (units), Gram tiles within (jobs), 64 channels at a time
+// (steps). Whoever loads and whoever multiplies each walk one, and so agree without talking.
+#pragma once
+
+#include "cuda/device.cuh"
+#include "cuda/parameters.hpp"
+
+namespace fastspade::cuda {
+
+struct Cursor {
+    int unit, job, last_job, step, steps, group, first;
+    int64_t image;
+    bool done;
+};
+
+FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
+    const uint32_t job = p.jobs ? p.jobs[c.job] : static_cast<uint32_t>(c.job);
+    c.group = static_cast<int>(job >> 28);
+    c.first = static_cast<int>(job & 0x0fffffffu) * tile_columns;
+    c.step = 0;
+    c.steps = p.groups[c.group].channels / step_channels;
+}
+
+// Moves to the block's next unit that has an image and jobs, starting at c.unit.
+FASTSPADE_DEVICE void open_unit(const SearchParameters& p, Cursor& c, int query_image) {
+    for (; c.unit < p.slots * p.segments; c.unit += p.splits) {
+        const int slot = c.unit / p.segments, segment = c.unit - slot * p.segments;
+        c.image = p.gallery_index ? p.gallery_index[static_cast<int64_t>(query_image) * p.slots + slot] : slot;
+        c.job = static_cast<int>(static_cast<int64_t>(p.job_count) * segment / p.segments);
+        c.last_job = static_cast<int>(static_cast<int64_t>(p.job_count) * (segment + 1) / p.segments);
+        if (c.image >= 0 && c.job < c.last_job) {
+            open_job(p, c);
+            return;
+        }
+    }
+    c.done = true;
+}
+
+FASTSPADE_DEVICE void advance_job(const SearchParameters& p, Cursor& c, int query_image) {
+    if (++c.job < c.last_job) {
+        open_job(p, c);
+        return;
+    }
+    c.unit += p.splits;
+    open_unit(p, c, query_image);
+}
+
+FASTSPADE_DEVICE void advance(const SearchParameters& p, Cursor& c, int query_image) {
+    if (++c.step == c.steps) advance_job(p, c, query_image);
+}
+
+}  // namespace fastspade::cuda

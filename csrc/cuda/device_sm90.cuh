@@ -1,0 +1,133 @@
+// The intrinsics of sm_90a beyond device.cuh's: mbarriers, bulk tensor copies, warpgroup matrix products, named barriers. On
+// the host tests/emulator/simt_hopper.hpp defines them. Formats and layouts are the PTX ISA's ("Asynchronous warpgroup level
+// matrix instructions", "Tensor", "mbarrier").
+#pragma once
+
+#include "cuda/device.cuh"
+#include "cuda/tensor_map.hpp"
+
+#ifdef FASTSPADE_EMULATE
+#include "simt_hopper.hpp"
+#else
+
+#define FASTSPADE_BY_REFERENCE const __grid_constant__  // a kernel's parameter whose address the kernel may take
+
+namespace fastspade::cuda {
+
+// The block's dynamic shared memory, aligned as swizzled boxes need it.
+FASTSPADE_DEVICE char* shared_memory_of_boxes() {
+    extern __shared__ __align__(1024) char fastspade_shared_boxes[];
+    return fastspade_shared_boxes;
+}
+
+// --- mbarriers: a phase ends when its arrivals have arrived and its expected bytes have landed
+FASTSPADE_DEVICE void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+// Between the initialisations and the barrier of the block that lets others use them.
+FASTSPADE_DEVICE void mbarrier_init_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+FASTSPADE_DEVICE void mbarrier_arrive(uint64_t* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+FASTSPADE_DEVICE void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+// Returns once the phase of this parity has ended; a new barrier counts as having just ended a phase of parity 1.
+FASTSPADE_DEVICE void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
+    uint32_t ended;
+    do {
+        asm volatile(
+            "{\n.reg .pred ended;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, ended;\n}"
+            : "=r"(ended) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+    } while (!ended);
+}
+
+// --- bulk tensor copies: one thread starts a box's copy; its bytes are credited to the mbarrier as they land
+FASTSPADE_DEVICE void tensor_load(void* shared, const TensorMap& map, uint64_t* barrier, int32_t x, int32_t y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
+            shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y) : "memory");
+}
+FASTSPADE_DEVICE void tensor_load(void* shared, const TensorMap& map, uint64_t* barrier, int32_t x, int32_t y, int32_t z, int32_t w) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(
+            shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+}
+FASTSPADE_DEVICE void tensor_map_prefetch(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// --- barriers of part of a block: whole warps, `threads` in all; id 1 to 15
+FASTSPADE_DEVICE void group_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+FASTSPADE_DEVICE bool group_any(int id, int threads, bool predicate) {
+    uint32_t any;
+    asm volatile(
+        "{\n.reg .pred mine, any;\n"
+        "setp.ne.u32 mine, %1, 0;\n"
+        "bar.red.or.pred any, %2, %3, mine;\n"
+        "selp.u32 %0, 1, 0, any;\n}"
+        : "=r"(any) : "r"(static_cast<uint32_t>(predicate)), "r"(id), "r"(threads) : "memory");
+    return any != 0;
+}
+
+// --- registers a thread, for all warps of a warpgroup
+template <int Registers>
+FASTSPADE_DEVICE void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers)); }
+template <int Registers>
+FASTSPADE_DEVICE void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers)); }
+
+// --- products of a warpgroup (four warps), m64n128k16
+// An operand in shared memory: rows of 128 bytes in groups of eight (1024 bytes, swizzled by 128 bytes as tensor_load leaves
+// them), groups `group_stride` bytes apart. Groups are 1024-byte aligned; the next 16 channels are 32 bytes further.
+FASTSPADE_DEVICE uint64_t operand_descriptor(const void* shared, int group_stride) {
+    constexpr uint64_t swizzle_128 = 1ull << 62, unused_stride = 1ull << 16;
+    return swizzle_128 | unused_stride | static_cast<uint64_t>(group_stride >> 4) << 32 | ((shared_address(shared) & 0x3ffffu) >> 4);
+}
+constexpr uint64_t operand_next_channels = 32 >> 4;  // added to a descriptor
+
+// Between other uses of the accumulators and the products that use them.
+FASTSPADE_DEVICE void product_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+FASTSPADE_DEVICE void product_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most `Pending` of the most recent groups are unfinished. Accumulators are not to be touched before.
+template <int Pending>
+FASTSPADE_DEVICE void product_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
+// Keeps the compiler from moving uses of the accumulators across a fence or wait; no instruction.
+FASTSPADE_DEVICE void product_pin(float (&d)[64]) {
+#pragma unroll
+    for (int i = 0; i < 64; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// d = a (64 rows) * b (128 rows, transposed) [+ d], float32 accumulation. Element i of a thread: row 16 * warp + lane / 4 +
+// 8 * ((i / 2) % 2), column 8 * (i / 4) + 2 * (lane % 4) + i % 2.
+#define FASTSPADE_PRODUCT(Operand, type)                                                                             \
+    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {          \
+        asm volatile(                                                                                                 \
+            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %66, 0;\n"                                            \
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {"                                         \
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                              \
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                    \
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                    \
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "                   \
+            "%64, %65, accumulate, 1, 1, 0, 0;\n}"                                                                    \
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),        \
+              "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),  \
+              "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), \
+              "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), \
+              "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
+              "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), \
+              "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
+              "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]) \
+            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                                 \
+    }
+FASTSPADE_PRODUCT(HalfOperand, "f16")
+FASTSPADE_PRODUCT(BFloat16Operand, "bf16")
+#undef FASTSPADE_PRODUCT
+
+}  // namespace fastspade::cuda
+
+#endif

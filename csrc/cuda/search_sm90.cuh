@@ -1,0 +1,340 @@
+// The search on sm_90a: what search.cuh computes, with bulk tensor copies and warpgroup products.
+//
+// One thread of the first warpgroup starts the copies of all steps in order. The two other warpgroups take the Gram tiles in
+// turn, 128 gallery pixels by 128 queries each: while one multiplies, the other writes its coarse tile to the rings or
+// turns its finest tile into lower bounds. Multiplications happen strictly in order, and so do the second halves, handed
+// from one warpgroup to the other by mbarriers. The first keeps a warpgroup from mistaking an earlier phase of a stage for
+// its own, of which only the parity tells; the second alone keeps rings, limits and lists consistent.
+//
+// Gallery pixels are the products' rows, so that a thread has few pixels and many queries. With several groups a tile's
+// pixels are four patches, one a warp, 8 pixels wide and 4 high, and a thread owns a column of a patch: its four pixels
+// share most of the coarse values that they interpolate from.
+#pragma once
+
+#include "cuda/cursor.cuh"
+#include "cuda/device_sm90.cuh"
+#include "cuda/engine_sm90.hpp"
+#include "cuda/row_lists.cuh"
+#include "cuda/tiling.hpp"
+
+namespace fastspade::cuda {
+
+constexpr int sm90_threads = sm90_block_threads;
+constexpr int sm90_rows = 128;  // queries a tile
+constexpr int sm90_operand_bytes = sm90_rows * step_channels * 2;
+constexpr int sm90_stage_bytes = 2 * sm90_operand_bytes;  // queries, then gallery pixels
+constexpr int sm90_most_stages = 4;
+constexpr int sm90_ring_bytes = sm90_rows * 2;  // a coarse pixel's
+constexpr int own_pixels = 4, own_chunks = 4, chunk_queries = 8;  // a thread's share of a tile
+
+// A thread's accumulators: two products of 64 pixels; its pixel v is in product v % 2, half v / 2.
+struct Share {
+    float value[2][64];
+
+    FASTSPADE_DEVICE float& at(int v, int chunk, int i) { return value[v & 1][(chunk * 4 + (i >> 1)) * 4 + (v >> 1) * 2 + (i & 1)]; }
+};
+// Row of a tile, and query, that belong to a thread's pixel v and to element i of a chunk.
+FASTSPADE_DEVICE int share_row(int warp, int lane, int v) { return 32 * warp + 8 * v + (lane >> 2); }
+FASTSPADE_DEVICE int share_query(int lane, int chunk, int i) { return (chunk * 4 + (i >> 1)) * 8 + (lane & 3) * 2 + (i & 1); }
+
+// Where a coarse pixel's values for a chunk lie: 16 bytes; pixels side by side lie in different banks.
+FASTSPADE_DEVICE int ring_place(int slot, int lane, int chunk) {
+    return slot * sm90_ring_bytes + (((chunk * 4 + (lane & 3)) ^ (slot & 1) << 2) << 4);
+}
+struct alignas(16) RingUnit {
+    uint32_t word[4];
+};
+
+struct Sm90Barriers {
+    uint64_t full[sm90_most_stages], empty[sm90_most_stages];
+    uint64_t multiply[2], finish[2];  // handed to a consumer when the other one's tile before has done so
+};
+
+// One finest pixel of a thread.
+struct OwnPixel {
+    float norm, first, second;
+    uint32_t place;
+    bool valid;
+};
+
+FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, char* shared, Sm90Barriers& barriers) {
+    const SearchParameters& s = p.search;
+    const Tiling tiling{s.width, s.height, p.patched};
+    const int across = patches_across(tiling);
+    for (int g = 0; g < s.group_count; ++g) {
+        tensor_map_prefetch(p.query[g]);
+        tensor_map_prefetch(p.gallery[g]);
+    }
+    Cursor c{};
+    c.unit = range.split;
+    int stage = 0;
+    uint32_t parity = 0;
+    for (open_unit(s, c, range.query_image); !c.done; advance(s, c, range.query_image)) {
+        const SearchGroup& group = s.groups[c.group];
+        char* const queries = shared + stage * sm90_stage_bytes;
+        char* const pixels = queries + sm90_operand_bytes;
+        uint64_t* const full = barriers.full + stage;
+        const int channel = c.step * step_channels;
+        mbarrier_wait(barriers.empty + stage, parity ^ 1u);
+        mbarrier_arrive_expect(full, sm90_stage_bytes);  // what lies outside an array is filled in and counts
+        tensor_load(queries, p.query[c.group], full, channel, static_cast<int32_t>(range.query_base));
+        if (c.group == 0 && p.patched) {
+            const int patch = c.first / (patch_width * patch_height);
+            for (int w = 0; w < 4; ++w)
+                tensor_load(pixels + w * sm90_operand_bytes / 4, p.gallery[0], full, channel, (patch + w) % across * patch_width,
+                            (patch + w) / across * patch_height, static_cast<int32_t>(c.image));
+        } else {
+            tensor_load(pixels, p.gallery[c.group], full, channel,
+                        static_cast<int32_t>(c.image * group.height * group.width + c.first));
+        }
+        if (++stage == p.stages) {
+            stage = 0;
+            parity ^= 1u;
+        }
+    }
+}
+
+// Products of one tile, over all its steps. `at` counts the steps before it, of both warpgroups; `other` is handed the
+// multiplication once the last products are under way.
+template <class Operand>
+FASTSPADE_DEVICE void sm90_multiply(const Sm90Parameters& p, int steps, int64_t at, char* shared, Sm90Barriers& barriers, int other,
+                                    int lane, Share& share) {
+    int stage = static_cast<int>(at % p.stages), before = stage;
+    auto parity = static_cast<uint32_t>(at / p.stages & 1);
+    for (int step = 0; step < steps; ++step) {
+        mbarrier_wait(barriers.full + stage, parity);
+        const char* const queries = shared + stage * sm90_stage_bytes;
+        const char* const pixels = queries + sm90_operand_bytes;
+        // Every other group of eight rows: a product's rows are a patch's even or odd ones.
+        uint64_t even = operand_descriptor(pixels, 2048), odd = operand_descriptor(pixels + 1024, 2048);
+        uint64_t query = operand_descriptor(queries, 1024);
+        product_pin(share.value[0]);
+        product_pin(share.value[1]);
+        product_fence();
+#pragma unroll
+        for (int k = 0; k < step_channels / 16; ++k) {
+            multiply_async(Operand{}, share.value[0], even, query, step + k > 0);
+            multiply_async(Operand{}, share.value[1], odd, query, step + k > 0);
+            even += operand_next_channels;
+            odd += operand_next_channels;
+            query += operand_next_channels;
+        }
+        product_commit();
+        if (step > 0) {
+            product_wait<1>();  // the step before has been read
+            if (lane == 0) mbarrier_arrive(barriers.empty + before);
+        }
+        before = stage;
+        if (++stage == p.stages) {
+            stage = 0;
+            parity ^= 1u;
+        }
+    }
+    if (lane == 0) mbarrier_arrive(barriers.multiply + other);
+    product_wait<0>();
+    product_pin(share.value[0]);
+    product_pin(share.value[1]);
+    if (lane == 0) mbarrier_arrive(barriers.empty + before);
+}
+
+// A coarse tile goes to its ring.
+FASTSPADE_DEVICE void sm90_store(const SearchGroup& group, int first, char* shared, int warp, int lane, Share& share) {
+    char* const ring = shared + group.ring_offset;
+    const int pixels = group.height * group.width;
+#pragma unroll
+    for (int v = 0; v < own_pixels; ++v) {
+        const int pixel = first + share_row(warp, lane, v);
+        if (pixel >= pixels) continue;
+        const int slot = pixel % group.ring;
+#pragma unroll
+        for (int chunk = 0; chunk < own_chunks; ++chunk) {
+            RingUnit unit;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) unit.word[i] = pack_halves(share.at(v, chunk, 2 * i), share.at(v, chunk, 2 * i + 1));
+            *reinterpret_cast<RingUnit*>(ring + ring_place(slot, lane, chunk)) = unit;
+        }
+    }
+}
+
+// Adds the coarse groups' Gram values, interpolated at a patch's column: along the row first, once for its four pixels.
+FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, const char* shared, int lane, Share& share) {
+    const SearchParameters& s = p.search;
+    const int column = x < s.width ? x : s.width - 1, last = y + own_pixels <= s.height ? y + own_pixels - 1 : s.height - 1;
+    const AxisTap* taps = p.taps;
+    for (int g = 1; g < s.group_count; ++g, taps += s.width + s.height) {
+        const SearchGroup& group = s.groups[g];
+        const char* const ring = shared + group.ring_offset;
+        const AxisTap across = taps[column];
+        AxisTap down[own_pixels];  // alike in all lanes
+#pragma unroll
+        for (int v = 0; v < own_pixels; ++v) down[v] = taps[s.width + (y + v <= last ? y + v : last)];
+        for (int row = down[0].low; row <= down[own_pixels - 1].high; ++row) {
+            const int start = row * group.width % group.ring;
+            const int left = start + across.low, right = start + across.high;
+            const int left_slot = left < group.ring ? left : left - group.ring, right_slot = right < group.ring ? right : right - group.ring;
+            float weight[own_pixels];
+#pragma unroll
+            for (int v = 0; v < own_pixels; ++v)
+                weight[v] = row == down[v].low ? down[v].low_weight : row == down[v].high ? down[v].high_weight : 0.0f;
+#pragma unroll
+            for (int chunk = 0; chunk < own_chunks; ++chunk) {
+                const RingUnit a = *reinterpret_cast<const RingUnit*>(ring + ring_place(left_slot, lane, chunk));
+                const RingUnit b = *reinterpret_cast<const RingUnit*>(ring + ring_place(right_slot, lane, chunk));
+                float between[chunk_queries];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    float a0, a1, b0, b1;
+                    unpack_halves(a.word[i], a0, a1);
+                    unpack_halves(b.word[i], b0, b1);
+                    between[2 * i] = across.low_weight * a0 + across.high_weight * b0;
+                    between[2 * i + 1] = across.low_weight * a1 + across.high_weight * b1;
+                }
+#pragma unroll
+                for (int v = 0; v < own_pixels; ++v)
+                    if (weight[v] != 0.0f)
+#pragma unroll
+                        for (int i = 0; i < chunk_queries; ++i) share.at(v, chunk, i) += weight[v] * between[i];
+            }
+        }
+    }
+}
+
+// A finest tile's sums become lower bounds, and those below their row's limit candidates.
+FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list, const OwnPixel (&own)[own_pixels],
+                                  float ratio, int group, int warp, int lane, Share& share) {
+    bool survivors = false;
+#pragma unroll
+    for (int chunk = 0; chunk < own_chunks; ++chunk)
+#pragma unroll
+        for (int i = 0; i < chunk_queries; ++i) {
+            const Row row = list.terms[share_query(lane, chunk, i)];
+#pragma unroll
+            for (int v = 0; v < own_pixels; ++v) {
+                float& value = share.at(v, chunk, i);
+                const float product = value + (row.first * own[v].first + row.second * own[v].second);
+                value = own[v].valid ? row.norm + own[v].norm - 2.0f * ratio * product : bits_float(0x7f800000u);
+                survivors |= !(value > row.limit);
+            }
+        }
+    // When a list is full, cut it back and try again with what did not fit.
+    while (group_any(group, 128, survivors)) {
+        bool full = false;
+        if (survivors) {
+            survivors = false;
+#pragma unroll
+            for (int chunk = 0; chunk < own_chunks; ++chunk)
+#pragma unroll
+                for (int i = 0; i < chunk_queries; ++i) {
+                    const int query = share_query(lane, chunk, i);
+                    const float limit = list.terms[query].limit;
+#pragma unroll
+                    for (int v = 0; v < own_pixels; ++v) {
+                        float& value = share.at(v, chunk, i);
+                        if (value > limit || !own[v].valid) continue;
+                        if (list.append(s, query, value, own[v].place))
+                            value = bits_float(0x7f800000u);
+                        else
+                            full = survivors = true;
+                    }
+                }
+        }
+        if (!group_any(group, 128, full)) break;
+        list.cut_back(s, range, sm90_rows, warp, 4, lane);
+        group_barrier(group, 128);
+    }
+}
+
+template <class Operand>
+FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& range, RowLists& list, char* shared, Sm90Barriers& barriers,
+                                   int consumer, int thread) {
+    const SearchParameters& s = p.search;
+    const int lane = thread & 31, warp = thread >> 5, pixels = s.height * s.width;
+    const Tiling tiling{s.width, s.height, p.patched};
+    const int across = patches_across(tiling);
+    const float query_scale = s.query_scale[range.query_image];
+    Share share;
+    Cursor c{};
+    c.unit = range.split;
+    open_unit(s, c, range.query_image);
+    int64_t at = 0;
+    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, and nobody hands it over
+    for (int tile = 0; !c.done; ++tile, at += c.steps, advance_job(s, c, range.query_image)) {
+        if ((tile & 1) != consumer) continue;
+        OwnPixel own[own_pixels] = {};
+        float ratio = 1.0f, limit = bits_float(0x7f800000u);
+        int x = 0, y = 0;
+        if (c.group == 0) {  // fetched ahead of the products
+            ratio = query_scale / s.gallery_scale[c.image];
+            const int patch = c.first / (patch_width * patch_height) + warp;
+            x = patch % across * patch_width + (lane >> 2);
+            y = patch / across * patch_height;
+#pragma unroll
+            for (int v = 0; v < own_pixels; ++v) {
+                const int run = c.first + share_row(warp, lane, v);
+                const int pixel = p.patched ? (y + v) * s.width + x : run;
+                own[v].valid = p.patched ? x < s.width && y + v < s.height : run < pixels;
+                if (!own[v].valid) continue;
+                const Terms terms = s.gallery_terms[c.image * pixels + pixel];
+                own[v].norm = terms.norm * ratio * ratio;
+                own[v].first = terms.first;
+                own[v].second = terms.second;
+                own[v].place = static_cast<uint32_t>(c.unit / s.segments) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel);
+            }
+            if (s.splits > 1 && thread < range.valid) limit = from_ordered_bits(load_volatile(s.limits + range.local_row + thread));
+        }
+        mbarrier_wait(barriers.multiply + consumer, turn);
+        sm90_multiply<Operand>(p, c.steps, at, shared, barriers, 1 - consumer, lane, share);
+        mbarrier_wait(barriers.finish + consumer, turn);
+        turn ^= 1u;
+        if (c.group > 0) {
+            sm90_store(s.groups[c.group], c.first, shared, warp, lane, share);
+        } else {
+            list.lower_limit(thread, limit);
+            group_barrier(1 + consumer, 128);
+            if (p.patched) {
+                // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
+#pragma unroll
+                for (int v = 0; v < own_pixels; ++v) own[v].norm -= 2.0f * ratio * 0x1p-22f;
+                if (y < s.height) sm90_interpolate(p, x, y, shared, lane, share);
+            }
+            sm90_append(s, range, list, own, ratio, 1 + consumer, warp, lane, share);
+        }
+        warp_barrier();
+        if (lane == 0) mbarrier_arrive(barriers.finish + 1 - consumer);
+    }
+    group_barrier(3, 256);
+    list.write(s, range, consumer * 4 + warp, 8, lane);
+}
+
+template <class Operand>
+FASTSPADE_KERNEL(sm90_threads, 1) search_sm90_kernel(FASTSPADE_BY_REFERENCE Sm90Parameters p) {
+    char* const shared = shared_memory_of_boxes();
+    auto& barriers = *reinterpret_cast<Sm90Barriers*>(shared + p.barrier_offset);
+    const int thread = thread_index();
+    const RowRange range = row_range(p.search, sm90_rows);
+    RowLists list(p.search, shared, sm90_rows);
+    if (thread < sm90_rows) list.open(p.search, range, thread);
+    if (thread == 0) {
+        for (int stage = 0; stage < p.stages; ++stage) {
+            mbarrier_init(barriers.full + stage, 1);
+            mbarrier_init(barriers.empty + stage, 4);  // a consumer's warps
+        }
+        for (int consumer = 0; consumer < 2; ++consumer) {
+            mbarrier_init(barriers.multiply + consumer, 4);
+            mbarrier_init(barriers.finish + consumer, 4);
+        }
+        mbarrier_init_fence();
+    }
+    block_barrier();
+    // From one lane, so that the compiler knows that warps do not diverge here: products must not.
+    const int warpgroup = warp_shuffle(thread >> 7, 0);
+    if (warpgroup == 0) {
+        registers_shrink<40>();
+        if (thread == 0) sm90_load(p, range, shared, barriers);
+    } else {
+        registers_grow<232>();
+        sm90_consume<Operand>(p, range, list, shared, barriers, warpgroup - 1, thread & 127);
+    }
+}
+
+}  // namespace fastspade::cuda
