@@ -2,90 +2,12 @@
 
 #include <algorithm>
 
-#include "core/clones.hpp"
 
 namespace fastspade {
 
 namespace {
 
 constexpr int64_t piece_pixels = 512;
-constexpr int lanes = 8;
-
-// The file is built without contraction into fused multiply-adds and sums in eight fixed lanes, so every instruction set
-// gives the same bits. The lanes are spelt out as vectors: left to itself, GCC 12 gathers them one by one.
-typedef double wide __attribute__((vector_size(8 * lanes)));
-typedef float narrow __attribute__((vector_size(4 * lanes)));
-typedef double wide_unaligned __attribute__((vector_size(8 * lanes), aligned(8), may_alias));
-typedef float narrow_unaligned __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-
-#define FASTSPADE_INLINE inline __attribute__((always_inline))
-
-FASTSPADE_INLINE wide load(const float* p) {
-    return __builtin_convertvector(static_cast<narrow>(*reinterpret_cast<const narrow_unaligned*>(p)), wide);
-}
-FASTSPADE_INLINE wide load(const double* p) { return *reinterpret_cast<const wide_unaligned*>(p); }
-
-// A mixture unpacked, so that a loop over it reads nothing but channels. Both forms round alike.
-struct Taps {
-    const float *a, *b, *c, *d;
-    double wa, wb, wc, wd;
-
-    explicit Taps(const Mixture& m)
-        : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]), wa(m.weight[0]), wb(m.weight[1]), wc(m.weight[2]),
-          wd(m.weight[3]) {}
-    FASTSPADE_INLINE wide vector(int64_t i) const {
-        return (wa * load(a + i) + wb * load(b + i)) + (wc * load(c + i) + wd * load(d + i));
-    }
-    FASTSPADE_INLINE double at(int64_t i) const {
-        return (wa * static_cast<double>(a[i]) + wb * static_cast<double>(b[i])) +
-               (wc * static_cast<double>(c[i]) + wd * static_cast<double>(d[i]));
-    }
-};
-
-FASTSPADE_CLONES
-void mix(const Mixture& mixture, int64_t channels, double* out) {
-    const Taps taps(mixture);
-    int64_t i = 0;
-    for (; i + lanes <= channels; i += lanes) *reinterpret_cast<wide_unaligned*>(out + i) = taps.vector(i);
-    for (; i < channels; ++i) out[i] = taps.at(i);
-}
-
-FASTSPADE_CLONES
-void widen(const float* a, int64_t channels, double* out) {
-    for (int64_t i = 0; i < channels; ++i) out[i] = static_cast<double>(a[i]);
-}
-
-FASTSPADE_CLONES
-void add_mixed(const Mixture& mixture, const double* query, int64_t channels, double* sum) {
-    const Taps taps(mixture);
-    wide local = load(sum);
-    int64_t i = 0;
-    for (; i + lanes <= channels; i += lanes) {
-        const wide difference = load(query + i) - taps.vector(i);
-        local += difference * difference;
-    }
-    for (int k = 0; i < channels; ++i, ++k) {
-        const double difference = query[i] - taps.at(i);
-        local[k] += difference * difference;
-    }
-    *reinterpret_cast<wide_unaligned*>(sum) = local;
-}
-
-FASTSPADE_CLONES
-void add_plain(const float* a, const double* query, int64_t channels, double* sum) {
-    wide local = load(sum);
-    int64_t i = 0;
-    for (; i + lanes <= channels; i += lanes) {
-        const wide difference = load(query + i) - load(a + i);
-        local += difference * difference;
-    }
-    for (int k = 0; i < channels; ++i, ++k) {
-        const double difference = query[i] - static_cast<double>(a[i]);
-        local[k] += difference * difference;
-    }
-    *reinterpret_cast<wide_unaligned*>(sum) = local;
-}
-
 // Reads one pixel's channels of every view of a group.
 void read_vector(const std::vector<TensorView>& views, int64_t image, int64_t y, int64_t x, float* out) {
     for (const TensorView& view : views) {
@@ -189,7 +111,7 @@ Mixture ExactDistance::mixture(const LevelGroup& group, Side side, size_t g, int
 }
 
 ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups)
-    : groups_(groups), query_width_(problem.query[0].width()), gallery_width_(problem.gallery[0].width()) {
+    : kernels_(exact_kernels()), groups_(groups), query_width_(problem.query[0].width()), gallery_width_(problem.gallery[0].width()) {
     int64_t channels = 0, widest = 0;
     for (const LevelGroup& group : groups) {
         channels += group.channels;
@@ -207,15 +129,15 @@ void ExactDistance::set_query(int64_t image, int64_t pixel, const NativeRows* ro
         const Tap &ty = tap_y(group, Side::query, y), &tx = tap_x(group, Side::query, x);
         const Mixture m = mixture(group, Side::query, g, image, ty, tx, rows);
         if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
-            widen(m.tap[0], group.channels, out);
+            kernels_.widen(m.tap[0], group.channels, out);
         else
-            mix(m, group.channels, out);
+            kernels_.mix(m, group.channels, out);
         out += group.channels;
     }
 }
 
 double ExactDistance::to(int64_t image, int64_t pixel, const NativeRows* rows) {
-    double sum[lanes] = {};
+    double sum[exact_lanes] = {};
     const double* query = query_.data();
     const int64_t y = pixel / gallery_width_, x = pixel % gallery_width_;
     for (size_t g = 0; g < groups_.size(); ++g) {
@@ -223,9 +145,9 @@ double ExactDistance::to(int64_t image, int64_t pixel, const NativeRows* rows) {
         const Tap &ty = tap_y(group, Side::gallery, y), &tx = tap_x(group, Side::gallery, x);
         const Mixture m = mixture(group, Side::gallery, g, image, ty, tx, rows);
         if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
-            add_plain(m.tap[0], query, group.channels, sum);
+            kernels_.add_plain(m.tap[0], query, group.channels, sum);
         else
-            add_mixed(m, query, group.channels, sum);
+            kernels_.add_mixed(m, query, group.channels, sum);
         query += group.channels;
     }
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/buffer.hpp"
+#include "core/exact_kernels.hpp"
 #include "core/problem.hpp"
 
 namespace fastspade {
@@ -47,12 +48,6 @@ class NativeRows {
     std::vector<Rows> rows_;
 };
 
-// Four native vectors (top left, top right, bottom left, bottom right) and their weights.
-struct Mixture {
-    const float* tap[4];
-    double weight[4];
-};
-
 class ExactDistance {
   public:
     ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups);
@@ -65,6 +60,7 @@ class ExactDistance {
     Mixture mixture(const LevelGroup& group, Side side, size_t g, int64_t image, const Tap& y, const Tap& x,
                     const NativeRows* rows);
 
+    const ExactKernels& kernels_;
     const std::vector<LevelGroup>& groups_;
     const int64_t query_width_, gallery_width_;
     std::vector<double> query_;

@@ -1,0 +1,33 @@
+// The sums behind an exact distance, in float64 over eight fixed lanes and without fused multiply-adds: every instruction
+// set gives the same bits.
+#pragma once
+
+#include <cstdint>
+
+namespace fastspade {
+
+// Four native vectors (top left, top right, bottom left, bottom right) and their weights.
+struct Mixture {
+    const float* tap[4];
+    double weight[4];
+};
+
+constexpr int exact_lanes = 8;
+
+struct ExactKernels {
+    // out = the mixture, or the vector itself.
+    void (*mix)(const Mixture& mixture, int64_t channels, double* out);
+    void (*widen)(const float* vector, int64_t channels, double* out);
+    // sum[c % 8] += (query[c] - mixture or vector [c])^2.
+    void (*add_mixed)(const Mixture& mixture, const double* query, int64_t channels, double* sum);
+    void (*add_plain)(const float* vector, const double* query, int64_t channels, double* sum);
+};
+
+// The fastest table that this processor can run.
+const ExactKernels& exact_kernels();
+
+#if defined(FASTSPADE_X86)
+const ExactKernels& exact_kernels_avx512();
+#endif
+
+}  // namespace fastspade
