@@ -1,0 +1,168 @@
+"""The forward pass: images -> one embedding for stage 1 and a feature pyramid for stage 2."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastspade.backbones.readout import Readout, unit_length
+from fastspade.errors import DtypeError, InputError
+
+__all__ = ["Backbone"]
+
+
+class _AllSeen(Exception):
+    """Raised by the last hook: what follows in the network (the classifier) is not needed."""
+
+
+class Backbone:
+    """Pretrained network that turns images into SPADE's features. Made by load_backbone.
+
+    name: what was loaded. layers: the pyramid's modules, finest first. embedding: the module whose output, averaged
+    over all positions, is the stage-1 embedding. cosine: whether features have unit length. image_size: (resize, crop)
+    in pixels at which the makers of the weights evaluated them, to pass to Spade; None where unknown. device: where it
+    runs.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        layers: Sequence[str],
+        embedding: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        weights: str | None,
+        device: torch.device,
+        cosine: bool = False,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        self.name, self.layers, self.embedding = name, list(layers), embedding
+        self.device, self.cosine, self.image_size = device, cosine, image_size
+        self._readout = Readout.of(module)
+        self._mean, self._std, self._weights = tuple(mean), tuple(std), weights
+        self._module = module.eval().to(device=device, memory_format=torch.channels_last)
+        self._shift = torch.tensor(self._mean, device=device).view(1, 3, 1, 1)
+        self._scale = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
+        self._running = threading.Lock()  # the hooks of a forward pass sit on the module, which threads share
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_running"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_running": threading.Lock()}
+
+    def __repr__(self) -> str:
+        cosine = ", cosine=True" if self.cosine else ""
+        return f"Backbone({self.name!r}, layers={self.layers}, embedding={self.embedding!r}{cosine}, device='{self.device}')"
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(B, 3, H, W) floating in [0, 1] -> embedding (B, E) and pyramid of (B, C_l, H_l, W_l), finest first.
+
+        Both are float32 on self.device. Runs in inference mode, channels_last, and on CUDA under float16 autocast.
+        A module that runs more than once in a forward pass counts with its first output.
+
+        Raises InputError where the network does not take images of this size, or where a layer is not reached, is not
+        an image, is finer than the one before it, or holds NaN or infinity; it names the layer.
+        """
+        if not isinstance(images, torch.Tensor) or not images.dtype.is_floating_point:
+            got = f"a {images.dtype} tensor" if isinstance(images, torch.Tensor) else type(images).__name__
+            raise DtypeError(f"images must be a floating tensor (B, 3, H, W) in [0, 1], got {got}")
+        if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
+            raise InputError(f"images must have shape (B, 3, H, W), none of them 0; got {tuple(images.shape)}")
+        with self._running:
+            outputs = self._run(images)
+        modules = {name: self._module.get_submodule(name) for name in outputs}
+        embedding = self._readout.pooled(self.embedding, modules[self.embedding], outputs[self.embedding], images)
+        pyramid = [self._readout.grid(name, modules[name], outputs[name], images) for name in self.layers]
+        self._check_order(pyramid)
+        self._check_finite({self.embedding: embedding} | dict(zip(self.layers, pyramid, strict=True)))
+        if self.cosine:
+            embedding, pyramid = unit_length(embedding), [unit_length(level) for level in pyramid]
+        return embedding, pyramid
+
+    def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The wanted modules' outputs in one forward pass."""
+        wanted = dict.fromkeys([*self.layers, self.embedding])
+        outputs: dict[str, torch.Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                if name in outputs:
+                    return
+                if not isinstance(output, torch.Tensor):
+                    raise InputError(f"layer {name!r} must return a tensor, got {type(output).__name__}")
+                # A copy, since an in-place ReLU may follow; a plain tensor, since inference tensors are of little use outside.
+                with torch.inference_mode(False):
+                    outputs[name] = output.to(torch.float32, copy=True)
+                if len(outputs) == len(wanted):
+                    raise _AllSeen
+
+            return hook
+
+        handles = [self._module.get_submodule(name).register_forward_hook(keep(name)) for name in wanted]
+        dtype = next((p.dtype for p in self._module.parameters() if p.dtype.is_floating_point), torch.float32)
+        half = torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
+        try:
+            with torch.inference_mode(), half:
+                normalised = (images.to(self.device, torch.float32) - self._shift) / self._scale
+                self._module(normalised.to(dtype).contiguous(memory_format=torch.channels_last))
+        except _AllSeen:
+            pass
+        except AssertionError as error:  # how vision transformers refuse a size
+            raise InputError(
+                f"images of {images.shape[2]} x {images.shape[3]} pixels do not fit backbone {self.name!r}: "
+                f"{str(error) or 'it refuses them'}; choose resize and crop that do"
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        unseen = [name for name in wanted if name not in outputs]
+        if unseen:
+            raise InputError(f"layers must run in the module's forward pass, but {unseen[0]!r} did not")
+        return outputs
+
+    def _check_order(self, pyramid: list[torch.Tensor]) -> None:
+        for i in range(1, len(pyramid)):
+            before, here = pyramid[i - 1].shape[2:], pyramid[i].shape[2:]
+            if here[0] > before[0] or here[1] > before[1]:
+                raise InputError(
+                    f"layers must be ordered finest first, but {self.layers[i]!r} is {here[0]}x{here[1]} and "
+                    f"{self.layers[i - 1]!r} before it {before[0]}x{before[1]}"
+                )
+
+    def _check_finite(self, features: dict[str, torch.Tensor]) -> None:
+        finite = torch.stack([values.isfinite().all() for values in features.values()]).tolist()  # one wait for the device
+        for name, good in zip(features, finite, strict=True):
+            if not good:
+                raise InputError(f"features must be finite, but layer {name!r} returned NaN or infinity")
+
+    def spec(self) -> dict[str, Any]:
+        """What identifies this backbone, as JSON-able values; backbone_from_spec rebuilds and checks it."""
+        return {
+            "name": self.name,
+            "layers": list(self.layers),
+            "embedding": self.embedding,
+            "mean": list(self._mean),
+            "std": list(self._std),
+            "cosine": self.cosine,
+            "weights": self._weights,
+            "fingerprint": self.state_fingerprint(),
+        }
+
+    def state_fingerprint(self) -> str:
+        """SHA-256 (hex) over the names, shapes, types and values of all weights and buffers that affect the output."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._module.state_dict().items()):
+            if name.endswith("num_batches_tracked") or not isinstance(tensor, torch.Tensor):
+                continue  # a training counter: absent from old files, never read in eval mode
+            values = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()

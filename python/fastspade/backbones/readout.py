@@ -1,0 +1,78 @@
+"""What a layer returned -> a grid of features (B, C, H, W) and a pooled vector (B, E).
+
+Three layouts are read: channels first, (B, C, H, W); channels last, (B, H, W, C), where the network says so (timm's
+``output_fmt``); and a vision transformer's tokens, (B, prefix + h w, C), row by row after the class and register tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fastspade.errors import InputError
+
+__all__ = ["Readout", "unit_length"]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How one network lays its features out.
+
+    patch: pixels a token covers, (vertical, horizontal), None where the network has no patches. prefix: tokens before
+    the patches', None where the network does not say. channels_last: whether 4-D outputs are (B, H, W, C).
+    """
+
+    patch: tuple[int, int] | None = None
+    prefix: int | None = None
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Readout:
+        """From the attributes by which timm's, torchvision's and DINOv2's own transformers describe themselves."""
+        size = getattr(getattr(module, "patch_embed", module), "patch_size", None)
+        patch = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else None
+        prefix = getattr(module, "num_prefix_tokens", None)
+        layout = getattr(module, "output_fmt", "NCHW")
+        return cls(
+            patch if patch is not None and len(patch) == 2 else None,
+            prefix if isinstance(prefix, int) else None,
+            getattr(layout, "value", layout) == "NHWC",
+        )
+
+    def grid(self, name: str, layer: nn.Module, output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """A pyramid level (B, C, H, W) from the output of the layer called `name`; InputError where it holds none."""
+        if output.ndim == 3 and output.shape[0] == images.shape[0] and self.patch is not None:
+            height, width = images.shape[2] // self.patch[0], images.shape[3] // self.patch[1]
+            prefix = output.shape[1] - height * width
+            if prefix >= 0 and self.prefix in (None, prefix):
+                tokens = output[:, prefix:].transpose(1, 2)
+                return tokens.reshape(images.shape[0], output.shape[2], height, width)
+        if output.ndim != 4 or output.shape[0] != images.shape[0]:
+            raise InputError(f"layer {name!r} must return (B, C, H, W){self._tokens()}, got {tuple(output.shape)}")
+        return self._channels_first(layer, output)
+
+    def pooled(self, name: str, layer: nn.Module, output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The stage-1 embedding (B, E): vectors as they are, of tokens the class token or else the mean, of a grid the mean."""
+        if output.ndim == 3 and self.patch is not None:
+            patches = self.grid(name, layer, output, images)
+            has_class_token = output.shape[1] > patches.shape[2] * patches.shape[3]
+            return output[:, 0] if has_class_token else output.mean(dim=1)
+        if output.ndim not in (2, 4) or output.shape[0] != images.shape[0]:
+            raise InputError(
+                f"embedding layer {name!r} must return (B, E) or (B, C, H, W){self._tokens()}, got {tuple(output.shape)}"
+            )
+        return output if output.ndim == 2 else self._channels_first(layer, output).mean(dim=(2, 3))
+
+    def _channels_first(self, layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
+        # A convolution is channels first in every network, also where the blocks around it are not.
+        return output.permute(0, 3, 1, 2) if self.channels_last and not isinstance(layer, nn.Conv2d) else output
+
+    def _tokens(self) -> str:
+        return "" if self.patch is None else f" or the tokens of {self.patch[0]}x{self.patch[1]} patches"
+
+
+def unit_length(features: torch.Tensor) -> torch.Tensor:
+    """Features divided by their L2 norm over dimension 1, so that a squared distance is 2 - 2 cos. Zeros stay zeros."""
+    return torch.nn.functional.normalize(features, dim=1, eps=1e-12)
