@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from emulator.build import build
+from fault_table import pytest_addoption, pytest_sessionfinish, record_fault  # noqa: F401 (a plugin's hooks and fixture)
 from fastspade import Spade
 from fastspade.search.cuda import has_cuda_engine
 
