@@ -15,7 +15,11 @@ void define_cuda(pybind11::module_& module) {
 
     static const auto shapes_of = [](const Shapes& shapes) {
         std::vector<LevelShape> levels;
-        for (const auto& [channels, height, width] : shapes) levels.push_back({channels, height, width});
+        require(!shapes.empty(), "a pyramid must hold at least one level");
+        for (const auto& [channels, height, width] : shapes) {
+            require(channels >= 1 && height >= 1 && width >= 1, "a level must not be empty");
+            levels.push_back({channels, height, width});
+        }
         return levels;
     };
     static const auto shapes_of_views = [](const std::vector<TensorView>& views) {
@@ -25,6 +29,8 @@ void define_cuda(pybind11::module_& module) {
         return levels;
     };
     static const auto plan = [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16) {
+        require(images >= 1, "the gallery must hold at least one image");
+        check_choice(upsample, 2, "upsample");
         return plan_gallery(shapes_of(gallery), images, static_cast<Upsample>(upsample), bfloat16, Backend::limits(device));
     };
 
@@ -35,6 +41,8 @@ void define_cuda(pybind11::module_& module) {
     module.def("cuda_search_plan", [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16,
                                       const Shapes& query, int64_t query_images, int64_t slots, int64_t kappa, int path) {
         const OperandLayout layout = plan(device, gallery, images, upsample, bfloat16);
+        require(query.size() == gallery.size(), "query and gallery need the same number of levels");
+        require(query_images >= 1 && slots >= 1 && kappa >= 1, "query_images, slots and kappa must be at least 1");
         const SearchPlan search = plan_search(layout, shapes_of(query), query_images, slots, kappa, Backend::limits(device),
                                                static_cast<Path>(path));
         py::dict result;
@@ -59,7 +67,9 @@ void define_cuda(pybind11::module_& module) {
 
     module.def("cuda_prepare_gallery", [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample,
                                           bool bfloat16, uintptr_t prepared) {
-        const std::vector<TensorView> levels = views(gallery);
+        const std::vector<TensorView> levels = checked_pyramid(gallery, "gallery");
+        check_choice(upsample, 2, "upsample");
+        require(prepared != 0, "prepared has no memory");
         const OperandLayout layout = plan_gallery(shapes_of_views(levels), levels[0].images(), static_cast<Upsample>(upsample),
                                                   bfloat16, Backend::limits(device));
         py::gil_scoped_release release;
@@ -71,8 +81,14 @@ void define_cuda(pybind11::module_& module) {
                                  int64_t kappa, int upsample, bool bfloat16, bool redo, uintptr_t distances, uintptr_t indices,
                                  uintptr_t counters, uintptr_t workspace, int path) {
         SearchRequest request{};
-        request.query = views(query);
-        request.gallery = views(gallery);
+        request.query = checked_pyramid(query, "query");
+        request.gallery = checked_pyramid(gallery, "gallery");
+        check_pair(request.query, request.gallery);
+        check_outputs(request.query, request.gallery, slots, kappa, distances, indices);
+        check_choice(upsample, 2, "upsample");
+        require(prepared != 0 && counters != 0 && workspace != 0, "prepared, counters and workspace need memory");
+        require(gallery_index % alignof(int64_t) == 0, "gallery_index is not aligned to its elements");
+        require(gallery_index != 0 || slots <= request.gallery[0].images(), "slots is larger than the gallery");
         request.prepared = reinterpret_cast<char*>(prepared);
         request.gallery_index = reinterpret_cast<const int64_t*>(gallery_index);
         request.slots = slots;

@@ -1,5 +1,5 @@
-// fastspade._engine: plain addresses, shapes and strides in, results written in place. Validation is Python's
-// (fastspade.search); nothing here knows torch.
+// fastspade._engine: plain addresses, shapes and strides in, results written in place. Nothing here knows torch. Errors
+// for users are Python's (fastspade.search); the checks here keep memory safe whoever calls.
 #include <chrono>
 
 #include "bindings/described.hpp"
@@ -34,8 +34,22 @@ py::dict search_cpu(const std::vector<Described>& query, const std::vector<Descr
                     int64_t gallery_count, int64_t kappa, int upsample, uintptr_t distances, uintptr_t indices,
                     int threads, bool prune) {
     Problem problem;
-    problem.query = views(query);
-    problem.gallery = views(gallery);
+    problem.query = checked_pyramid(query, "query");
+    problem.gallery = checked_pyramid(gallery, "gallery");
+    check_pair(problem.query, problem.gallery);
+    check_outputs(problem.query, problem.gallery, gallery_count, kappa, distances, indices);
+    check_choice(upsample, 2, "upsample");
+    require(threads >= 1, "threads must be at least 1");
+    const int64_t images = problem.gallery[0].images();
+    if (gallery_index == 0) {
+        require(gallery_count <= images, "gallery_count is larger than the gallery");
+    } else {
+        require(gallery_index % alignof(int64_t) == 0, "gallery_index is not aligned to its elements");
+        const auto* chosen = reinterpret_cast<const int64_t*>(gallery_index);
+        const int64_t count = checked_product({problem.query[0].images(), gallery_count}, "gallery_index");
+        for (int64_t i = 0; i < count; ++i)
+            require(chosen[i] >= 0 && chosen[i] < images, "gallery_index names an image outside the gallery");
+    }
     problem.gallery_index = reinterpret_cast<const int64_t*>(gallery_index);
     problem.gallery_count = gallery_count;
     problem.kappa = kappa;

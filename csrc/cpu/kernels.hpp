@@ -28,7 +28,8 @@ struct RowLevel {
     const int32_t* high;  // [fine width]
     const float* low_weight;
     const float* high_weight;
-    float* blended;  // scratch [width][lanes]
+    float* blended;    // scratch [width][lanes]
+    const float* row;  // set by interpolate_row: the two rows' mixture
 };
 
 struct Hit {
@@ -61,7 +62,7 @@ struct Kernels {
     // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).
     void (*interpolate_lanes)(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out);
     // out[x][lane] = norm[x] + sum over levels of the two-way interpolation; keeps each lane's smallest value and place.
-    void (*interpolate_row)(const RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
+    void (*interpolate_row)(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
                             float* out, float* smallest, int32_t* place);
     // Appends every value not above its lane's limit, with rows numbered from 0; returns how many.
     int64_t (*scan)(const float* values, int64_t rows, const float* limit, Hit* hits);

@@ -225,18 +225,17 @@ void interpolate_lanes(const LaneTaps* taps, int tap_count, int64_t columns, con
     }
 }
 
-void interpolate_row(const RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
+void interpolate_row(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
                      float* out, float* smallest, int32_t* place) {
-    const float* blended[8];
     for (int l = 0; l < level_count; ++l) {
-        const RowLevel& level = levels[l];
+        RowLevel& level = levels[l];
         if (level.lower_weight == 0.0f) {
-            blended[l] = level.upper;
+            level.row = level.upper;
             continue;
         }
         for (int64_t i = 0; i < level.width * L; i += W)
             store(level.blended + i, load(level.upper + i) * level.upper_weight + load(level.lower + i) * level.lower_weight);
-        blended[l] = level.blended;
+        level.row = level.blended;
     }
     vec low[V];
     veci at[V];
@@ -249,8 +248,8 @@ void interpolate_row(const RowLevel* levels, int level_count, const float* norm,
         for (int v = 0; v < V; ++v) value[v] = splat(norm[x]);
         for (int l = 0; l < level_count; ++l) {
             const RowLevel& level = levels[l];
-            const float* left = blended[l] + int64_t{level.low[x]} * L;
-            const float* right = blended[l] + int64_t{level.high[x]} * L;
+            const float* left = level.row + int64_t{level.low[x]} * L;
+            const float* right = level.row + int64_t{level.high[x]} * L;
             const float left_weight = level.low_weight[x], right_weight = level.high_weight[x];
             for (int v = 0; v < V; ++v)
                 value[v] += load(left + v * W) * left_weight + load(right + v * W) * right_weight;

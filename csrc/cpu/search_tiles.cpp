@@ -64,7 +64,8 @@ void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_
                              gallery_x_[g].high.data(),
                              gallery_x_[g].low_weight.data(),
                              gallery_x_[g].high_weight.data(),
-                             blended};
+                             blended,
+                             nullptr};
             blended += width * lanes;
         }
         kernels_.interpolate_row(levels.data(), static_cast<int>(levels.size()),

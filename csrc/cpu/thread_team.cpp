@@ -1,5 +1,8 @@
 #include "cpu/thread_team.hpp"
 
+#include <algorithm>
+#include <system_error>
+
 namespace fastspade::cpu {
 
 namespace {
@@ -25,7 +28,12 @@ void wait_while(const std::atomic<Value>& atom, Value value) {
 }  // namespace
 
 ThreadTeam::ThreadTeam(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    workers_.reserve(static_cast<size_t>(std::max(0, threads - 1)));
+    try {
+        for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those there are do all the work, to the same result.
+    }
 }
 
 ThreadTeam::~ThreadTeam() {

@@ -126,6 +126,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where this build and machine have it)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--num-workers", type=int, default=2, help="image decoding threads (default 2)")
+    parser.add_argument("--max-pixels", type=int, default=178_956_970, metavar="N",
+                        help="refuse image files with more pixels (default 178956970, 13,377 squared)")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -146,7 +148,7 @@ def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of Spade that _add_model and _add_running made."""
     names = (
         *("backbone", "weights", "layers", "k", "k_image", "kappa", "upsample", "sigma", "resize", "crop"),
-        *("image_score", "local_average", "window", "device", "batch_size", "num_workers"),
+        *("image_score", "local_average", "window", "device", "batch_size", "num_workers", "max_pixels"),
     )
     return {name: getattr(arguments, name) for name in names} | {"progress": not arguments.quiet}
 
@@ -193,6 +195,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
+        max_pixels=arguments.max_pixels,
         progress=not arguments.quiet,
     )
     if "masks" in kinds and model.threshold is None and arguments.pixel_threshold is None:

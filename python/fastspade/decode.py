@@ -3,54 +3,51 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from fastspade.errors import DtypeError, ImageReadError, InputError, MissingFileError
+from fastspade.errors import DtypeError, InputError
 from fastspade.geometry import CropBox, centre_crop, resample
+from fastspade.image_file import DEFAULT_MAX_PIXELS, opened_image
 
 # Eight-bit pictures stay Pillow images, so that they are resized as the published pipelines do (8-bit, Pillow's
 # antialiased bilinear); deeper ones become float tensors (3, H, W), so that nothing is rounded to 8 bits.
 Decoded = Image.Image | torch.Tensor
 
 _ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _RANGE_SLACK = 1e-3  # float images may have been resampled before; a little over- or undershoot is clipped
 
 
-def read_file(path: str | os.PathLike[str]) -> Decoded:
-    """Decode a file: first frame, EXIF rotation applied, transparency composited on white, 16-bit scaled by 1/65535.
+def read_file(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Decoded:
+    """Decode a file: first picture, EXIF rotation applied, transparency composited on white, 16-bit scaled by 1/65535.
 
-    Pillow reduces 16-bit colour (RGB) files to 8 bits; 16-bit grayscale keeps its depth. Pictures beyond Pillow's
-    decompression bomb limit (Image.MAX_IMAGE_PIXELS) are refused.
+    Values are taken as stored: colour profiles are not applied, and CMYK is converted by its plain formula, so that a
+    file reads the same whatever profile its camera or editor wrote. Of an animation or a file of several pages the first
+    is read. Pillow reduces 16-bit colour (RGB) files to 8 bits; 16-bit grayscale keeps its depth.
+
+    max_pixels: a file whose header says more is refused before it is decoded; None sets no limit.
 
     Raises MissingFileError where there is no such file, else ImageReadError; both name the file.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return standardise(image)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"no such image file: {os.fspath(path)}") from error
-    except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, EOFError, struct.error, ...
-        reason = "the file is empty" if _is_empty(path) else f"{type(error).__name__}: {error}"
-        raise ImageReadError(f"cannot read image {os.fspath(path)}: {reason}", os.fspath(path)) from error
-
-
-def _is_empty(path: str | os.PathLike[str]) -> bool:
-    try:
-        return Path(path).stat().st_size == 0
-    except OSError:
-        return False
+    with opened_image(path, max_pixels) as image:
+        return standardise(image)
 
 
 def standardise(image: Image.Image) -> Decoded:
     """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits a channel."""
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode in _DEEP_MODES:
         return _gray_to_tensor(np.asarray(image))
     # Colours under transparent pixels are arbitrary: show what a viewer shows on a white page.
@@ -60,6 +57,22 @@ def standardise(image: Image.Image) -> Decoded:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says."""
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says; 1, as stored, where it cannot be read. (ImageOps.exif_transpose also rewrites the EXIF block, which
+    fails where any of it is corrupt.)"""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # corrupt metadata is no reason to refuse the picture
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _gray_to_tensor(values: np.ndarray) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from fastspade.backbones import Backbone
 from fastspade.errors import FastspadeError
-from fastspade.images import ImageSource, open_source
+from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
 from fastspade.progress import progress_bar
 
 
@@ -41,6 +41,7 @@ class Extractor:
     local_average: bool = False
     batch_size: int = 8
     num_workers: int | None = None
+    max_pixels: int | None = DEFAULT_MAX_PIXELS
     progress: bool = False
 
     def open(self, images: Any, *, skip_bad: bool = False, argument: str = "images") -> ImageSource:
@@ -52,6 +53,7 @@ class Extractor:
             batch_size=self.batch_size,
             skip_bad=skip_bad,
             num_workers=self.num_workers,
+            max_pixels=self.max_pixels,
             argument=argument,
         )
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import glob
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,13 +29,11 @@ from fastspade.decode import (
     to_pillow,
 )
 from fastspade.errors import DeviceError, DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.geometry import CropBox
+from fastspade.geometry import CropBox, centre_crop
+from fastspade.image_file import DEFAULT_MAX_PIXELS, SUFFIXES, check_size
+from fastspade.image_paths import find_files
 
-__all__ = ["SUFFIXES", "CropBox", "Entry", "ImageBatch", "ImageSource", "as_rgb", "open_source"]
-
-SUFFIXES = frozenset(
-    ".bmp .dib .gif .j2k .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
-)
+__all__ = ["DEFAULT_MAX_PIXELS", "SUFFIXES", "CropBox", "Entry", "ImageBatch", "ImageSource", "as_rgb", "open_source"]
 
 
 @dataclass
@@ -95,13 +91,14 @@ class ImageSource:
         batch_size: int,
         skip_bad: bool,
         num_workers: int,
+        max_pixels: int | None,
         argument: str,
     ) -> None:
         self._entries = entries
         self._missing = missing
         self._resize, self._crop = resize, crop
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
-        self._argument = argument
+        self._max_pixels, self._argument = max_pixels, argument
         self.total = total
         self.skipped: list[tuple[str, FastspadeError]] = list(missing)
 
@@ -180,11 +177,21 @@ class ImageSource:
 
     def _prepare(self, entry: Entry) -> _Prepared:
         try:
-            return _Prepared(
-                entry.name, *prepare(entry.load(), self._resize, self._crop), lambda: to_pillow(entry.load())
-            )
+            decoded = entry.load()
+            self._check_output(decoded)
+            return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), lambda: to_pillow(entry.load()))
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
+
+    def _check_output(self, decoded: Decoded) -> None:
+        """Without a crop a thin strip grows with the square of its length: 1 x 20,000 pixels become 256 x 5,120,000."""
+        height, width = decoded.shape[1:] if isinstance(decoded, torch.Tensor) else decoded.size[::-1]
+        _, out = centre_crop(height, width, self._resize, self._crop)
+        if self._max_pixels is not None and out[0] * out[1] > max(self._max_pixels, height * width):
+            raise InputError(
+                f"{height}x{width} pixels become {out[0]}x{out[1]} after resizing, more than max_pixels "
+                f"({self._max_pixels}); set crop"
+            )
 
     def _settle(self, name: str, result: Callable[[], _Prepared]) -> Iterator[_Prepared]:
         try:
@@ -219,6 +226,7 @@ def open_source(
     batch_size: int = 16,
     skip_bad: bool = False,
     num_workers: int | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
     argument: str = "images",
 ) -> ImageSource:
     """Open pictures of any supported kind as an iterable of ImageBatch; nothing is decoded before iteration.
@@ -231,6 +239,8 @@ def open_source(
         cut (SPADE, arXiv 2005.02357: 256 and 224). This holds for tensors and loaders too; None leaves a step out.
     batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
     skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
+    max_pixels: a file whose header says more pixels counts as unreadable, before any of it is decoded; None sets no
+        limit. A picture at the default limit takes 0.7 GB while it is decoded, in each of the decoding threads.
     argument: what error messages call ``images``.
 
     Raises, before anything is decoded: MissingFileError (path, empty folder or pattern without a match),
@@ -240,6 +250,7 @@ def open_source(
     _check_int("resize", resize, 1, optional=True)
     _check_int("crop", crop, 1, optional=True)
     _check_int("num_workers", num_workers, 0, optional=True)
+    _check_int("max_pixels", max_pixels, 1, optional=True)
     if resize is not None and crop is not None and crop > resize:
         raise InputError(f"crop must not be larger than resize, got crop {crop} and resize {resize}")
     options: dict[str, Any] = dict(
@@ -248,6 +259,7 @@ def open_source(
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=2 if num_workers is None else num_workers,
+        max_pixels=max_pixels,
         argument=argument,
     )
     if not isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, list, tuple)):
@@ -264,7 +276,7 @@ def open_source(
     for position, item in enumerate(images if is_list else [images]):
         label = f"{argument}[{position}]" if is_list else argument
         try:
-            entries.extend(_item_entries(label, item, len(entries)))
+            entries.extend(_item_entries(label, item, len(entries), max_pixels))
         except (MissingFileError, ImageReadError) as error:
             if not skip_bad:
                 raise
@@ -285,17 +297,18 @@ def _check_int(name: str, value: object, least: int, *, optional: bool = False) 
         raise InputError(f"{name} must be at least {least}, got {value}")
 
 
-def _item_entries(label: str, item: object, start: int) -> list[Entry]:
+def _item_entries(label: str, item: object, start: int, max_pixels: int | None) -> list[Entry]:
     """The pictures of one item; ``start`` numbers those in memory."""
     if isinstance(item, Entry):
         return [item]
     if isinstance(item, (str, os.PathLike)):
-        return [Entry(str(path), lambda path=path: read_file(path)) for path in _find_files(label, os.fspath(item))]
+        found = find_files(label, os.fspath(item))
+        return [Entry(str(path), lambda path=path: read_file(path, max_pixels)) for path in found]
     if isinstance(item, Image.Image):
         if 0 in item.size:
             raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
         name = getattr(item, "filename", "") or _memory_name(start)
-        return [Entry(name, lambda: _load_pil(item, name))]
+        return [Entry(name, lambda: _load_pil(item, name, max_pixels))]
     if isinstance(item, np.ndarray):
         stack = item if item.ndim == 4 else item[None]
         if len(stack) == 0:
@@ -322,43 +335,24 @@ def _memory_name(number: int) -> str:
 _PIL_LOCK = threading.Lock()  # loading changes a lazily opened Image, and one may be listed twice
 
 
-def _load_pil(image: Image.Image, name: str) -> Decoded:
+def _new_lock() -> None:
+    global _PIL_LOCK
+    _PIL_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # another thread may hold it when a DataLoader forks its workers
+    os.register_at_fork(after_in_child=_new_lock)
+
+
+def _load_pil(image: Image.Image, name: str, max_pixels: int | None) -> Decoded:
     try:
         with _PIL_LOCK:
+            check_size(image, name, max_pixels)
             return standardise(image)
+    except ImageReadError:
+        raise
     except Exception as error:  # a lazily opened file decodes here
         raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
-
-
-def _find_files(label: str, path: str) -> list[Path]:
-    """The image files that a path, folder or glob pattern names, sorted."""
-    if not path:
-        raise InputError(f"{label} must name a file, folder or glob pattern, got an empty string")
-    place = Path(path)
-    if place.is_dir():
-        found = _images_in(place)
-        if not found:
-            raise MissingFileError(f"{label}: no image files in folder {path} (looks for {' '.join(sorted(SUFFIXES))})")
-        return found
-    if place.exists():
-        if place.suffix and place.suffix.lower() not in SUFFIXES:
-            raise ImageReadError(f"{label}: {path} is not of an image type ({' '.join(sorted(SUFFIXES))})", path)
-        return [place]
-    if not glob.has_magic(path):
-        raise MissingFileError(f"{label}: no such file or folder: {path}")
-    matches = [Path(match) for match in sorted(glob.glob(path, recursive=True))]
-    found = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
-    if not found:
-        raise MissingFileError(f"{label}: no image files match {path}")
-    return found
-
-
-def _images_in(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 class _LoaderEntries:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,8 @@ def write_scores(
     raw.rmdir()
     if {"heatmaps", "overlays"} & set(kinds):
         maps.colorbar(low, high).save(folder / "colorbar.png")
-    with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
+    # A name that is not UTF-8 goes into the table as the bytes that it is on disk.
+    with open(folder / "scores.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "score", "decision", "map_max", *(kind.removesuffix("s") for kind in kinds)])
         for row, written in zip(rows, files, strict=True):
@@ -101,10 +104,15 @@ def unique_stems(names: Sequence[str]) -> list[str]:
     used: set[str] = set()
     stems = []
     for name in names:
-        stem = base = Path(name).stem or "image"
+        stem = base = _shortened(Path(name).stem) or "image"
         number = 2
         while stem in used:
             stem, number = f"{base}_{number}", number + 1
         used.add(stem)
         stems.append(stem)
     return stems
+
+
+def _shortened(stem: str) -> str:
+    """At most 200 bytes, so that a number and another suffix still make a file name."""
+    return os.fsencode(stem)[:200].decode(sys.getfilesystemencoding(), "ignore") if len(os.fsencode(stem)) > 200 else stem

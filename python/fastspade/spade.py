@@ -17,7 +17,7 @@ from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import Shape, check_storage_dtype
 from fastspade.errors import DtypeError, InputError, ModelFileError
 from fastspade.features import Extractor
-from fastspade.images import ImageBatch, ImageSource
+from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource
 from fastspade.matching import Matcher
 from fastspade.progress import progress_bar
 from fastspade.resident import ResidentBank
@@ -56,7 +56,7 @@ class Spade:
     keep_crop: maps cover the crop alone instead of being put back at the input's own size.
     device: None picks the CPU, or CUDA where this build has a CUDA engine and a device is present.
     batch_size: images a backbone call. num_workers: decoding threads (None: 2). progress: show progress bars on a
-        terminal. weights: a local state-dict file.
+
     storage_dtype: what the normal images' features are kept as: "float32", or "float16" or "bfloat16", which take half the
         memory and change scores a little.
     """
@@ -84,11 +84,13 @@ class Spade:
         weights: str | Path | None = None,
         precision: str = "exact",
         storage_dtype: str = "float32",
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> None:
         for name, value in (("k", k), ("kappa", kappa), ("batch_size", batch_size), ("resize", resize), ("crop", crop)):
             _positive(name, value)
-        if k_image is not None:
-            _positive("k_image", k_image)
+        for name, value in (("k_image", k_image), ("max_pixels", max_pixels)):
+            if value is not None:
+                _positive(name, value)
         if crop > resize:
             raise InputError(f"crop must not exceed resize ({resize}), got {crop}")
         if not (isinstance(sigma, (int, float)) and np.isfinite(sigma) and sigma >= 0):
@@ -109,6 +111,7 @@ class Spade:
         self.local_average, self.window = bool(local_average), None if window is None else float(window)
         self.resize, self.crop, self.keep_crop = int(resize), int(crop), bool(keep_crop)
         self.batch_size, self.num_workers, self.progress, self.precision = batch_size, num_workers, progress, precision
+        self.max_pixels = max_pixels
         self.device = pick_device(device)
         self.backbone: Backbone = load_backbone(backbone, layers=layers, weights=weights, device=self.device)
         self.bank: Bank | None = None
@@ -320,6 +323,7 @@ class Spade:
         batch_size: int = 8,
         num_workers: int | None = None,
         progress: bool = True,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> Spade:
         """Read a model that `save` wrote. A model of your own backbone needs that module as `backbone`.
 
@@ -343,6 +347,7 @@ class Spade:
                 batch_size=batch_size,
                 num_workers=num_workers,
                 progress=progress,
+                max_pixels=max_pixels,
                 **options,
             )
         except (InputError, TypeError) as error:
@@ -360,7 +365,7 @@ class Spade:
 
     @property
     def _extractor(self) -> Extractor:
-        names = ("backbone", "resize", "crop", "local_average", "batch_size", "num_workers", "progress")
+        names = ("backbone", "resize", "crop", "local_average", "batch_size", "num_workers", "max_pixels", "progress")
         return Extractor(**{name: getattr(self, name) for name in names})
 
     def _fitted(self) -> Bank:

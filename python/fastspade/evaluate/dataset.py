@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from fastspade.errors import ImageReadError, InputError, MissingFileError
+from fastspade.decode import upright
+from fastspade.errors import InputError, MissingFileError
 from fastspade.evaluate.category import Category, Problems
 from fastspade.evaluate.layouts import btad, folder, mvtec, visa
+from fastspade.image_file import opened_image
 
 _READERS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
 LAYOUTS = tuple(_READERS)
@@ -70,11 +72,8 @@ def _size(path: Path, problems: Problems) -> tuple[int, int] | None:
 
 def load_mask(path: Path) -> np.ndarray:
     """(H, W) bool: true where any channel but alpha is not 0. Raises ImageReadError naming the file."""
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(ImageOps.exif_transpose(image))
-    except Exception as error:
-        raise ImageReadError(f"cannot read mask {path}: {type(error).__name__}: {error}", str(path)) from error
+    with opened_image(path) as image:
+        values = np.asarray(upright(image))
     if values.ndim == 2:
         return values != 0
     colors = values[..., : 1 if values.shape[2] == 2 else 3]

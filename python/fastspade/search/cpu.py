@@ -21,6 +21,12 @@ def describe(level: torch.Tensor) -> tuple[int, int, list[int], list[int]]:
     return level.data_ptr(), DTYPES[level.dtype], list(level.shape), list(level.stride())
 
 
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy where its elements lie at odd addresses (torch.frombuffer allows that)."""
+    tensor = tensor.detach()
+    return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
+
+
 def search_cpu(
     query: list[torch.Tensor],
     gallery: list[torch.Tensor],
@@ -34,7 +40,8 @@ def search_cpu(
     `prune=False` evaluates every pair: the same results, for tests and measurements.
     """
     engine = compiled_engine()
-    query, gallery = [q.detach() for q in query], [g.detach() for g in gallery]
+    query, gallery = [aligned(q) for q in query], [aligned(g) for g in gallery]
+    gallery_index = None if gallery_index is None else aligned(gallery_index)
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     distances = torch.empty(rows, kappa, dtype=torch.float32)
     indices = torch.empty(rows, kappa, dtype=torch.int64)
@@ -53,4 +60,6 @@ def search_cpu(
         )
     except engine.NonFinite as error:
         raise InputError(f"{error}; features must be finite") from None
+    except ValueError as error:  # the engine's own checks; only sizes beyond its range get so far
+        raise InputError(str(error)) from None
     return distances, indices, counts

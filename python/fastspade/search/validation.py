@@ -32,7 +32,7 @@ def check_tensor(name: str, value: object, axes: str) -> torch.Tensor:
         raise InputError(f"{name} must have shape {axes}, got {shape_text(value.shape)}")
     if 0 in value.shape:
         raise InputError(f"{name} must not be empty, got shape {shape_text(value.shape)}; needs {axes}")
-    return value
+    return value.resolve_neg()  # a lazily negated view, as of a conjugate's imaginary part, has its memory unchanged
 
 
 def check_pyramid(name: str, levels: object) -> list[torch.Tensor]:
