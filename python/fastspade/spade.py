@@ -56,7 +56,8 @@ class Spade:
     keep_crop: maps cover the crop alone instead of being put back at the input's own size.
     device: None picks the CPU, or CUDA where this build has a CUDA engine and a device is present.
     batch_size: images a backbone call. num_workers: decoding threads (None: 2). progress: show progress bars on a
-
+        terminal. weights: a local state-dict file. max_pixels: image files with more in their header are refused before
+        they are decoded (None: no limit).
     storage_dtype: what the normal images' features are kept as: "float32", or "float16" or "bfloat16", which take half the
         memory and change scores a little.
     """
