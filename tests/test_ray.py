@@ -30,6 +30,7 @@ from fastspade.cli import main  # noqa: E402
 from fastspade.errors import EngineError, ImageReadError, InputError, MissingFileError  # noqa: E402
 from fastspade.images import Entry  # noqa: E402
 from fastspade.ray import decode_map, score  # noqa: E402
+from fastspade.ray.shipping import Shipped  # noqa: E402
 from fastspade.ray.storage import locate  # noqa: E402
 from fastspade.ray.worker import MOST_ATTEMPTS, Attempts, Job, Scorer  # noqa: E402
 
@@ -269,7 +270,7 @@ def test_killed_driver_is_resumed_by_the_same_command(photos, tmp_path):
 def test_images_that_kill_every_worker_end_the_run(model, photos, tmp_path):
     """Ray retries what a dead worker had in hand for ever; a part begun too often is an error instead."""
     job = Job(
-        **dict(model=ray.put(model), output=locate(tmp_path, "output"), device="cpu", batch_size=4, num_workers=1, maps=False),
+        **dict(model=ray.put(Shipped.pack(model)), output=locate(tmp_path, "output"), device="cpu", batch_size=4, num_workers=1, maps=False),
         **dict(skip_bad=False, threshold=None, pixel_threshold=None, backbone=None, weights=None),
         **dict(image_column=None, name_column=None, attempts=Attempts.options(num_cpus=0).remote()),
     )

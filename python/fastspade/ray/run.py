@@ -25,6 +25,7 @@ from fastspade.errors import DeviceError, EngineError, InputError
 from fastspade.info import build_info
 from fastspade.progress import progress_bar
 from fastspade.ray.manifest import claim, model_fingerprint
+from fastspade.ray.shipping import Shipped
 from fastspade.ray.sources import IMAGE_COLUMNS, Listing, Source, check_column, list_source
 from fastspade.ray.storage import Place, locate
 from fastspade.ray.worker import Attempts, Job, PartScorer, RowScorer, part_file
@@ -75,7 +76,7 @@ def score(
     images: a file, folder (searched in depth), glob, parquet file or folder of them (encoded images as bytes), a list of
         one kind, local or as URIs ("s3://bucket/folder"); or a ray.data.Dataset with encoded bytes or (H, W, C) arrays.
         Local paths must be readable under the same name on every node.
-    model: path of a saved model, or a Spade fitted on the CPU (copied to every actor; a path is better for large banks).
+    model: path of a saved model, or a Spade fitted on the CPU (its bank is put into Ray's object store, once a node).
         backbone, weights: as for Spade.load.
     output: folder or URI; new, empty, or holding the same run, begun earlier. Another run in it is an InputError.
     concurrency: actors, or (fewest, most) for a pool that grows with the cluster. None: as many as its GPUs or CPUs serve.
@@ -121,7 +122,7 @@ def score(
         raise DeviceError("model must be the path of a saved model for actors on GPUs; save it, and pass backbone= if it is your own")
     if isinstance(model, Spade) and model.device.type != "cpu":
         raise DeviceError(f"model is on {model.device}; save it and pass its path")
-    kept = ray.put(model) if isinstance(model, Spade) else None  # held here: restarted actors need it again
+    kept = ray.put(Shipped.pack(model)) if isinstance(model, Spade) else None  # held here: restarted actors need it again
     job = Job(
         model=os.path.abspath(model) if kept is None else kept,
         output=place,

@@ -29,7 +29,7 @@ MOST_ATTEMPTS = 4  # at one part, in one run
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for every part. model: a path, or a fitted Spade in Ray's object store."""
+    """What is the same for every part. model: a path, or a Shipped one in Ray's object store."""
 
     model: str | ray.ObjectRef
     output: Place
@@ -48,7 +48,7 @@ class Job:
 
     def load(self) -> Spade:
         if isinstance(self.model, ray.ObjectRef):
-            model = ray.get(self.model)
+            model = ray.get(self.model).unpack()
         else:
             model = Spade.load(self.model, backbone=self.backbone, device=self.device, weights=self.weights)
         model.batch_size, model.num_workers, model.progress = self.batch_size, self.num_workers, False
