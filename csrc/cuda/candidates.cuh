@@ -91,11 +91,7 @@ FASTSPADE_DEVICE uint64_t keep_smallest_short(uint64_t* keys, int count, int kee
             own[j] = i < count ? keys[i] : no_candidate;
             if (i < count) rank[j] = rank_among(keys, count, own[j]);
             const uint32_t found = warp_ballot(rank[j] == keep - 1);
-            if (found) {
-                int holder = 0;
-                while (!((found >> holder) & 1u)) ++holder;
-                last = warp_shuffle(own[j], holder);
-            }
+            if (found) last = warp_shuffle(own[j], lowest_bit(found));
         }
     }
     warp_barrier();

@@ -53,6 +53,7 @@ FASTSPADE_DEVICE uint32_t load_volatile(const uint32_t* address) { return *stati
 FASTSPADE_DEVICE uint32_t float_bits(float value) { return __float_as_uint(value); }
 FASTSPADE_DEVICE float bits_float(uint32_t bits) { return __uint_as_float(bits); }
 FASTSPADE_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
+FASTSPADE_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }  // -1 where there is none
 
 // --- 16-bit floating point, held as its bits
 FASTSPADE_DEVICE uint16_t float_to_half(float value) { return __half_as_ushort(__float2half_rn(value)); }

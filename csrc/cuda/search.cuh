@@ -55,7 +55,7 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
             const int group_pixels = group.height * group.width;
             Gram::load(shared + stage * Gram::stage_bytes,
                        group.query + range.query_base * group.channels + load.step * step_channels, range.valid,
-                       group.gallery + (load.image * group_pixels + load.first) * group.channels + load.step * step_channels,
+                       group.gallery + (static_cast<int64_t>(load.image) * group_pixels + load.first) * group.channels + load.step * step_channels,
                        group_pixels - load.first, group.channels, thread);
             advance(p, load, query_image);
         }
@@ -80,7 +80,7 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                     const int pixel = use.first + thread;
                     Column column{bits_float(0x7f800000u), 0.0f, 0.0f, 0u};  // beyond the image: never a candidate
                     if (pixel < pixels) {
-                        const Terms terms = p.gallery_terms[use.image * pixels + pixel];
+                        const Terms terms = p.gallery_terms[static_cast<int64_t>(use.image) * pixels + pixel];
                         column = Column{terms.norm * ratio * ratio, terms.first, terms.second,
                                         static_cast<uint32_t>(use.unit / p.segments) * static_cast<uint32_t>(pixels) +
                                             static_cast<uint32_t>(pixel)};

@@ -50,12 +50,12 @@ struct Sm90Barriers {
     uint64_t multiply[2], finish[2];  // handed to a consumer when the other one's tile before has done so
 };
 
-// One finest pixel of a thread.
+// One finest pixel of a thread. Beyond the image it has an infinite norm and no place.
 struct OwnPixel {
     float norm, first, second;
     uint32_t place;
-    bool valid;
 };
+constexpr uint32_t no_place = ~0u;  // beyond the 2^32 - 1 pairs that a search numbers
 
 FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, char* shared, Sm90Barriers& barriers) {
     const SearchParameters& s = p.search;
@@ -82,10 +82,9 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
             const int patch = c.first / (patch_width * patch_height);
             for (int w = 0; w < 4; ++w)
                 tensor_load(pixels + w * sm90_operand_bytes / 4, p.gallery[0], full, channel, (patch + w) % across * patch_width,
-                            (patch + w) / across * patch_height, static_cast<int32_t>(c.image));
+                            (patch + w) / across * patch_height, c.image);
         } else {
-            tensor_load(pixels, p.gallery[c.group], full, channel,
-                        static_cast<int32_t>(c.image * group.height * group.width + c.first));
+            tensor_load(pixels, p.gallery[c.group], full, channel, c.image * group.height * group.width + c.first);
         }
         if (++stage == p.stages) {
             stage = 0;
@@ -94,47 +93,52 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
     }
 }
 
+// Starts the products of one step: 64 channels.
+template <class Operand>
+FASTSPADE_DEVICE void sm90_multiply_step(char* shared, Sm90Barriers& barriers, int stage, uint32_t parity, bool accumulate, Share& share) {
+    mbarrier_wait(barriers.full + stage, parity);
+    const char* const queries = shared + stage * sm90_stage_bytes;
+    const char* const pixels = queries + sm90_operand_bytes;
+    // Every other group of eight rows: a product's rows are a patch's even or odd ones.
+    uint64_t even = operand_descriptor(pixels, 2048), odd = operand_descriptor(pixels + 1024, 2048);
+    uint64_t query = operand_descriptor(queries, 1024);
+    product_pin(share.value[0]);
+    product_pin(share.value[1]);
+    product_fence();
+#pragma unroll
+    for (int k = 0; k < step_channels / 16; ++k) {
+        multiply_async(Operand{}, share.value[0], even, query, accumulate || k > 0);
+        multiply_async(Operand{}, share.value[1], odd, query, accumulate || k > 0);
+        even += operand_next_channels;
+        odd += operand_next_channels;
+        query += operand_next_channels;
+    }
+    product_commit();
+}
+
 // Products of one tile, over all its steps. `at` counts the steps before it, of both warpgroups; `other` is handed the
 // multiplication once the last products are under way.
 template <class Operand>
-FASTSPADE_DEVICE void sm90_multiply(const Sm90Parameters& p, int steps, int64_t at, char* shared, Sm90Barriers& barriers, int other,
+FASTSPADE_DEVICE void sm90_multiply(const Sm90Parameters& p, int steps, uint32_t at, char* shared, Sm90Barriers& barriers, int other,
                                     int lane, Share& share) {
-    int stage = static_cast<int>(at % p.stages), before = stage;
-    auto parity = static_cast<uint32_t>(at / p.stages & 1);
-    for (int step = 0; step < steps; ++step) {
-        mbarrier_wait(barriers.full + stage, parity);
-        const char* const queries = shared + stage * sm90_stage_bytes;
-        const char* const pixels = queries + sm90_operand_bytes;
-        // Every other group of eight rows: a product's rows are a patch's even or odd ones.
-        uint64_t even = operand_descriptor(pixels, 2048), odd = operand_descriptor(pixels + 1024, 2048);
-        uint64_t query = operand_descriptor(queries, 1024);
-        product_pin(share.value[0]);
-        product_pin(share.value[1]);
-        product_fence();
-#pragma unroll
-        for (int k = 0; k < step_channels / 16; ++k) {
-            multiply_async(Operand{}, share.value[0], even, query, step + k > 0);
-            multiply_async(Operand{}, share.value[1], odd, query, step + k > 0);
-            even += operand_next_channels;
-            odd += operand_next_channels;
-            query += operand_next_channels;
-        }
-        product_commit();
-        if (step > 0) {
-            product_wait<1>();  // the step before has been read
-            if (lane == 0) mbarrier_arrive(barriers.empty + before);
-        }
-        before = stage;
+    int stage = static_cast<int>(at % static_cast<uint32_t>(p.stages));
+    uint32_t parity = at / static_cast<uint32_t>(p.stages) & 1u;
+    sm90_multiply_step<Operand>(shared, barriers, stage, parity, false, share);
+    for (int step = 1; step < steps; ++step) {
+        const int before = stage;
         if (++stage == p.stages) {
             stage = 0;
             parity ^= 1u;
         }
+        sm90_multiply_step<Operand>(shared, barriers, stage, parity, true, share);
+        product_wait<1>();  // the step before has been read
+        if (lane == 0) mbarrier_arrive(barriers.empty + before);
     }
     if (lane == 0) mbarrier_arrive(barriers.multiply + other);
     product_wait<0>();
     product_pin(share.value[0]);
     product_pin(share.value[1]);
-    if (lane == 0) mbarrier_arrive(barriers.empty + before);
+    if (lane == 0) mbarrier_arrive(barriers.empty + stage);
 }
 
 // A coarse tile goes to its ring.
@@ -202,9 +206,10 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
 // A finest tile's sums become lower bounds, and those below their row's limit candidates.
 FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list, const OwnPixel (&own)[own_pixels],
                                   float ratio, int group, int warp, int lane, Share& share) {
-    bool survivors = false;
+    uint32_t survivors[own_chunks];  // a bit a pair
 #pragma unroll
-    for (int chunk = 0; chunk < own_chunks; ++chunk)
+    for (int chunk = 0; chunk < own_chunks; ++chunk) {
+        survivors[chunk] = 0u;
 #pragma unroll
         for (int i = 0; i < chunk_queries; ++i) {
             const Row row = list.terms[share_query(lane, chunk, i)];
@@ -212,32 +217,30 @@ FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& ran
             for (int v = 0; v < own_pixels; ++v) {
                 float& value = share.at(v, chunk, i);
                 const float product = value + (row.first * own[v].first + row.second * own[v].second);
-                value = own[v].valid ? row.norm + own[v].norm - 2.0f * ratio * product : bits_float(0x7f800000u);
-                survivors |= !(value > row.limit);
+                value = row.norm + own[v].norm - 2.0f * ratio * product;
+                if (!(value > row.limit)) survivors[chunk] |= 1u << (i * own_pixels + v);
             }
         }
-    // When a list is full, cut it back and try again with what did not fit.
-    while (group_any(group, 128, survivors)) {
+    }
+    // They are rare, so they are fetched one by one. When a list is full, cut it back and try again with what did not fit.
+    while (group_any(group, 128, (survivors[0] | survivors[1] | survivors[2] | survivors[3]) != 0u)) {
         bool full = false;
-        if (survivors) {
-            survivors = false;
 #pragma unroll
-            for (int chunk = 0; chunk < own_chunks; ++chunk)
+        for (int chunk = 0; chunk < own_chunks; ++chunk)
+            for (uint32_t left = survivors[chunk]; left != 0u; left &= left - 1u) {
+                const int bit = lowest_bit(left), v = bit % own_pixels;
+                float value = 0.0f;
 #pragma unroll
-                for (int i = 0; i < chunk_queries; ++i) {
-                    const int query = share_query(lane, chunk, i);
-                    const float limit = list.terms[query].limit;
-#pragma unroll
-                    for (int v = 0; v < own_pixels; ++v) {
-                        float& value = share.at(v, chunk, i);
-                        if (value > limit || !own[v].valid) continue;
-                        if (list.append(s, query, value, own[v].place))
-                            value = bits_float(0x7f800000u);
-                        else
-                            full = survivors = true;
-                    }
-                }
-        }
+                for (int i = 0; i < chunk_queries * own_pixels; ++i)
+                    if (i == bit) value = share.at(i % own_pixels, chunk, i / own_pixels);
+                const uint32_t place = v == 0 ? own[0].place : v == 1 ? own[1].place : v == 2 ? own[2].place : own[3].place;
+                const int query = share_query(lane, chunk, bit / own_pixels);
+                const bool wanted = !(value > list.terms[query].limit) && place != no_place;
+                if (!wanted || list.append(s, query, value, place))
+                    survivors[chunk] ^= 1u << bit;
+                else
+                    full = true;
+            }
         if (!group_any(group, 128, full)) break;
         list.cut_back(s, range, sm90_rows, warp, 4, lane);
         group_barrier(group, 128);
@@ -251,30 +254,28 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     const int lane = thread & 31, warp = thread >> 5, pixels = s.height * s.width;
     const Tiling tiling{s.width, s.height, p.patched};
     const int across = patches_across(tiling);
-    const float query_scale = s.query_scale[range.query_image];
     Share share;
     Cursor c{};
     c.unit = range.split;
     open_unit(s, c, range.query_image);
-    int64_t at = 0;
+    uint32_t at = 0;
     uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, and nobody hands it over
-    for (int tile = 0; !c.done; ++tile, at += c.steps, advance_job(s, c, range.query_image)) {
+    for (int tile = 0; !c.done; ++tile, at += static_cast<uint32_t>(c.steps), advance_job(s, c, range.query_image)) {
         if ((tile & 1) != consumer) continue;
         OwnPixel own[own_pixels] = {};
         float ratio = 1.0f, limit = bits_float(0x7f800000u);
-        int x = 0, y = 0;
+        const auto column = [&] { return (c.first / (patch_width * patch_height) + warp) % across * patch_width + (lane >> 2); };
+        const auto top_row = [&] { return (c.first / (patch_width * patch_height) + warp) / across * patch_height; };
         if (c.group == 0) {  // fetched ahead of the products
-            ratio = query_scale / s.gallery_scale[c.image];
-            const int patch = c.first / (patch_width * patch_height) + warp;
-            x = patch % across * patch_width + (lane >> 2);
-            y = patch / across * patch_height;
+            ratio = s.query_scale[range.query_image] / s.gallery_scale[c.image];
+            const int x = column(), y = top_row();
 #pragma unroll
             for (int v = 0; v < own_pixels; ++v) {
                 const int run = c.first + share_row(warp, lane, v);
                 const int pixel = p.patched ? (y + v) * s.width + x : run;
-                own[v].valid = p.patched ? x < s.width && y + v < s.height : run < pixels;
-                if (!own[v].valid) continue;
-                const Terms terms = s.gallery_terms[c.image * pixels + pixel];
+                own[v] = {bits_float(0x7f800000u), 0.0f, 0.0f, no_place};
+                if (p.patched ? x >= s.width || y + v >= s.height : run >= pixels) continue;
+                const Terms terms = s.gallery_terms[static_cast<int64_t>(c.image) * pixels + pixel];
                 own[v].norm = terms.norm * ratio * ratio;
                 own[v].first = terms.first;
                 own[v].second = terms.second;
@@ -295,7 +296,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
                 // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
 #pragma unroll
                 for (int v = 0; v < own_pixels; ++v) own[v].norm -= 2.0f * ratio * 0x1p-22f;
-                if (y < s.height) sm90_interpolate(p, x, y, shared, lane, share);
+                if (const int y = top_row(); y < s.height) sm90_interpolate(p, column(), y, shared, lane, share);
             }
             sm90_append(s, range, list, own, ratio, 1 + consumer, warp, lane, share);
         }
@@ -329,10 +330,10 @@ FASTSPADE_KERNEL(sm90_threads, 1) search_sm90_kernel(FASTSPADE_BY_REFERENCE Sm90
     // From one lane, so that the compiler knows that warps do not diverge here: products must not.
     const int warpgroup = warp_shuffle(thread >> 7, 0);
     if (warpgroup == 0) {
-        registers_shrink<40>();
+        registers_shrink<24>();
         if (thread == 0) sm90_load(p, range, shared, barriers);
     } else {
-        registers_grow<232>();
+        registers_grow<240>();
         sm90_consume<Operand>(p, range, list, shared, barriers, warpgroup - 1, thread & 127);
     }
 }

@@ -250,6 +250,7 @@ void bits() {
     check(float_bits(1.0f) == 0x3f800000u && float_bits(-0.0f) == 0x80000000u, "float_bits");
     check(bits_float(0xc0490fdbu) == -3.14159274101257324f, "bits_float");
     check(count_bits(0u) == 0 && count_bits(0xffffffffu) == 32 && count_bits(0xf00f0001u) == 9, "count_bits");
+    check(lowest_bit(0u) == -1 && lowest_bit(1u) == 0 && lowest_bit(0x80000000u) == 31 && lowest_bit(0xf0u) == 4, "lowest_bit");
 }
 
 // --- 16-bit floating point

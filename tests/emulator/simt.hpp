@@ -105,6 +105,7 @@ inline uint32_t load_volatile(const uint32_t* address) { return *address; }
 inline uint32_t float_bits(float value) { return std::bit_cast<uint32_t>(value); }
 inline float bits_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline int count_bits(uint32_t bits) { return std::popcount(bits); }
+inline int lowest_bit(uint32_t bits) { return bits == 0u ? -1 : std::countr_zero(bits); }
 
 inline uint16_t float_to_half(float value) { return std::bit_cast<uint16_t>(static_cast<_Float16>(value)); }
 inline float half_to_float(uint16_t bits) { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
