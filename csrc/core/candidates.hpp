@@ -21,23 +21,38 @@ struct Candidate {
 // One row of a fixed-capacity buffer that several rows share; `limit` may only fall while `error` is unchanged.
 struct CandidateRow {
     Candidate* items = nullptr;
+    float* nearest = nullptr;  // room for kappa: the smallest screened distances so far, a heap with the largest on top
     int64_t count = 0;
-    int64_t ranked = 0;  // how many of the first items have survived an exact ranking
+    int64_t known = 0;  // how many of them there are
     float kth = std::numeric_limits<float>::infinity();
     float error = 0.0f;
     float factor = 1.0f;
 
     float limit() const { return factor * kth + 2.0f * error; }
 
+    // Adds a candidate; there must be room. A NaN (an overflow in the screen) is kept but lowers no limit.
+    void add(const Candidate& candidate, int64_t kappa) {
+        items[count++] = candidate;
+        const float screened = candidate.screened;
+        if (known < kappa) {
+            if (!(screened == screened)) return;
+            nearest[known++] = screened;
+            std::push_heap(nearest, nearest + known);
+            if (known == kappa) kth = nearest[0];
+        } else if (screened < kth) {
+            int64_t hole = 0;  // sinks from the top until what comes in is no smaller than all below
+            for (int64_t below; (below = 2 * hole + 1) < kappa; hole = below) {
+                if (below + 1 < kappa && nearest[below + 1] > nearest[below]) ++below;
+                if (!(nearest[below] > screened)) break;
+                nearest[hole] = nearest[below];
+            }
+            nearest[hole] = screened;
+            kth = nearest[0];
+        }
+    }
+
     // Drops what can no longer win. Called when the row is full and at the end.
-    void compact(int64_t kappa) {
-        if (count < kappa) return;
-        auto by_screened = [](const Candidate& a, const Candidate& b) { return a.screened < b.screened; };
-        std::nth_element(items, items + (kappa - 1), items + count, by_screened);
-        // A NaN (an overflow in the screen) makes the order meaningless: then nothing may be dropped here.
-        for (int64_t i = 0; i < count; ++i)
-            if (!(items[i].screened == items[i].screened)) return;
-        kth = std::min(kth, items[kappa - 1].screened);
+    void compact() {
         const float bound = limit();
         int64_t kept = 0;
         for (int64_t i = 0; i < count; ++i)

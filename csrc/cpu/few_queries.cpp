@@ -31,7 +31,7 @@ class FewQueries {
     struct State {  // one a thread: the best of the parts it took
         std::vector<Candidate> items;
         std::vector<CandidateRow> rows;
-        std::vector<float> limit;
+        std::vector<float> nearest, limit;
         std::vector<Hit> hits;
         std::unique_ptr<ExactDistance> exact;
         int64_t exact_pairs = 0;
@@ -69,6 +69,7 @@ FewQueries::FewQueries(const Problem& problem)
     const double share = static_cast<double>(channels_ + 16) * 0x1p-24;
     for (State& state : states_) {
         state.items.resize(static_cast<size_t>(count_ * capacity_));
+        state.nearest.resize(static_cast<size_t>(count_ * problem_.kappa));
         state.rows.resize(static_cast<size_t>(count_));
         state.limit.assign(static_cast<size_t>(padded_count_), -std::numeric_limits<float>::infinity());
         state.hits.resize(static_cast<size_t>(rows_at_once * padded_count_));
@@ -76,6 +77,7 @@ FewQueries::FewQueries(const Problem& problem)
         for (int64_t q = 0; q < count_; ++q) {
             CandidateRow& row = state.rows[static_cast<size_t>(q)];
             row.items = state.items.data() + q * capacity_;
+            row.nearest = state.nearest.data() + q * problem_.kappa;
             row.factor = static_cast<float>((1.0 + share) / (1.0 - share) * (1.0 + 0x1p-21));
             row.error = static_cast<float>(2 * channels_) * std::numeric_limits<float>::denorm_min();
             state.limit[static_cast<size_t>(q)] = row.limit();
@@ -120,12 +122,13 @@ Statistics FewQueries::run() {
         poll();
         CandidateRow all = states_[0].rows[static_cast<size_t>(q)];
         all.items = items.data();
-        all.count = 0;
+        all.count = all.known = 0;
+        all.kth = std::numeric_limits<float>::infinity();
         for (const State& state : states_) {
             const CandidateRow& row = state.rows[static_cast<size_t>(q)];
-            all.count = std::copy(row.items, row.items + row.count, items.data() + all.count) - items.data();
+            for (int64_t i = 0; i < row.count; ++i) all.add(row.items[i], problem_.kappa);
         }
-        all.compact(problem_.kappa);
+        all.compact();
         exact.set_query(0, q);
         std::vector<Ranked> ranked;
         for (int64_t i = 0; i < all.count; ++i) ranked.push_back(rank(all.items[i], exact));
@@ -155,10 +158,9 @@ void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& st
 void FewQueries::add(int64_t query, const Candidate& candidate, State& state) {
     CandidateRow& row = state.rows[static_cast<size_t>(query)];
     if (candidate.screened > row.limit()) return;  // the limit fell since the pair was found
-    row.items[row.count++] = candidate;
-    if (problem_.kappa == 1) row.kth = std::min(row.kth, candidate.screened);
+    row.add(candidate, problem_.kappa);
     if (row.count == capacity_) {
-        row.compact(problem_.kappa);
+        row.compact();
         if (row.count > capacity_ - 8) {  // more ties than the screen can tell apart
             state.exact->set_query(0, query);
             state.exact_pairs += row.count;

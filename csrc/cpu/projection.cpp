@@ -10,7 +10,9 @@ namespace fastspade::cpu {
 
 namespace {
 
-constexpr int64_t least_channels = 3 * Projection::directions;
+// With one neighbour wanted few pairs survive a short projection; with several, limits are looser and a longer one pays.
+constexpr int short_directions = 7, long_directions = 15;
+constexpr int64_t channels_a_direction = 3;
 constexpr int64_t sample_pixels = 256;
 constexpr int rounds = 4;
 
@@ -37,7 +39,9 @@ void orthonormalise(std::vector<std::vector<double>>& basis) {
 
 void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale,
                      const Kernels& kernels) {
-    if (fine.channels < least_channels) return;
+    auto pays = [&](int directions) { return fine.channels >= channels_a_direction * directions; };
+    if (!pays(short_directions)) return;
+    const int directions = problem.kappa > 1 && pays(long_directions) ? long_directions : short_directions;
     const int64_t length = (fine.channels + 15) / 16 * 16;
     std::vector<float> sample;  // [pixel][length], centred and scaled
     for (const SampledPixel& pixel : sample_gallery(problem, sample_pixels)) {
@@ -57,7 +61,7 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
     }
     const int64_t count = static_cast<int64_t>(sample.size()) / length;
     // Subspace iteration from fixed, arbitrary directions: the basis need not be accurate, any one gives a valid bound.
-    std::vector<std::vector<double>> basis(directions, std::vector<double>(static_cast<size_t>(length), 0.0));
+    std::vector<std::vector<double>> basis(static_cast<size_t>(directions), std::vector<double>(static_cast<size_t>(length), 0.0));
     uint64_t state = 1;
     for (auto& direction : basis)
         for (int64_t c = 0; c < fine.channels; ++c) {
@@ -89,6 +93,7 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
         orthonormalise(basis);
         publish();
     }
+    directions_ = directions;
     row_length_ = length;
     factor_ = rounding_factor(fine.channels);
     // Each coordinate is off by at most factor * |f|, hence a by sqrt(directions) times that; the basis is orthonormal to
@@ -98,13 +103,13 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
 
 void Projection::project(const float* row, double norm, const Kernels& kernels, float* out, int64_t stride) const {
     double along = 0.0;
-    for (int j = 0; j < directions; ++j) {
+    for (int j = 0; j < directions_; ++j) {
         const float value = kernels.dot(row, basis_.data() + j * row_length_, row_length_);
         out[j * stride] = value;
         along += static_cast<double>(value) * static_cast<double>(value);
     }
     const double residual = std::max(0.0, norm - along) + 16.0 * factor_ * norm;
-    out[directions * stride] = static_cast<float>(std::sqrt(residual) * (1.0 + 0x1p-22));
+    out[directions_ * stride] = static_cast<float>(std::sqrt(residual) * (1.0 + 0x1p-22));
 }
 
 }  // namespace fastspade::cpu

@@ -18,8 +18,8 @@ struct Centring;
 
 class Projection {
   public:
-    static constexpr int directions = 7;
-    static constexpr int width = directions + 1;
+    // How many numbers a vector's projection has: the directions and the residual norm.
+    int width() const { return directions_ + 1; }
 
     // Does nothing where the finest level has too few channels for it to pay.
     void fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale,
@@ -27,7 +27,7 @@ class Projection {
 
     bool active() const { return row_length_ > 0; }
 
-    // out[0 .. width), `stride` floats apart, for one centred and scaled row with squared norm `norm`. The residual norm
+    // out[0 .. width()), `stride` floats apart, for one centred and scaled row with squared norm `norm`. The residual norm
     // is rounded up, so that the bound above stays a bound.
     void project(const float* row, double norm, const Kernels& kernels, float* out, int64_t stride) const;
 
@@ -36,6 +36,7 @@ class Projection {
 
   private:
     Buffer<float> basis_;  // [direction][row_length]
+    int directions_ = 0;
     int64_t row_length_ = 0;
     double factor_ = 0.0, slack_ = 0.0;
 };

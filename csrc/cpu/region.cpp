@@ -305,7 +305,7 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
     const bool projected = fine_rows && projection_.active();
     const int panel = side_ == Side::query ? kernels_.lanes : kernels_.rows;
     if (projected) {
-        const int64_t size = padded(pixels(), panel) * Projection::width;
+        const int64_t size = padded(pixels(), panel) * projection_.width();
         float* const data = projected_.reserve(size);
         std::fill(data, data + size, 0.0f);
     }
@@ -315,7 +315,7 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
         interpolate_norms(begin, end);
         for (int64_t p = begin; projected && p < end; ++p)
             projection_.project(fine_row(p), coarse_[0].self[p], kernels_,
-                                projected_.data() + p / panel * panel * Projection::width + p % panel, panel);
+                                projected_.data() + p / panel * panel * projection_.width() + p % panel, panel);
     });
     for (int64_t p = pixels(); p < padded(pixels(), 64) + 64; ++p) {
         fine_norm_[p] = coarse_norm_[p] = 0.0f;

@@ -56,7 +56,7 @@ void Search::plan() {
     gallery_pixels_ = problem_.gallery[0].pixels();
     const int64_t vector_bytes = 4 * std::max<int64_t>(1, groups_[0].channels);
     capacity_ = candidate_capacity(problem_.kappa);
-    const int64_t row_bytes = capacity_ * static_cast<int64_t>(sizeof(Candidate) + 3 * sizeof(int64_t));
+    const int64_t row_bytes = capacity_ * static_cast<int64_t>(sizeof(Candidate) + 3 * sizeof(int64_t)) + problem_.kappa * 4;
     block_step_ = std::clamp<int64_t>(std::min(query_block_bytes / vector_bytes, candidate_bytes / row_bytes), 1, block_pixels);
     chunk_step_ = std::clamp<int64_t>(chunk_bytes / vector_bytes, 1, block_pixels);
     if (groups_.size() == 1) {  // blocks of one size: a small last one would have the whole gallery laid out for little
@@ -105,7 +105,11 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     const int64_t count = queries_.pixels(), lanes = kernels_.lanes, padded = tiles() * lanes;
     candidates_.reserve(count * capacity_);
     rows_.assign(static_cast<size_t>(count), CandidateRow{});
-    for (int64_t q = 0; q < count; ++q) rows_[static_cast<size_t>(q)].items = candidates_.data() + q * capacity_;
+    nearest_.reserve(count * problem_.kappa);
+    for (int64_t q = 0; q < count; ++q) {
+        rows_[static_cast<size_t>(q)].items = candidates_.data() + q * capacity_;
+        rows_[static_cast<size_t>(q)].nearest = nearest_.data() + q * problem_.kappa;
+    }
     limit_.reserve(padded);
     lowered_norm_.reserve(padded);
     std::fill(lowered_norm_.data(), lowered_norm_.data() + padded, 0.0f);

@@ -12,10 +12,9 @@ void Search::add(int64_t query, const Candidate& candidate, float* limit, Scratc
     CandidateRow& row = rows_[static_cast<size_t>(query)];
     if (candidate.screened > row.limit()) return;  // the limit fell since the pair was found
     if (repeats(candidate.pixel - chunk_.first_pixel())) return;
-    row.items[row.count++] = candidate;
-    if (problem_.kappa == 1 && candidate.screened < row.kth) row.kth = candidate.screened;
+    row.add(candidate, problem_.kappa);
     if (row.count == capacity_) {
-        row.compact(problem_.kappa);
+        row.compact();
         // Many pairs closer together than the screen can tell. Most often they repeat one descriptor; what is left
         // after dropping repeats, only exact distances thin out.
         if (row.count > capacity_ - 8) {
@@ -61,7 +60,7 @@ void Search::rank_exactly(int64_t query, Scratch& scratch) {
 // The end of a block: exact distances of all candidates left, then each query's kappa nearest go to the output.
 void Search::rank_block() {
     const int64_t count = queries_.pixels(), first = queries_.first_pixel();
-    team_.run(count, [&](int64_t q, int) { rows_[static_cast<size_t>(q)].compact(problem_.kappa); });
+    team_.run(count, [&](int64_t q, int) { rows_[static_cast<size_t>(q)].compact(); });
 
     // Candidates by the gallery chunk they lie in, then by query: each chunk is visited once.
     struct Entry {

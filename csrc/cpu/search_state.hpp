@@ -29,7 +29,6 @@ class Search {
   private:
     struct Scratch {  // one a thread
         Buffer<float> interpolated, partial, blended, refined;
-        Buffer<uint64_t> tried;  // by chunk pixel: the lanes it has been evaluated for
         std::vector<Hit> hits;
         std::unique_ptr<ExactDistance> exact;
         int64_t fine_pairs = 0, exact_pairs = 0;
@@ -47,7 +46,7 @@ class Search {
     double probe();
     void refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* out);
     void evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch);
-    bool seed(int64_t tile, int64_t slot, const float* smallest, Scratch& scratch);
+    bool seed(int64_t tile, int64_t slot, const float* smallest, const int32_t* place, float* seeded, Scratch& scratch);
     void search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratch);
     void coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place);
     void search_tile_single(int64_t tile, int64_t slot, Scratch& scratch);
@@ -92,6 +91,7 @@ class Search {
     Buffer<float> limit_;
     Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;
+    Buffer<float> nearest_;  // beside candidates_: see CandidateRow
     Buffer<float> distances_;  // exact, beside candidates_
     NativeRows query_native_, gallery_native_;
     std::vector<CandidateRow> rows_;

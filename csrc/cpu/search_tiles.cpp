@@ -147,10 +147,10 @@ void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratc
     }
 
     // A good limit early: each query's coarse winner in this chunk; in the first one, enough for kappa neighbours.
-    std::fill_n(scratch.tried.reserve(pixels), pixels, uint64_t{0});
+    float seeded[max_lanes];  // pairs whose bounds do not exceed it have been evaluated
     for (int64_t lane = 0; lane < valid; ++lane)
         if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
-    const bool bounded = fresh_ && seed(tile, slot, smallest, scratch);
+    const bool bounded = fresh_ && seed(tile, slot, smallest, place, seeded, scratch);
 
     // Panel by panel: what the coarse levels leave is bounded again with the projections, and only what that leaves is
     // evaluated.
@@ -163,14 +163,15 @@ void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratc
         if (bounded || !projection_.active())
             found = kernels_.scan(bound, height, limit, scratch.hits.data());
         else if (kernels_.any(bound, height, limit))
-            found = kernels_.refined_hits(queries_.projected() + first * Projection::width,
-                                          chunk_.projected() + start * Projection::width, Projection::width,
+            found = kernels_.refined_hits(queries_.projected() + first * projection_.width(),
+                                          chunk_.projected() + start * projection_.width(), projection_.width(),
                                           lowered_norm_.data() + first, chunk_.fine_norm() + start, bound, limit,
                                           scratch.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            if (hit.lane < valid && hit.row < height && !(hit.value > limit[hit.lane]))
-                evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+            if (hit.lane >= valid || hit.row >= height || hit.value > limit[hit.lane]) continue;
+            if (start + hit.row == place[hit.lane] || (bounded && !(hit.value > seeded[hit.lane]))) continue;
+            evaluate(tile, hit.lane, start + hit.row, slot, scratch);
         }
     }
 }
@@ -178,17 +179,15 @@ void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratc
 // Bounds a panel's pairs by the projections on top of the coarse levels.
 void Search::refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* out) {
     const int64_t lanes = kernels_.lanes, first = tile * lanes;
-    kernels_.refine(queries_.projected() + first * Projection::width, chunk_.projected() + start * Projection::width,
-                    Projection::width, lowered_norm_.data() + first, chunk_.fine_norm() + start,
+    kernels_.refine(queries_.projected() + first * projection_.width(), chunk_.projected() + start * projection_.width(),
+                    projection_.width(), lowered_norm_.data() + first, chunk_.fine_norm() + start,
                     scratch.partial.data() + start * lanes, out);
 }
 
-// Adds the finest level to one pair's coarse part, unless that has been done.
+// Adds the finest level to one pair's coarse part.
 void Search::evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch) {
     const int64_t lanes = kernels_.lanes, q = tile * lanes + lane;
-    const uint64_t bit = uint64_t{1} << lane;
-    if ((scratch.tried[r] & bit) || repeats(r)) return;
-    scratch.tried[r] |= bit;
+    if (repeats(r)) return;
     ++scratch.fine_pairs;
     const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
     const float value =
@@ -197,8 +196,9 @@ void Search::evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scrat
 }
 
 // Several neighbours wanted: evaluates, for each query of the tile, the kappa pairs or a few more with the lowest bounds,
-// so that the other pairs of the first chunk meet a limit. Returns whether scratch.refined holds the whole chunk's bounds.
-bool Search::seed(int64_t tile, int64_t slot, const float* smallest, Scratch& scratch) {
+// so that the other pairs of the first chunk meet a limit: all whose bounds do not exceed seeded[lane]. Returns whether
+// that was worth it; then scratch.refined holds the whole chunk's bounds.
+bool Search::seed(int64_t tile, int64_t slot, const float* smallest, const int32_t* place, float* high, Scratch& scratch) {
     const int64_t lanes = kernels_.lanes, rows = kernels_.rows, pixels = chunk_.pixels(), kappa = problem_.kappa;
     const int64_t valid = std::min(lanes, queries_.pixels() - tile * lanes);
     if (kappa == 1 || 4 * kappa > pixels) return false;
@@ -209,7 +209,7 @@ bool Search::seed(int64_t tile, int64_t slot, const float* smallest, Scratch& sc
         std::copy_n(scratch.partial.data(), pixels * lanes, bounds);
 
     // Each lane's bound that kappa to twice kappa pairs do not exceed, by bisection between its extremes.
-    float low[max_lanes], high[max_lanes], level[max_lanes];
+    float low[max_lanes], level[max_lanes];
     int32_t counts[max_lanes];
     std::copy_n(smallest, lanes, low);
     std::fill_n(high, lanes, -infinity);
@@ -236,13 +236,9 @@ bool Search::seed(int64_t tile, int64_t slot, const float* smallest, Scratch& sc
             kernels_.scan(bounds + start * lanes, std::min(rows, pixels - start), high, scratch.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            if (hit.lane < valid) evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+            if (hit.lane < valid && start + hit.row != place[hit.lane])
+                evaluate(tile, hit.lane, start + hit.row, slot, scratch);
         }
-    }
-    for (int64_t lane = 0; lane < valid; ++lane) {
-        const int64_t q = tile * lanes + lane;
-        rows_[static_cast<size_t>(q)].compact(kappa);
-        limit_[q] = rows_[static_cast<size_t>(q)].limit();
     }
     return true;
 }
