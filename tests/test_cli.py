@@ -132,7 +132,7 @@ def test_ctrl_c_exits_130_and_leaves_nothing(model, tmp_path, monkeypatch, capsy
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastspade.matching.pyramid_knn", interrupted)
+    monkeypatch.setattr("fastspade.resident.pyramid_knn", interrupted)
     assert main(["score", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet"]) == 130
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
     assert "interrupted" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_leave_one_out_equals_refitting_without_each_image(normal, options):
 def test_repeated_normal_images_do_not_vouch_for_the_wrong_one(normal):
     """With k + 1 copies of one picture the copies tie at distance 0, and the picture itself may not be among them."""
     model = tiny_spade(k=2).fit([normal[0]] * 5 + normal[1:])
-    bank = model.bank
+    bank = model.bank.snapshot
     pyramid = [level[:5] for level in bank.pyramid]
     found = model._matcher(bank).match(bank.embeddings[:5], pyramid, model._resident_bank(bank), (64, 64), left_out=torch.arange(5))
     assert found.neighbors.shape == (5, 2) and all(i not in row for i, row in enumerate(found.neighbors.tolist()))

@@ -9,7 +9,6 @@ import torch
 from fastspade import maps
 from fastspade.resident import ResidentBank
 from fastspade.reweight import reweighted_score
-from fastspade.search import pyramid_knn
 from fastspade.search.windowed import windowed_pyramid_knn
 
 
@@ -68,7 +67,7 @@ class Matcher:
             if self.image_score == "reweighted":
                 nearest, place = squared[i, ..., 0], indices[i, ..., 0]
                 mine = [level[i].cpu() for level in pyramid]
-                scores.append(reweighted_score(mine, bank.bank.pyramid, used[i], nearest, place, upsample=self.upsample))
+                scores.append(reweighted_score(mine, bank.levels.gather, used[i], nearest, place, upsample=self.upsample))
             else:
                 scores.append(self._image_score(distances[i, : self.k_image], smoothed[i]))
         return Matches(scores, used, distances[:, : self.k], indices[..., 0], smoothed)
@@ -78,14 +77,12 @@ class Matcher:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 2: squared distances and flat indices, each (B, h, w, kappa)."""
         if self.window is None:
-            return pyramid_knn(
-                pyramid, bank.gallery, self.kappa, gallery_index=used, upsample=self.upsample, precision=self.precision
-            )
+            return bank.search(pyramid, self.kappa, used, self.precision)
         height, width = pyramid[0].shape[-2:]
         radius = (int(self.window * height / size[0]), int(self.window * width / size[1]))
         # The windowed search is torch code on the host, whatever the device.
         host, used = [level.cpu() for level in pyramid], used.cpu()
-        return windowed_pyramid_knn(host, bank.bank.pyramid, self.kappa, radius, gallery_index=used, upsample=self.upsample)
+        return windowed_pyramid_knn(host, bank.levels, self.kappa, radius, gallery_index=used, upsample=self.upsample)
 
     def _image_score(self, distances: torch.Tensor, smoothed: torch.Tensor) -> float:
         if self.image_score == "knn":

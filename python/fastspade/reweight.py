@@ -7,7 +7,7 @@ more. Not part of SPADE.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 def reweighted_score(
     query: Sequence[torch.Tensor],
-    gallery: Sequence[torch.Tensor],
+    gather: Callable[[torch.Tensor], list[torch.Tensor]],
     images: torch.Tensor,
     squared: torch.Tensor,
     nearest: torch.Tensor,
@@ -25,7 +25,7 @@ def reweighted_score(
 ) -> float:
     """The re-weighted score of one image.
 
-    query: its levels (C_l, H_l, W_l). gallery: levels (N, C_l, H_l, W_l). images: (K,) the gallery images used.
+    query: its levels (C_l, H_l, W_l). gather: gives gallery images (n,) their levels (n, C_l, H_l, W_l). images: (K,) the gallery images used.
     squared, nearest: (H_1, W_1) squared distance to, and flat index of, each pixel's nearest gallery pixel.
     neighbors: how many of m*'s nearest gallery pixels, itself among them, form the soft-max (PatchCore's b).
 
@@ -36,10 +36,10 @@ def reweighted_score(
     match = int(nearest.flatten()[worst])
     test = _descriptors([level[None] for level in query], upsample)[:, worst]
     image, place = divmod(match, height * width)
-    center = _descriptors([level[image : image + 1] for level in gallery], upsample)[:, place]
+    center = _descriptors(gather(torch.tensor([image])), upsample)[:, place]
     to_center, to_test = [], []
     for i in images.tolist():
-        pixels = _descriptors([level[i : i + 1] for level in gallery], upsample)
+        pixels = _descriptors(gather(torch.tensor([i])), upsample)
         to_center.append((pixels - center[:, None]).square().sum(0))
         to_test.append((pixels - test[:, None]).square().sum(0))
     around = torch.cat(to_center)

@@ -14,7 +14,7 @@ import torch
 from fastspade import maps, model_file
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
 from fastspade.bank import Bank, Snapshot
-from fastspade.bank.snapshot import Shape, check_storage_dtype
+from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import DtypeError, InputError, ModelFileError
 from fastspade.features import Extractor
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource
@@ -23,6 +23,7 @@ from fastspade.progress import progress_bar
 from fastspade.resident import ResidentBank
 from fastspade.result import Result, ScoredImage
 from fastspade.search.cuda import has_cuda_engine
+from fastspade.search.levels import Shape
 from fastspade.threshold import LargestValues, Threshold, check_rate, check_threshold
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ class Spade:
         terminal. weights: a local state-dict file. max_pixels: image files with more in their header are refused before
         they are decoded (None: no limit).
     storage_dtype: what the normal images' features are kept as: "float32", or "float16" or "bfloat16", which take half the
-        memory and change scores a little.
+        memory and change scores a little. memory_limit: bytes of the normal images' features held at once, on the device, and
+        on the host where the model is in a folder. A larger bank is read in parts while it is searched. None: what is free
+        on the device; on the CPU about 512 MiB of a model in a folder.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Spade:
         precision: str = "exact",
         storage_dtype: str = "float32",
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        memory_limit: int | None = None,
     ) -> None:
         for name, value in (("k", k), ("kappa", kappa), ("batch_size", batch_size), ("resize", resize), ("crop", crop)):
             _positive(name, value)
@@ -106,7 +110,9 @@ class Spade:
             if value not in choices:
                 raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
         check_storage_dtype(storage_dtype)
-        self.storage_dtype = storage_dtype
+        if memory_limit is not None:
+            _positive("memory_limit", memory_limit)
+        self.storage_dtype, self.memory_limit = storage_dtype, memory_limit
         self.k, self.k_image, self.kappa = int(k), None if k_image is None else int(k_image), int(kappa)
         self.upsample, self.sigma, self.image_score = upsample, float(sigma), image_score
         self.local_average, self.window = bool(local_average), None if window is None else float(window)
@@ -325,6 +331,7 @@ class Spade:
         num_workers: int | None = None,
         progress: bool = True,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        memory_limit: int | None = None,
     ) -> Spade:
         """Read a model that `save` wrote. A model of your own backbone needs that module as `backbone`.
 
@@ -349,6 +356,7 @@ class Spade:
                 num_workers=num_workers,
                 progress=progress,
                 max_pixels=max_pixels,
+                memory_limit=memory_limit,
                 **options,
             )
         except (InputError, TypeError) as error:
@@ -383,8 +391,9 @@ class Spade:
         """The bank on the search's device, brought there once. It is made again when the bank or the sampling changes."""
         with _resident_guard:
             known = self._resident
-            if known is None or known.bank is not bank or known.upsample != self.upsample:
-                known = self._resident = ResidentBank(bank, self._search_device, self.upsample)
+            wanted = self._search_device, self.upsample, self.memory_limit
+            if known is None or known.bank is not bank or (known.device, known.upsample, known.memory_limit) != wanted:
+                known = self._resident = ResidentBank(bank, *wanted)
             return known
 
     def _matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:

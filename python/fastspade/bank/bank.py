@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from fastspade.bank.snapshot import MemoryLevels, Shape, Snapshot, check_alike, check_features, stored
+from fastspade.bank.snapshot import Snapshot, check_alike, check_features, stored
 from fastspade.bank.stored import StoredBank, write_bank
 from fastspade.errors import InputError
 from fastspade.features import Extractor, Features
+from fastspade.search.levels import MemoryLevels, Shape
 
 MERGED_AT_ONCE = 16  # images
 

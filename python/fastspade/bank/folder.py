@@ -37,13 +37,13 @@ class BankFolder:
 
         Raises MissingFileError where there is no bank, ModelFileError saying what is wrong with it.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise MissingFileError(f"path: {self.path} is not a folder")
         for _ in range(ATTEMPTS):
             try:
                 manifest = read_manifest(self.path)
             except FileNotFoundError:
                 raise MissingFileError(f"path: no fastspade bank in {self.path}") from None
-            except NotADirectoryError as error:
-                raise MissingFileError(f"path: {self.path} is not a folder") from error
             have = {shard.path.name: shard for shard in known[1]} if known else {}
             try:
                 return manifest, tuple(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fastspade.bank.snapshot import STORAGE_DTYPES, Shape
+from fastspade.bank.snapshot import STORAGE_DTYPES
+from fastspade.search.levels import Shape
 
 PAGE = 4096
 _TYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}

@@ -4,50 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.features import Features
 from fastspade.search import knn
+from fastspade.search.levels import Levels, Shape
 
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-Shape = tuple[int, int, int]
-
-
-class Levels(Protocol):
-    """The pyramids of N images, wherever they lie.
-
-    shapes: (C_l, H_l, W_l) of every level, finest first. dtype: of the features. whole: the tensors (N, C_l, H_l, W_l)
-    where they are in memory, None where they are on disk.
-    """
-
-    shapes: tuple[Shape, ...]
-    dtype: torch.dtype
-    whole: tuple[torch.Tensor, ...] | None
-
-    def __len__(self) -> int: ...
-
-    def gather(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The levels (n, C_l, H_l, W_l) of `images` (n,) int64, in host memory; nothing of other images is read."""
-        ...
-
-
-class MemoryLevels:
-    """Pyramids in memory."""
-
-    def __init__(self, pyramid: Sequence[torch.Tensor]) -> None:
-        self.whole = tuple(pyramid)
-        self.shapes = tuple(tuple(level.shape[1:]) for level in self.whole)
-        self.dtype = self.whole[0].dtype
-
-    def __len__(self) -> int:
-        return len(self.whole[0])
-
-    def gather(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [level[images] for level in self.whole]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from fastspade.bank.layout import Layout
 from fastspade.bank.manifest import Manifest, read_manifest
 from fastspade.bank.shard import Shard, ShardRecord
 from fastspade.bank.shard_writer import SHARD_BYTES, ShardWriter
-from fastspade.bank.snapshot import Shape, Snapshot, check_alike, stored
+from fastspade.bank.snapshot import Snapshot, check_alike, stored
 from fastspade.errors import InputError, StorageError
 from fastspade.features import Features
+from fastspade.search.levels import Shape
 
 
 class FileLevels:

@@ -1,4 +1,5 @@
-"""Searching a gallery in host memory from queries on a device: images are brought over in parts, two buffers in turn.
+"""Searching a gallery that is not where the queries are, or not in memory: images are brought over in parts, the next part
+while one is searched.
 
 Every part's answer is exact and ordered by (float32 distance, index), so the kappa smallest of the parts' answers are the
 answer over all of it, bit for bit.
@@ -7,12 +8,16 @@ answer over all of it, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-Search = Callable[[list[torch.Tensor], torch.Tensor | None, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+from fastspade.search.levels import Levels, MemoryLevels, image_bytes
 
-# Bytes of one part. Two are on the device at a time, each with its 16-bit copy, so about three times this is used.
+Search = Callable[[list[torch.Tensor], "torch.Tensor | None", int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+# Bytes of one part. On a device two are held at a time, each with its 16-bit copy, so about three times this is used; on
+# the CPU two are held.
 PART_BYTES = 256 << 20
 
 
@@ -25,16 +30,28 @@ def merge_nearest(
     return ordered[:, :kappa], torch.cat([indices, more_indices], dim=1).gather(1, places[:, :kappa])
 
 
-def _parts(gallery: list[torch.Tensor], wanted: torch.Tensor, part_bytes: int) -> list[torch.Tensor]:
-    image_bytes = sum(level[0].numel() * level.element_size() for level in gallery)
-    return list(wanted.split(max(1, part_bytes // max(1, image_bytes))))
+def parts_of(source: Levels, wanted: torch.Tensor, part_bytes: int) -> list[torch.Tensor]:
+    return list(wanted.split(max(1, part_bytes // image_bytes(source))))
+
+
+def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """The levels of each part, the next one read by a thread meanwhile. No more than two are held, if the caller drops one
+    before it asks for the next."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fastspade-read") as reader:
+        coming = reader.submit(source.gather, parts[0])
+        for number in range(len(parts)):
+            levels = coming.result()
+            coming = reader.submit(source.gather, parts[number + 1]) if number + 1 < len(parts) else None
+            yield levels
+            del levels
 
 
 class _Conveyor:
-    """Copies parts of host tensors to a device ahead of their use, through pinned memory, on a stream of its own."""
+    """Copies parts of a gallery to a device ahead of their use, through pinned memory, on a stream of its own."""
 
-    def __init__(self, gallery: list[torch.Tensor], parts: list[torch.Tensor], device: torch.device) -> None:
-        self.gallery, self.parts, self.device = gallery, parts, device
+    def __init__(self, source: Levels, parts: list[torch.Tensor], device: torch.device) -> None:
+        self.source, self.parts, self.device = source, parts, device
+        self.host = source.whole
         self.stream = torch.cuda.Stream(device)
         self.pinned: list[list[torch.Tensor] | None] = [None, None]
         self.copied: list[torch.cuda.Event | None] = [None, None]
@@ -42,20 +59,24 @@ class _Conveyor:
     def _send(self, number: int) -> tuple[list[torch.Tensor], torch.cuda.Event]:
         images, turn = self.parts[number], number % 2
         contiguous = int(images[-1] - images[0]) + 1 == len(images)
-        if contiguous and all(level.is_pinned() for level in self.gallery):
-            sources = [level[int(images[0]) : int(images[-1]) + 1] for level in self.gallery]
+        if self.host and contiguous and all(level.is_pinned() for level in self.host):
+            sources = [level[int(images[0]) : int(images[-1]) + 1] for level in self.host]
         else:
             event = self.copied[turn]
             if event is not None:
                 event.synchronize()  # the staging memory is free again once its last copy has left
             if self.pinned[turn] is None:
                 self.pinned[turn] = [
-                    torch.empty((len(self.parts[0]), *level.shape[1:]), dtype=level.dtype, pin_memory=True)
-                    for level in self.gallery
+                    torch.empty((len(self.parts[0]), *shape), dtype=self.source.dtype, pin_memory=True)
+                    for shape in self.source.shapes
                 ]
             sources = [stage[: len(images)] for stage in self.pinned[turn]]
-            for level, stage in zip(self.gallery, sources, strict=True):
-                torch.index_select(level, 0, images, out=stage)
+            if self.host:
+                for level, stage in zip(self.host, sources, strict=True):
+                    torch.index_select(level, 0, images, out=stage)
+            else:
+                for level, stage in zip(self.source.gather(images), sources, strict=True):
+                    stage.copy_(level)
         with torch.cuda.stream(self.stream):
             sent = [source.to(self.device, non_blocking=True) for source in sources]
             event = torch.cuda.Event()
@@ -79,7 +100,7 @@ class _Conveyor:
 
 
 def search_streamed(
-    gallery: list[torch.Tensor],
+    gallery: list[torch.Tensor] | Levels,
     kappa: int,
     gallery_index: torch.Tensor | None,
     device: torch.device,
@@ -87,23 +108,25 @@ def search_streamed(
     *,
     part_bytes: int = PART_BYTES,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Runs `search(levels, gallery_index, kappa)` over parts of a host gallery and merges the answers.
+    """Runs `search(levels, gallery_index, kappa)` over parts of a gallery and merges the answers.
 
-    `search` answers with indices into the part; part_bytes bounds a part. Waits for the device only where host memory
-    must be reused.
+    `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part.
+    Waits for the device only where host memory must be reused.
     """
-    images = gallery[0].shape[0]
-    pixels = gallery[0].shape[2] * gallery[0].shape[3]
+    stored = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
+    images = len(stored)
+    pixels = stored.shapes[0][1] * stored.shapes[0][2]
     host_index = None if gallery_index is None else gallery_index.cpu()
     wanted = torch.arange(images) if host_index is None else host_index.unique()
     wanted = wanted[(wanted >= 0) & (wanted < images)]
-    parts = _parts(gallery, wanted, part_bytes)
+    parts = parts_of(stored, wanted, part_bytes)
     if device.type == "cuda":
-        source: Iterator[list[torch.Tensor]] = iter(_Conveyor(gallery, parts, device))
+        source: Iterator[list[torch.Tensor]] = iter(_Conveyor(stored, parts, device))
     else:
-        source = ([level[part] for level in gallery] for part in parts)
+        source = read_ahead(stored, parts)
     answer = None
-    for part, levels in zip(parts, source, strict=True):
+    for part in parts:
+        levels = next(source)
         part_index = None
         if host_index is not None:
             # Positions within the part; images of other parts are skipped by a negative entry.
@@ -113,6 +136,7 @@ def search_streamed(
             part_index = part_index.to(device, non_blocking=True)
         reach = min(kappa, len(part) * pixels if part_index is None else part_index.shape[1] * pixels)
         distances, indices, counters = search(levels, part_index, reach)
+        del levels
         image = part.to(device)[(indices // pixels).clamp_min(0)]
         indices = torch.where(indices >= 0, image * pixels + indices % pixels, -1)
         if answer is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from fastspade.errors import DtypeError, InputError
+from fastspade.search.levels import Levels, MemoryLevels
 from fastspade.search.reference import descriptors
 from fastspade.search.validation import (
     UPSAMPLES,
@@ -29,7 +30,7 @@ ROWS = 65536  # candidates ranked at once
 
 def windowed_pyramid_knn(
     query: Sequence[torch.Tensor],
-    gallery: Sequence[torch.Tensor],
+    gallery: Sequence[torch.Tensor] | Levels,
     kappa: int,
     radius: tuple[int, int],
     *,
@@ -38,18 +39,20 @@ def windowed_pyramid_knn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contract of `pyramid_knn`, over gallery pixels at most `radius` rows and columns from the query pixel's place.
 
-    radius: (rows, columns) of the finest level, 0 or more. kappa must fit in the window of a corner pixel. Exact, as
+    gallery: levels, or where they are read from, an image at a time. radius: (rows, columns) of the finest level, 0 or more. kappa must fit in the window of a corner pixel. Exact, as
     pyramid_knn is: distances (B, H_1, W_1, kappa) float32, ascending, ties to the lower index; indices int64.
     """
-    queries, stored = check_pyramid("query", query), check_pyramid("gallery", gallery)
-    check_pair(queries, stored)
+    queries = check_pyramid("query", query)
+    if isinstance(gallery, Sequence):
+        gallery = MemoryLevels(check_pyramid("gallery", gallery))
+        check_pair(queries, gallery.whole)
     check_choice("upsample", upsample, list(UPSAMPLES))
     device, count = queries[0].device, len(queries[0])
     if gallery_index is None:
-        gallery_index = torch.arange(len(stored[0]), device=device).expand(count, -1)
+        gallery_index = torch.arange(len(gallery), device=device).expand(count, -1)
     gallery_index = check_gallery_index(gallery_index, count, device)
-    if gallery_index.min() < 0 or gallery_index.max() >= len(stored[0]):
-        raise InputError(f"gallery_index must name images 0 to {len(stored[0]) - 1}, got {gallery_index.min()} to {gallery_index.max()}")
+    if gallery_index.min() < 0 or gallery_index.max() >= len(gallery):
+        raise InputError(f"gallery_index must name images 0 to {len(gallery) - 1}, got {gallery_index.min()} to {gallery_index.max()}")
     height, width = queries[0].shape[2:]
     for value in radius:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -65,7 +68,7 @@ def windowed_pyramid_knn(
     tiles = [_Tile.at(top, left, (height, width), radius, device) for top in range(0, height, TILE) for left in range(0, width, TILE)]
     for image in gallery_index.unique().tolist():
         users = (gallery_index == image).any(dim=1).nonzero()[:, 0]
-        theirs = descriptors([level[image : image + 1] for level in stored], upsample).view(height, width, -1)
+        theirs = descriptors(gallery.gather(torch.tensor([image])), upsample).view(height, width, -1)
         their_norms = theirs.square().sum(-1)
         for tile in tiles:
             mine = vectors[users, tile.rows, tile.columns].flatten(0, 2)
