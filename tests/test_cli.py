@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import picture
 from PIL import Image
 
@@ -100,6 +101,31 @@ def test_masks_need_a_threshold(tmp_path, capsys):
     assert main([*command, "pictures"]) == 2 and "save must list" in capsys.readouterr().err
     assert main([*command, "masks", "--pixel-threshold", "1e9"]) == 0
     assert not np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")).any()
+
+
+@pytest.mark.parametrize("suffix", ["", ".safetensors"])
+def test_a_model_grows_and_shrinks(tmp_path, capsys, suffix):
+    for seed in range(4):
+        picture(seed).save(tmp_path / f"{seed}.png")
+    path = tmp_path / f"model{suffix}"
+    running = ["--device", "cpu", "--quiet"]
+    options = ["--backbone", "efficientnet_lite0", "--k", "1", "--resize", "64", "--crop", "64", "--storage-dtype", "float16"]
+    assert main(["fit", str(tmp_path / "[01].png"), "-o", str(path), *options, *running]) == 0
+    assert main(["add", str(path), str(tmp_path / "2.png"), str(tmp_path / "3.png"), *running]) == 0
+    told = capsys.readouterr()
+    assert "added 2 images, ids 2 to 3" in told.out and "4 normal images" in told.out and "--calibrate" in told.err
+    assert main(["remove", str(path), str(tmp_path / "0.png"), "3", "--calibrate", *running]) == 0
+    assert "2 normal images" in capsys.readouterr().out
+    model = Spade.load(path, device="cpu", progress=False)
+    assert model.bank.ids == (1, 2) and model.threshold.images == 2 and model.bank.dtype == torch.float16
+    for wrong in ("0", str(tmp_path / "3.png"), "-1"):
+        assert main(["remove", str(path), *running, "--", wrong]) == 2 and "neither the id nor the name" in capsys.readouterr().err
+    score = ["score", str(path), str(tmp_path / "3.png"), "-o", str(tmp_path / "out"), *running, "--memory-limit"]
+    assert main([*score, "10K"]) == (2 if not suffix else 0)
+    if not suffix:
+        assert "memory_limit must hold" in capsys.readouterr().err and main([*score, "0.1G"]) == 0
+    with pytest.raises(SystemExit):
+        main([*score, "much"])
 
 
 def test_an_output_folder_with_files_is_left_alone(model, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The command line: fastspade fit | score | export | eval | demo | info."""
+"""The command line: fastspade fit | add | remove | score | export | eval | demo | info."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastspade._version import __version__
 from fastspade.errors import FastspadeError, InputError
+
+if TYPE_CHECKING:
+    from fastspade.spade import Spade
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,14 +42,32 @@ def build_parser() -> argparse.ArgumentParser:
 
     fit = commands.add_parser("fit", help="learn what good looks like from a folder of normal images")
     fit.add_argument("images", nargs="+", metavar="DIR", help="folder, file or glob of normal images")
-    fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="model file to write (.safetensors)")
+    fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="model to write: a file (.safetensors) or a folder")
     _add_model(fit)
     fit.add_argument("--keep-crop", action="store_true", help="maps cover the centre crop alone")
     _add_rates(fit)
     fit.add_argument("--no-threshold", action="store_true", help="do not calibrate one (saves scoring the normal images)")
     fit.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
+    fit.add_argument("--storage-dtype", choices=["float32", "float16", "bfloat16"], default="float32",
+                     help="what the features are kept as; 16 bits take half the room (default float32)")  # fmt: skip
     _add_running(fit)
+    _add_memory_limit(fit)
     fit.set_defaults(run=run_fit)
+
+    add = commands.add_parser("add", help="add normal images to a model, without computing the others' features again")
+    add.add_argument("model", metavar="MODEL")
+    add.add_argument("images", nargs="+", metavar="DIR", help="folder, file or glob of normal images")
+    add.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
+    remove = commands.add_parser("remove", help="take normal images out of a model")
+    remove.add_argument("model", metavar="MODEL")
+    remove.add_argument("images", nargs="+", metavar="ID", help="ids, or names as they were given to fit or add")
+    for change, run in ((add, run_add), (remove, run_remove)):
+        change.add_argument("--weights", metavar="FILE", help="local state-dict file the model was fitted with")
+        change.add_argument("--calibrate", action="store_true", help="find the threshold anew; without it the old one is no longer used")
+        _add_rates(change)
+        _add_running(change)
+        _add_memory_limit(change)
+        change.set_defaults(run=run)
 
     score = commands.add_parser("score", help="score images with a fitted model")
     score.add_argument("model", metavar="MODEL")
@@ -62,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--skip-bad", action="store_true", help="leave unreadable images out instead of stopping")
     _add_running(score)
     _add_ray(score)
+    _add_memory_limit(score)
     score.set_defaults(run=run_score)
 
     export = commands.add_parser("export", help="write a fitted model as one torch.export program (.pt2) to be served")
@@ -144,6 +166,21 @@ def _add_ray(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument("--name-column", metavar="NAME", help="of parquet files: names (default: file and row)")
 
 
+def _add_memory_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory-limit", type=parse_bytes, metavar="BYTES",
+                        help="of normal images' features held at once, e.g. 2G, for a model in a folder or on a GPU")  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """ "512M" -> bytes; K, M, G and T are powers of 1024."""
+    scale = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1:].upper())
+    try:
+        number = float(text if scale is None else text[:-1])
+        return int(number * 2 ** (scale or 0))
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"must be a number of bytes such as 512M or 2G, got {text!r}") from None
+
+
 def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of Spade that _add_model and _add_running made."""
     names = (
@@ -154,6 +191,7 @@ def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_fit(arguments: argparse.Namespace) -> int:
+    from fastspade.bank.command import describe
     from fastspade.spade import Spade
     from fastspade.threshold import check_rate
 
@@ -162,12 +200,13 @@ def run_fit(arguments: argparse.Namespace) -> int:
         raise InputError(f"output: the folder {output.parent} does not exist")
     check_rate("target-fpr", arguments.target_fpr)
     check_rate("pixel-target-fpr", arguments.pixel_target_fpr)
-    model = Spade(**_model_options(arguments), keep_crop=arguments.keep_crop)
-    model.fit(arguments.images, skip_bad=arguments.skip_bad)
+    options = _model_options(arguments) | {name: getattr(arguments, name) for name in ("keep_crop", "storage_dtype", "memory_limit")}
+    model = Spade(**options)
+    model.fit(arguments.images, skip_bad=arguments.skip_bad, path=None if output.suffix == ".safetensors" else output)
     if not arguments.no_threshold and len(model.bank) > 1:
         model.calibrate(arguments.target_fpr, arguments.pixel_target_fpr)
     model.save(output)
-    print(f"{output}: {len(model.bank)} normal images, {output.stat().st_size / 2**20:.1f} MiB")
+    print(describe(output, model))
     if model.threshold is not None:
         print(f"threshold: image score {model.threshold.image:.6g}, map {model.threshold.pixel:.6g} (leave-one-out)")
     elif not arguments.no_threshold:
@@ -177,19 +216,23 @@ def run_fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_score(arguments: argparse.Namespace) -> int:
-    if arguments.ray:
-        from fastspade.ray.command import run
+def run_add(arguments: argparse.Namespace) -> int:
+    from fastspade.bank.command import add
 
-        return run(arguments)
-    from fastspade.output_folder import check_output, written_at_once
-    from fastspade.score_files import parse_kinds, write_scores
+    return add(arguments, load_model(arguments))
+
+
+def run_remove(arguments: argparse.Namespace) -> int:
+    from fastspade.bank.command import remove
+
+    return remove(arguments, load_model(arguments))
+
+
+def load_model(arguments: argparse.Namespace) -> Spade:
+    """The model that MODEL names, with the options that _add_running and _add_memory_limit made."""
     from fastspade.spade import Spade
 
-    output = Path(arguments.output)
-    check_output(output)
-    kinds = parse_kinds(arguments.save)
-    model = Spade.load(
+    return Spade.load(
         arguments.model,
         device=arguments.device,
         weights=arguments.weights,
@@ -197,7 +240,22 @@ def run_score(arguments: argparse.Namespace) -> int:
         num_workers=arguments.num_workers,
         max_pixels=arguments.max_pixels,
         progress=not arguments.quiet,
+        memory_limit=arguments.memory_limit,
     )
+
+
+def run_score(arguments: argparse.Namespace) -> int:
+    if arguments.ray:
+        from fastspade.ray.command import run
+
+        return run(arguments)
+    from fastspade.output_folder import check_output, written_at_once
+    from fastspade.score_files import parse_kinds, write_scores
+
+    output = Path(arguments.output)
+    check_output(output)
+    kinds = parse_kinds(arguments.save)
+    model = load_model(arguments)
     if "masks" in kinds and model.threshold is None and arguments.pixel_threshold is None:
         raise InputError("save: masks need a threshold, and the model has none; give --pixel-threshold")
     with written_at_once(output) as folder:

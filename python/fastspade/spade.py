@@ -15,7 +15,7 @@ from fastspade import maps, model_file
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
-from fastspade.errors import DtypeError, InputError, ModelFileError
+from fastspade.errors import DtypeError, FastspadeError, InputError, ModelFileError
 from fastspade.features import Extractor
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource
 from fastspade.matching import Matcher
@@ -337,6 +337,9 @@ class Spade:
 
         Raises MissingFileError, or ModelFileError naming what does not fit.
         """
+        _positive("batch_size", batch_size)
+        if memory_limit is not None:
+            _positive("memory_limit", memory_limit)
         if Path(path).is_dir():
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
@@ -347,19 +350,16 @@ class Spade:
             options, spec = dict(header["options"]), header["backbone"]
         known = options.pop("threshold", None)
         device = pick_device(device)
-        restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
+        running = dict(batch_size=batch_size, num_workers=num_workers, progress=progress, max_pixels=max_pixels, memory_limit=memory_limit)
         try:
-            model = cls(
-                restored,
-                device=device,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                progress=progress,
-                max_pixels=max_pixels,
-                memory_limit=memory_limit,
-                **options,
-            )
-        except (InputError, TypeError) as error:
+            restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
+        except FastspadeError:
+            raise
+        except Exception as error:  # whatever a hostile description provokes
+            raise ModelFileError(f"path: {path} does not describe a backbone: {type(error).__name__}: {error}") from error
+        try:
+            model = cls(restored, device=device, **running, **options)
+        except (FastspadeError, TypeError) as error:
             raise ModelFileError(f"path: {path} holds options that cannot be used: {error}") from error
         model._check_kappa(len(bank), bank.level_shapes)
         bank.equip(model._extractor)

@@ -71,6 +71,8 @@ class BankFolder:
                 if create:
                     self._check_ours()
                 self._clean()
+                if made:
+                    self._sync(self.path.absolute().parent)
                 yield
             finally:
                 self._clean()
@@ -81,11 +83,14 @@ class BankFolder:
 
     def commit(self, manifest: Manifest) -> None:
         """Exchange the state. Its shards must be written; the folder must be held."""
+        self._sync(self.path)  # the shards' names, before the manifest that names them
+        write_manifest(self.path, manifest)
+
+    def _sync(self, folder: Path) -> None:
         try:
-            sync(self.path)  # the shards' names, before the manifest that names them
+            sync(folder)
         except OSError as error:
             raise storage_error(self.path, error) from error
-        write_manifest(self.path, manifest)
 
     def _make(self) -> bool:
         if self.path.is_dir():
@@ -94,7 +99,6 @@ class BankFolder:
             raise MissingFileError(f"path: the folder {self.path.absolute().parent} does not exist; create it first")
         try:
             self.path.mkdir()
-            sync(self.path.absolute().parent)
         except FileExistsError:
             raise InputError(f"path: {self.path} exists and is not a folder") from None
         except OSError as error:

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import torch
 
 from fastspade.bank import Bank, Snapshot
-from fastspade.bank.snapshot import Levels, MemoryLevels, Shape
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import InputError
+from fastspade.search.levels import Levels, MemoryLevels, Shape
 
 Search = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 
@@ -113,7 +113,7 @@ class ShardedBank:
 
 
 class ShardedLevels:
-    """The pyramids of all ranks' images, read by `gather` alone (see fastspade.bank.snapshot.Levels)."""
+    """The pyramids of all ranks' images, read by `gather` alone (see fastspade.search.levels.Levels)."""
 
     whole = None
 

@@ -60,7 +60,7 @@ class DistributedSpade(Spade):
 
         bank, skipped = self.ranks.together("fit", own)
         sharded = ShardedBank(bank, self.ranks)
-        self._check_kappa(sharded)
+        self._check_kappa(len(sharded), sharded.level_shapes)
         self.bank, self.threshold = sharded, None
         self.skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
         self._told_few_images = False
