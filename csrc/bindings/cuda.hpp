@@ -15,7 +15,7 @@ void define_cuda(pybind11::module_& module) {
 
     static const auto shapes_of = [](const Shapes& shapes) {
         std::vector<LevelShape> levels;
-        require(!shapes.empty(), "a pyramid must hold at least one level");
+        require(!shapes.empty() && shapes.size() <= max_levels, "a pyramid must hold 1 to 16 levels on CUDA");
         for (const auto& [channels, height, width] : shapes) {
             require(channels >= 1 && height >= 1 && width >= 1, "a level must not be empty");
             levels.push_back({channels, height, width});
@@ -24,6 +24,7 @@ void define_cuda(pybind11::module_& module) {
     };
     static const auto shapes_of_views = [](const std::vector<TensorView>& views) {
         std::vector<LevelShape> levels;
+        require(views.size() <= max_levels, "a pyramid must hold 1 to 16 levels on CUDA");
         for (const TensorView& view : views)
             levels.push_back({static_cast<int>(view.channels()), static_cast<int>(view.height()), static_cast<int>(view.width())});
         return levels;

@@ -86,8 +86,7 @@ void NativeRows::fill(int64_t piece) {
 
 Mixture ExactDistance::mixture(const LevelGroup& group, Side side, size_t g, int64_t image, const Tap& y, const Tap& x,
                                const NativeRows* rows) {
-    Mixture m{{}, {y.low_weight * x.low_weight, y.low_weight * x.high_weight, y.high_weight * x.low_weight,
-                   y.high_weight * x.high_weight}};
+    Mixture m{{}, y.high_weight, x.high_weight};
     if (rows) {
         m.tap[0] = rows->vector(g, y.low, x.low);
         m.tap[1] = rows->vector(g, y.low, x.high);

@@ -6,10 +6,10 @@
 
 namespace fastspade {
 
-// Four native vectors (top left, top right, bottom left, bottom right) and their weights.
+// Four native vectors (top left, top right, bottom left, bottom right) and how far to go down and to the right.
 struct Mixture {
     const float* tap[4];
-    double weight[4];
+    double down, right;
 };
 
 constexpr int exact_lanes = 8;
