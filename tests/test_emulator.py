@@ -1,4 +1,4 @@
-"""The emulated machine that the CUDA kernels are tested on is itself tested: tests/emulator/selftest.cpp, check by check."""
+"""The emulated machine that the CUDA kernels are tested on is itself tested: tests/emulator/selftest*.cpp, check by check."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from emulator.build import MACHINE
 
 ROOT = Path(__file__).parents[1]
 EMULATOR = ROOT / "tests" / "emulator"
@@ -38,6 +39,17 @@ CHECKS = [
     "refused_copies",
     "refused_divergence",
     "kernels_may_throw",
+    "mbarriers",
+    "a_new_mbarrier_has_ended_a_phase_of_parity_one",
+    "tensor_loads",
+    "tensor_loads_land_by_seed",
+    "warpgroup_products",
+    "named_barriers",
+    "refused_mbarriers",
+    "refused_tensor_loads",
+    "refused_tensor_maps",
+    "refused_products",
+    "refused_named_barriers",
 ]
 
 
@@ -48,7 +60,8 @@ def build(folder: Path, *options: str) -> Path:
         pytest.skip("no C++ compiler to build the emulator's self test with")
     target = folder / "selftest"
     command = [compiler, "-std=c++20", "-DFASTSPADE_EMULATE", *options]
-    command += [f"-I{ROOT / 'csrc'}", f"-I{EMULATOR}", str(EMULATOR / "selftest.cpp"), str(EMULATOR / "simt.cpp"), "-o", str(target)]
+    sources = [EMULATOR / name for name in ("selftest.cpp", "selftest_hopper.cpp")] + [ROOT / name for name in MACHINE]
+    command += [f"-I{ROOT / 'csrc'}", f"-I{EMULATOR}", *map(str, sources), "-o", str(target)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-4000:]
     return target
