@@ -1,0 +1,94 @@
+"""Tables of measured figures, made from benchmarks/results when the site is built, so that they cannot disagree.
+
+A page says ``<!-- table: NAME -->``; NAME is one of TABLES.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+_PLACE = re.compile(r"<!-- table: (\w+) -->")
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return found
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _machine(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return f"*{machine['cores']} cores of {machine['processor']}, {machine['build']['simd']}; {versions}. `{machine['command']}`*"
+
+
+def cpu_search() -> str:
+    """The search beside others, one row a kind of data."""
+    rows, last = [], None
+    for path in sorted(RESULTS.glob("cpu_*_k50.json")):
+        last = _read(path.name)
+        settings, contenders = last["settings"], last["contenders"]
+        cells = [f"{settings['data']}, {settings['shapes']}, {settings['upsample']}"]
+        cells.append(f"{contenders['fastspade']['median']:.2f} s")
+        for name in ("faiss.knn", "torch.cdist + topk"):
+            cells.append(f"{contenders[name]['ratio']:.1f} x" if name in contenders else "")
+        rows.append([*cells, f"{100 * last['skipped']:.2f} %", f"{last['extra_memory_mib']:.0f} MiB"])
+    header = ["data, shapes, upsampling", "fastspade", "faiss.knn", "torch.cdist + topk", "pairs never evaluated", "extra memory"]
+    return _markdown(header, rows) + ("" if last is None else "\n\n" + _machine(last))
+
+
+def growth() -> str:
+    """Fitted exponents of time against each size."""
+    record = _read("scaling.json")
+    names = sorted({name for curve in record["curves"].values() for name in curve.get("exponents", {})})
+    rows = [
+        [what, *(f"{curve['exponents'][name]:.2f}" if name in curve["exponents"] else "" for name in names)]
+        for what, curve in record["curves"].items()
+        if curve.get("exponents")
+    ]
+    return _markdown(["time grows with", *names], rows) + "\n\n" + _machine(record)
+
+
+def ablation() -> str:
+    """What options change on the demo's data."""
+    record = _read("ablation.json")
+    rows = []
+    for name, row in record["rows"].items():
+        mean = row["mean"]
+        scores = [f"{100 * mean[key]:.1f}" for key in ("image_roc_auc", "pixel_roc_auc", "pro")]
+        rows.append([name, *scores, f"{mean['seconds_per_image'] / mean['base_seconds_per_image']:.1f} x"])
+    return _markdown(["option", "image ROC-AUC", "pixel ROC-AUC", "PRO", "time"], rows)
+
+
+def backbones() -> str:
+    """What each backbone costs an image."""
+    record = _read("backbones.json")
+    rows = []
+    for name, row in record["rows"].items():
+        levels = "<br>".join(f"{channels} x {height} x {width}" for channels, height, width in row["levels"])
+        costs = [f"{row['bank_bytes_per_image'] / 1e6:.2f}", f"{row['network_ms']:.0f}", f"{row['search_ms']:.0f}"]
+        rows.append([f"`{name}`", levels, str(row["embedding"]), *costs, row["weights"]])
+    header = ["backbone", "levels", "embedding", "bank, MB an image", "network, ms an image", "search, ms an image", "weights"]
+    return _markdown(header, rows) + "\n\n" + _machine(record)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "cpu_search": cpu_search,
+    "growth": growth,
+    "ablation": ablation,
+    "backbones": backbones,
+}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by MkDocs for every page."""
+    return _PLACE.sub(lambda place: TABLES[place.group(1)](), markdown)
