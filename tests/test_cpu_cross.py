@@ -16,7 +16,7 @@ CORE = (
     "cpu/search_candidates", "cpu/search_tiles", "cpu/thread_team",
 )
 KERNELS = {"cpu/kernels_generic": []}
-X86 = {"core/exact_avx512": ["-mavx512f", "-ffp-contract=off"], "cpu/kernels_avx2": ["-mavx2", "-mfma"], "cpu/kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]}
+X86 = {"core/exact_avx512": ["-mavx512f", "-mavx512vl", "-ffp-contract=off"], "cpu/kernels_avx2": ["-mavx2", "-mfma"], "cpu/kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]}
 
 
 def build(compiler: str, definition: str, kernels: dict[str, list[str]], folder: Path) -> Path:

@@ -1,6 +1,7 @@
 #include "core/exact.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 
 namespace fastspade {
@@ -19,6 +20,10 @@ void read_vector(const std::vector<TensorView>& views, int64_t image, int64_t y,
         });
         out += view.channels();
     }
+}
+
+double total(const double* sum) {
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
 }  // namespace
@@ -71,7 +76,10 @@ void NativeRows::fill(int64_t piece) {
                     for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
                     to += rows.channels;
                 };
-                if (uniform) {
+                if (std::is_same_v<Element, Float32> && uniform == 1) {
+                    exact_kernels().transpose(reinterpret_cast<const float*>(base) + view.offset(image_, c0, 0, 0) + origin + begin,
+                                              step, count, end - begin, to, rows.channels);
+                } else if (uniform) {
                     const auto* from = base + view.offset(image_, c0, 0, 0) + (origin + begin) * uniform;
                     for (int64_t i = begin; i < end; ++i, from += uniform) read(from);
                 } else {
@@ -120,36 +128,50 @@ ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGrou
     taps_.resize(static_cast<size_t>(4 * widest));
 }
 
-void ExactDistance::set_query(int64_t image, int64_t pixel, const NativeRows* rows) {
-    double* out = query_.data();
-    const int64_t y = pixel / query_width_, x = pixel % query_width_;
-    for (size_t g = 0; g < groups_.size(); ++g) {
-        const LevelGroup& group = groups_[g];
-        const Tap &ty = tap_y(group, Side::query, y), &tx = tap_x(group, Side::query, x);
-        const Mixture m = mixture(group, Side::query, g, image, ty, tx, rows);
-        if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
-            kernels_.widen(m.tap[0], group.channels, out);
-        else
-            kernels_.mix(m, group.channels, out);
-        out += group.channels;
-    }
+void ExactDistance::mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out) {
+    const LevelGroup& group = groups_[g];
+    const Tap ty = tap_y(group, Side::query, pixel / query_width_), tx = tap_x(group, Side::query, pixel % query_width_);
+    const Mixture m = mixture(group, Side::query, g, image, ty, tx, rows);
+    if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
+        kernels_.widen(m.tap[0], group.channels, out);
+    else
+        kernels_.mix(m, group.channels, out);
 }
 
-double ExactDistance::to(int64_t image, int64_t pixel, const NativeRows* rows) {
+void ExactDistance::add_group(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, const double* query, double* sum) {
+    const LevelGroup& group = groups_[g];
+    const Tap ty = tap_y(group, Side::gallery, pixel / gallery_width_), tx = tap_x(group, Side::gallery, pixel % gallery_width_);
+    const Mixture m = mixture(group, Side::gallery, g, image, ty, tx, rows);
+    if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
+        kernels_.add_plain(m.tap[0], query, group.channels, sum);
+    else
+        kernels_.add_mixed(m, query, group.channels, sum);
+}
+
+void ExactDistance::set_query(int64_t image, int64_t pixel) {
+    double* out = query_.data();
+    for (size_t g = 0; g < groups_.size(); out += groups_[g++].channels) mix_query(g, image, pixel, nullptr, out);
+}
+
+double ExactDistance::to(int64_t image, int64_t pixel) {
     double sum[exact_lanes] = {};
     const double* query = query_.data();
-    const int64_t y = pixel / gallery_width_, x = pixel % gallery_width_;
+    for (size_t g = 0; g < groups_.size(); query += groups_[g++].channels) add_group(g, image, pixel, nullptr, query, sum);
+    return total(sum);
+}
+
+void ExactDistance::between(int64_t query_image, int64_t gallery_image, std::vector<ExactPair>& pairs,
+                            const NativeRows* query_rows, const NativeRows* gallery_rows) {
+    sums_.assign(pairs.size() * exact_lanes, 0.0);
     for (size_t g = 0; g < groups_.size(); ++g) {
-        const LevelGroup& group = groups_[g];
-        const Tap &ty = tap_y(group, Side::gallery, y), &tx = tap_x(group, Side::gallery, x);
-        const Mixture m = mixture(group, Side::gallery, g, image, ty, tx, rows);
-        if (ty.high_weight == 0.0 && tx.high_weight == 0.0)
-            kernels_.add_plain(m.tap[0], query, group.channels, sum);
-        else
-            kernels_.add_mixed(m, query, group.channels, sum);
-        query += group.channels;
+        int64_t at = -1;
+        for (size_t i = 0; i < pairs.size(); ++i) {
+            if (pairs[i].query != at) mix_query(g, query_image, pairs[i].query, query_rows, query_.data());
+            at = pairs[i].query;
+            add_group(g, gallery_image, pairs[i].gallery, gallery_rows, query_.data(), sums_.data() + i * exact_lanes);
+        }
     }
-    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    for (size_t i = 0; i < pairs.size(); ++i) pairs[i].distance = total(sums_.data() + i * exact_lanes);
 }
 
 }  // namespace fastspade

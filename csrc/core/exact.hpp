@@ -48,23 +48,37 @@ class NativeRows {
     std::vector<Rows> rows_;
 };
 
+// Two pixels on the finest grid, and the answer.
+struct ExactPair {
+    int64_t query, gallery;
+    double distance;
+};
+
 class ExactDistance {
   public:
     ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups);
 
-    // The pixel that distances are taken from; with `rows`, its features are read from there.
-    void set_query(int64_t image, int64_t pixel, const NativeRows* rows = nullptr);
-    double to(int64_t image, int64_t pixel, const NativeRows* rows = nullptr);
+    // The pixel that distances are taken from, and one of them.
+    void set_query(int64_t image, int64_t pixel);
+    double to(int64_t image, int64_t pixel);
+
+    // Fills in many distances between two images: the same bits as one by one, but level by level, so that a level's
+    // features stay in the cache. Pairs of one query should stand together. Features are read from `rows` where given.
+    void between(int64_t query_image, int64_t gallery_image, std::vector<ExactPair>& pairs, const NativeRows* query_rows,
+                 const NativeRows* gallery_rows);
 
   private:
     Mixture mixture(const LevelGroup& group, Side side, size_t g, int64_t image, const Tap& y, const Tap& x,
                     const NativeRows* rows);
+    void mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
+    void add_group(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, const double* query, double* sum);
 
     const ExactKernels& kernels_;
     const std::vector<LevelGroup>& groups_;
     const int64_t query_width_, gallery_width_;
     std::vector<double> query_;
-    std::vector<float> taps_;  // up to four native vectors side by side
+    std::vector<double> sums_;  // [pair][exact_lanes]
+    std::vector<float> taps_;   // up to four native vectors side by side
 };
 
 }  // namespace fastspade

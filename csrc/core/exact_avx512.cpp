@@ -23,7 +23,7 @@ FASTSPADE_INLINE wide load(const float* p) { return reinterpret_cast<wide>(_mm51
 namespace fastspade {
 
 const ExactKernels& exact_kernels_avx512() {
-    static constexpr ExactKernels kernels{mix, widen, add_mixed, add_plain};
+    static constexpr ExactKernels kernels{mix, widen, add_mixed, add_plain, transpose};
     return kernels;
 }
 

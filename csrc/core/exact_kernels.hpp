@@ -21,6 +21,8 @@ struct ExactKernels {
     // sum[c % 8] += (query[c] - mixture or vector [c])^2.
     void (*add_mixed)(const Mixture& mixture, const double* query, int64_t channels, double* sum);
     void (*add_plain)(const float* vector, const double* query, int64_t channels, double* sum);
+    // out[i * out_step + c] = from[c * step + i], i < count, c < channels.
+    void (*transpose)(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step);
 };
 
 // The fastest table that this processor can run.

@@ -70,5 +70,34 @@ void add_plain(const float* vector, const double* query, int64_t channels, doubl
     store(sum, local);
 }
 
+// Eight by eight at a time: pairs of rows, then pairs of pairs, then halves change places.
+FASTSPADE_INLINE void transpose_block(const float* from, int64_t step, float* out, int64_t out_step) {
+    narrow row[8], pair[8], four[8];
+    for (int i = 0; i < 8; ++i) row[i] = load_narrow(from + i * step);
+    for (int i = 0; i < 8; i += 2) {
+        pair[i] = FASTSPADE_SHUFFLE(row[i], row[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        pair[i + 1] = FASTSPADE_SHUFFLE(row[i], row[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int k = 0; k < 2; ++k) {
+            four[i + 2 * k] = FASTSPADE_SHUFFLE(pair[i + k], pair[i + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            four[i + 2 * k + 1] = FASTSPADE_SHUFFLE(pair[i + k], pair[i + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; ++i) {
+        store(out + i * out_step, FASTSPADE_SHUFFLE(four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
+        store(out + (i + 4) * out_step, FASTSPADE_SHUFFLE(four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+    }
+}
+
+FASTSPADE_CLONES
+void transpose(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step) {
+    const int64_t whole = channels / 8 * 8;
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        for (int64_t c = 0; c < whole; c += 8) transpose_block(from + c * step + i, step, out + i * out_step + c, out_step);
+    for (int64_t c = 0; c < channels; ++c)
+        for (int64_t k = c < whole ? i : 0; k < count; ++k) out[k * out_step + c] = from[c * step + k];
+}
+
 }  // namespace
 }  // namespace fastspade

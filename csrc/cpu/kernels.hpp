@@ -74,6 +74,10 @@ struct Kernels {
     void (*count_lanes)(const float* values, int64_t rows, const float* limit, int32_t* counts);
     // Dot product of two rows of `length` floats (a multiple of 16, zero padded).
     float (*dot)(const float* a, const float* b, int64_t length);
+    // out[direction * stride + i] = row i . direction, for `count` rows, `row_step` floats apart, and the 16 directions of
+    // `basis`, [channel][16].
+    void (*project)(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions,
+                    float* out, int64_t stride);
     // Squared differences of `count` contiguous rows, `step` floats apart, from every query; appends those not above
     // limit[query] and those that overflow, with `lane` the query; returns how many. Queries are `query_stride` floats
     // apart, zero padded to a multiple of 16, and query_count is a multiple of 4.

@@ -13,6 +13,7 @@ namespace {
 // With one neighbour wanted few pairs survive a short projection; with several, limits are looser and a longer one pays.
 constexpr int short_directions = 7, long_directions = 15;
 constexpr int64_t channels_a_direction = 3;
+constexpr int64_t basis_step = 16;  // see Kernels::project
 constexpr int64_t sample_pixels = 256;
 constexpr int rounds = 4;
 
@@ -69,20 +70,14 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
             direction[static_cast<size_t>(c)] = static_cast<double>(state >> 40) / 0x1p24 - 0.5;
         }
     orthonormalise(basis);
-    basis_.reserve(directions * length);
-    auto publish = [&] {
-        for (int j = 0; j < directions; ++j)
-            for (int64_t c = 0; c < length; ++c)
-                basis_[j * length + c] = static_cast<float>(basis[static_cast<size_t>(j)][static_cast<size_t>(c)]);
-    };
-    publish();
-    std::vector<float> next(static_cast<size_t>(length));
+    std::vector<float> direction(static_cast<size_t>(length)), next(static_cast<size_t>(length));
     for (int round = 0; round < rounds; ++round) {
         for (int j = 0; j < directions; ++j) {
+            std::copy(basis[static_cast<size_t>(j)].begin(), basis[static_cast<size_t>(j)].end(), direction.begin());
             std::fill(next.begin(), next.end(), 0.0f);
             for (int64_t i = 0; i < count; ++i) {
                 const float* row = sample.data() + i * length;
-                const float along = kernels.dot(row, basis_.data() + j * length, length);
+                const float along = kernels.dot(row, direction.data(), length);
                 for (int64_t c = 0; c < length; ++c) next[static_cast<size_t>(c)] += along * row[c];
             }
             for (int64_t c = 0; c < length; ++c) {
@@ -91,25 +86,31 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
             }
         }
         orthonormalise(basis);
-        publish();
     }
+    std::fill_n(basis_.reserve(fine.channels * basis_step), fine.channels * basis_step, 0.0f);
+    for (int j = 0; j < directions; ++j)
+        for (int64_t c = 0; c < fine.channels; ++c)
+            basis_[c * basis_step + j] = static_cast<float>(basis[static_cast<size_t>(j)][static_cast<size_t>(c)]);
     directions_ = directions;
-    row_length_ = length;
+    channels_ = fine.channels;
     factor_ = rounding_factor(fine.channels);
     // Each coordinate is off by at most factor * |f|, hence a by sqrt(directions) times that; the basis is orthonormal to
     // within a few float32 roundings. Sixteen times the factor covers both with room.
     slack_ = 16.0 * factor_;
 }
 
-void Projection::project(const float* row, double norm, const Kernels& kernels, float* out, int64_t stride) const {
-    double along = 0.0;
-    for (int j = 0; j < directions_; ++j) {
-        const float value = kernels.dot(row, basis_.data() + j * row_length_, row_length_);
-        out[j * stride] = value;
-        along += static_cast<double>(value) * static_cast<double>(value);
+void Projection::project(const float* rows, int64_t row_step, int64_t count, const double* norms, const Kernels& kernels,
+                         float* out, int64_t stride) const {
+    kernels.project(rows, row_step, count, channels_, basis_.data(), directions_, out, stride);
+    for (int64_t i = 0; i < count; ++i) {
+        double along = 0.0;
+        for (int j = 0; j < directions_; ++j) {
+            const double value = static_cast<double>(out[j * stride + i]);
+            along += value * value;
+        }
+        const double residual = std::max(0.0, norms[i] - along) + 16.0 * factor_ * norms[i];
+        out[directions_ * stride + i] = static_cast<float>(std::sqrt(residual) * (1.0 + 0x1p-22));
     }
-    const double residual = std::max(0.0, norm - along) + 16.0 * factor_ * norm;
-    out[directions_ * stride] = static_cast<float>(std::sqrt(residual) * (1.0 + 0x1p-22));
 }
 
 }  // namespace fastspade::cpu

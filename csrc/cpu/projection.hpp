@@ -25,19 +25,20 @@ class Projection {
     void fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale,
              const Kernels& kernels);
 
-    bool active() const { return row_length_ > 0; }
+    bool active() const { return directions_ > 0; }
 
-    // out[0 .. width()), `stride` floats apart, for one centred and scaled row with squared norm `norm`. The residual norm
-    // is rounded up, so that the bound above stays a bound.
-    void project(const float* row, double norm, const Kernels& kernels, float* out, int64_t stride) const;
+    // out[d * stride + i], d < width(), for `count` centred and scaled rows, `row_step` floats apart, with squared norms
+    // `norms`. The residual norm is rounded up, so that the bound above stays a bound.
+    void project(const float* rows, int64_t row_step, int64_t count, const double* norms, const Kernels& kernels, float* out,
+                 int64_t stride) const;
 
     // What rounding may add to the bound, in units of (|f| + |g|)^2.
     double slack() const { return slack_; }
 
   private:
-    Buffer<float> basis_;  // [direction][row_length]
+    Buffer<float> basis_;  // [channel][16 directions]
     int directions_ = 0;
-    int64_t row_length_ = 0;
+    int64_t channels_ = 0;
     double factor_ = 0.0, slack_ = 0.0;
 };
 

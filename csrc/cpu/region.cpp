@@ -313,9 +313,11 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
     team.run(pieces, [&](int64_t i, int) {
         const int64_t begin = i * 512, end = std::min(pixels(), begin + 512);
         interpolate_norms(begin, end);
-        for (int64_t p = begin; projected && p < end; ++p)
-            projection_.project(fine_row(p), coarse_[0].self[p], kernels_,
+        for (int64_t p = begin, next; projected && p < end; p = next) {
+            next = std::min(end, (p / panel + 1) * panel);
+            projection_.project(fine_row(p), row_length_, next - p, coarse_[0].self.data() + p, kernels_,
                                 projected_.data() + p / panel * panel * projection_.width() + p % panel, panel);
+        }
     });
     for (int64_t p = pixels(); p < padded(pixels(), 64) + 64; ++p) {
         fine_norm_[p] = coarse_norm_[p] = 0.0f;

@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t query_block_bytes = 12 << 20;
 constexpr int64_t chunk_bytes = 4 << 20;
 constexpr int64_t gram_bytes = 10 << 20;
-constexpr int64_t candidate_bytes = 12 << 20;
+constexpr int64_t candidate_bytes = 16 << 20;
 constexpr int64_t block_pixels = 4096;
 // Above this share of pairs left in the running, evaluating all of them is cheaper than picking them out.
 constexpr double dense_share = 0.35;
@@ -56,7 +56,9 @@ void Search::plan() {
     gallery_pixels_ = problem_.gallery[0].pixels();
     const int64_t vector_bytes = 4 * std::max<int64_t>(1, groups_[0].channels);
     capacity_ = candidate_capacity(problem_.kappa);
-    const int64_t row_bytes = capacity_ * static_cast<int64_t>(sizeof(Candidate) + 3 * sizeof(int64_t)) + problem_.kappa * 4;
+    // A candidate, its exact distance and its place in the ranking; and what the limit is known from.
+    const int64_t row_bytes = capacity_ * static_cast<int64_t>(2 * sizeof(Candidate) + sizeof(float)) +
+                              problem_.kappa * static_cast<int64_t>(sizeof(float));
     block_step_ = std::clamp<int64_t>(std::min(query_block_bytes / vector_bytes, candidate_bytes / row_bytes), 1, block_pixels);
     chunk_step_ = std::clamp<int64_t>(chunk_bytes / vector_bytes, 1, block_pixels);
     if (groups_.size() == 1) {  // blocks of one size: a small last one would have the whole gallery laid out for little
@@ -82,7 +84,8 @@ void Search::plan() {
     };
     while (gram_size() > gram_bytes && query_rows * chunk_rows > 1)
         (query_rows > chunk_rows ? query_rows : chunk_rows) = (std::max(query_rows, chunk_rows) + 1) / 2;
-    block_step_ = query_rows * query_width;
+    const int64_t height = problem_.query[0].height(), blocks = (height + query_rows - 1) / query_rows;
+    block_step_ = (height + blocks - 1) / blocks * query_width;
     chunk_step_ = chunk_rows * gallery_width;
 }
 

@@ -105,18 +105,22 @@ void Search::rank_block() {
             team_.run(gallery_native_.pieces(), [&](int64_t piece, int) { gallery_native_.fill(piece); });
             rows = &gallery_native_;
         }
-        constexpr int64_t piece = 64;
+        // Pieces long enough for a level's features to be used again while they are in the cache.
+        const int64_t piece = std::clamp<int64_t>((found + 2 * team_.size() - 1) / (2 * team_.size()), 64, 2048);
         team_.run((found + piece - 1) / piece, [&](int64_t p, int thread) {
             if (thread == 0) poll();  // only the calling thread may talk to the caller's interpreter
             Scratch& scratch = scratch_[static_cast<size_t>(thread)];
-            int64_t at = -1;
-            for (int64_t e = start[c] + p * piece; e < std::min(start[c + 1], start[c] + (p + 1) * piece); ++e) {
+            const int64_t begin = start[c] + p * piece, end = std::min(start[c + 1], begin + piece);
+            scratch.pairs.clear();
+            for (int64_t e = begin; e < end; ++e)
+                scratch.pairs.push_back({first + entries[static_cast<size_t>(e)].query, entries[static_cast<size_t>(e)].pixel, 0.0});
+            scratch.exact->between(block_image_, image, scratch.pairs, query_rows, rows);
+            for (int64_t e = begin; e < end; ++e) {
                 const Entry& entry = entries[static_cast<size_t>(e)];
-                if (entry.query != at) scratch.exact->set_query(block_image_, first + entry.query, query_rows);
-                at = entry.query;
-                distances_[at * capacity_ + entry.item] = static_cast<float>(scratch.exact->to(image, entry.pixel, rows));
-                ++scratch.exact_pairs;
+                distances_[entry.query * capacity_ + entry.item] =
+                    static_cast<float>(scratch.pairs[static_cast<size_t>(e - begin)].distance);
             }
+            scratch.exact_pairs += end - begin;
         });
     }
     team_.run(count, [&](int64_t q, int) {

@@ -30,6 +30,7 @@ class Search {
     struct Scratch {  // one a thread
         Buffer<float> interpolated, partial, blended, refined;
         std::vector<Hit> hits;
+        std::vector<ExactPair> pairs;
         std::unique_ptr<ExactDistance> exact;
         int64_t fine_pairs = 0, exact_pairs = 0;
     };
