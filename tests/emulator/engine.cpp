@@ -1,0 +1,43 @@
+// The CUDA engine with its kernels run on the host (simt.hpp), on host memory.
+#include "engine.hpp"
+
+#include <cstring>
+
+#include "cuda/search_sm90.cuh"
+#include "cuda/sequence.hpp"
+#include "simt.hpp"
+
+namespace fastspade::emulate {
+
+uint64_t seed = 0;
+cuda::Device device{232448, 8, false};
+
+namespace {
+
+struct HostLauncher {
+    template <class Kernel, class Parameters>
+    void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
+        if (shared_bytes > device.shared_bytes) throw std::runtime_error("a launch asks for more shared memory than the device has");
+        run_grid([&] { kernel(parameters); }, blocks, threads, static_cast<size_t>(shared_bytes), seed);
+    }
+    void launch_sm90(bool bfloat16, int64_t blocks, int shared_bytes, const cuda::Sm90Parameters& parameters) {
+        launch(bfloat16 ? cuda::search_sm90_kernel<cuda::BFloat16Operand> : cuda::search_sm90_kernel<cuda::HalfOperand>, blocks,
+               cuda::sm90_threads, shared_bytes, parameters);
+    }
+    cuda::TensorMap tensor_map(const cuda::TensorBox& box) { return encode_tensor_map(box); }
+    void fill(void* address, int byte, int64_t bytes) { std::memset(address, byte, static_cast<size_t>(bytes)); }
+};
+
+}  // namespace
+
+void prepare_gallery(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
+    HostLauncher host;
+    cuda::prepare_gallery(host, layout, levels, base);
+}
+
+void search(const cuda::OperandLayout& gallery, const cuda::SearchPlan& plan, const cuda::SearchRequest& request) {
+    HostLauncher host;
+    cuda::search(host, gallery, plan, request);
+}
+
+}  // namespace fastspade::emulate
