@@ -9,7 +9,7 @@ namespace fastspade::cuda {
 constexpr int tensor_map_dimensions = 4;
 
 // As large and as aligned as the driver's CUtensorMap, whose content is private to it.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     uint64_t word[16];
 };
 
