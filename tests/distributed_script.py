@@ -17,7 +17,7 @@ from conftest import LAYERS, TinyNet, picture, tiny_spade
 from fastspade import Bank, Spade
 from fastspade.distributed import DistributedSpade, ShardedBank
 from fastspade.distributed.ranks import Ranks
-from fastspade.errors import ImageReadError, InputError, RankError
+from fastspade.errors import ImageReadError, InputError, MissingFileError, RankError
 
 OPTIONS = dict(resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4)
 
@@ -29,7 +29,7 @@ def distributed(**options) -> DistributedSpade:
 def assert_same(found, expected) -> None:
     """Two Results, to the bit."""
     assert found.names == expected.names
-    assert [image.score for image in found.images] == [image.score for image in expected.images]
+    assert [image.score for image in found.images] == [image.score for image in expected.images], (found.image_scores, expected.image_scores)
     for name in ("anomaly_maps", "neighbors", "neighbor_distances", "matched_image", "matched_y", "matched_x"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     assert [image.threshold for image in found.images] == [image.threshold for image in expected.images]
@@ -43,7 +43,7 @@ def same_bits(folder: Path) -> None:
         dict(k=3, kappa=1),
         dict(k=7, kappa=40, upsample="nearest"),  # more images than any rank holds
         dict(k=1, k_image=5, kappa=3, local_average=True, storage_dtype="float16"),  # ranks without any of the K images
-        dict(k=4, kappa=1, window=16, image_score="top1%"),
+        dict(k=4, kappa=1, window=16, image_score="reweighted"),
     ):
         whole = tiny_spade(**options).fit(normal)
         split = distributed(**options).fit(normal)
@@ -52,12 +52,16 @@ def same_bits(folder: Path) -> None:
         assert split.calibrate(0.2, 0.2) == whole.calibrate(0.2, 0.2)
         assert_same(split.score(test if rank == 0 else None), whole.score(test))
     assert split.score(test).images[0].picture is not None
-    saved = folder / f"saved-{dist.get_world_size()}.safetensors"
-    split.save(saved)
-    loaded = DistributedSpade.load(saved, backbone=TinyNet(), device="cpu", batch_size=4, progress=False)
-    assert loaded.bank.counts == split.bank.counts and loaded.threshold == split.threshold
-    assert_same(loaded.score(test), whole.score(test))
-    assert_same(Spade.load(saved, backbone=TinyNet(), device="cpu", batch_size=4, progress=False).score(test), whole.score(test))
+    for saved in folder / f"saved-{dist.get_world_size()}.safetensors", folder / f"saved-{dist.get_world_size()}":
+        split.save(saved)
+        options = dict(backbone=TinyNet(), device="cpu", batch_size=4, progress=False)
+        loaded = DistributedSpade.load(saved, **options)
+        assert loaded.bank.counts == split.bank.counts and loaded.threshold == split.threshold
+        assert (loaded.bank.local.levels.whole is None) == saved.is_dir()  # in a folder the images stay on disk
+        assert_same(loaded.score(test), whole.score(test))
+        assert_same(Spade.load(saved, **options).score(test), whole.score(test))
+    with pytest.raises(MissingFileError, match="none"):  # rank 0 cannot write: all ranks say so, and go on together
+        split.save(folder / "none" / "model")
 
 
 def uneven(folder: Path) -> None:
@@ -105,9 +109,8 @@ def errors(folder: Path) -> None:
 
     with pytest.raises(MemoryError if rank == 1 else RankError, match="no room"):
         split.ranks.together("a trial", fail)
-    for change in (dict(image_score="reweighted"), dict(window=8, kappa=2)):
-        with pytest.raises(InputError, match=next(iter(change))):
-            distributed(k=2, **change).fit(bad[:-1]).score(bad[:1])
+    with pytest.raises(InputError, match="window needs kappa=1"):
+        distributed(k=2, window=8, kappa=2).fit(bad[:-1]).score(bad[:1])
     with pytest.raises(InputError, match="sharded bank cannot change"):
         split.add(bad[:1])
     with pytest.raises(InputError, match="timeout"):

@@ -271,6 +271,7 @@ def test_images_that_kill_every_worker_end_the_run(model, photos, tmp_path):
     """Ray retries what a dead worker had in hand for ever; a part begun too often is an error instead."""
     job = Job(
         **dict(model=ray.put(Shipped.pack(model)), output=locate(tmp_path, "output"), device="cpu", batch_size=4, num_workers=1, maps=False),
+        **dict(max_pixels=None, memory_limit=None),
         **dict(skip_bad=False, threshold=None, pixel_threshold=None, backbone=None, weights=None),
         **dict(image_column=None, name_column=None, attempts=Attempts.options(num_cpus=0).remote()),
     )

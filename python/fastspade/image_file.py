@@ -7,6 +7,7 @@ the formats of SUFFIXES are tried, and the limit is an argument, checked against
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -68,18 +69,34 @@ def opened_image(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device read without end
             raise ImageReadError(f"cannot read image {name}: it is not a regular file", name)
         with open(path, "rb") as file:
-            image = _identify(file, name)
-            check_size(image, name, max_pixels)
-            image.load()
-            if image.format == "JPEG2000" and not _holds_whole_codestream(file):
-                raise EOFError("the codestream ends before its end marker")
-            yield image
+            yield _first_picture(file, name, max_pixels)
     except FileNotFoundError as error:
         raise MissingFileError(f"no such image file: {name}") from error
     except ImageReadError:
         raise
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, EOFError, struct.error, ...
         raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
+
+
+@contextmanager
+def opened_bytes(data: bytes, name: str, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Iterator[Image.Image]:
+    """As `opened_image`, of a file's content; `name` is what errors call it."""
+    try:
+        with io.BytesIO(data) as file:
+            yield _first_picture(file, name, max_pixels)
+    except ImageReadError:
+        raise
+    except Exception as error:
+        raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
+
+
+def _first_picture(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
+    image = _identify(file, name)
+    check_size(image, name, max_pixels)
+    image.load()
+    if image.format == "JPEG2000" and not _holds_whole_codestream(file):
+        raise EOFError("the codestream ends before its end marker")
+    return image
 
 
 def check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:

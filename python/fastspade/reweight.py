@@ -55,8 +55,10 @@ def _descriptors(levels: Sequence[torch.Tensor], upsample: str) -> torch.Tensor:
     """Levels (1, C_l, H_l, W_l) -> (sum of C_l, H_1 * W_1) float32."""
     size = levels[0].shape[-2:]
     options = {"align_corners": False} if upsample == "bilinear" else {}
+    # One memory order, so that sums give the same bits for levels of a network, a file, or another process.
+    levels = [level.float().contiguous() for level in levels]
     brought = [
-        level.float() if level.shape[-2:] == size else F.interpolate(level.float(), size=size, mode=upsample, **options)
+        level if level.shape[-2:] == size else F.interpolate(level, size=size, mode=upsample, **options)
         for level in levels
     ]
     return torch.cat(brought, dim=1)[0].flatten(1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
 
 from fastspade.bank import Bank, Snapshot
+from fastspade.bank.bank import MERGED_AT_ONCE
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import InputError
+from fastspade.features import Features
 from fastspade.search.levels import Levels, MemoryLevels, Shape
 
 Search = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
@@ -101,6 +103,12 @@ class ShardedBank:
         """One bank in memory with all images, on every rank."""
         everything = torch.arange(len(self))
         return Bank(self.embeddings[everything], self.levels.gather(everything), self.names, self.ids, next_id=self.next_id)
+
+    def batches(self) -> Iterator[Features]:
+        """All images' features in their order, in parts, on every rank; all ranks must iterate to the end."""
+        for images in torch.arange(len(self)).split(MERGED_AT_ONCE):
+            names = [self.names[i] for i in images.tolist()]
+            yield Features(self.embeddings[images], self.levels.gather(images), names)
 
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         raise InputError("a sharded bank cannot change; change the whole bank, and load it again")

@@ -15,9 +15,9 @@ from fastspade.resident import ResidentBank
 class ShardedResident:
     """A sharded bank as the matcher wants it. own: this rank's images on its device, None where it holds none."""
 
-    def __init__(self, bank: ShardedBank, device: torch.device, upsample: str) -> None:
-        self.bank, self.upsample = bank, upsample
-        self.own = None if bank.local is None else ResidentBank(bank.local, device, upsample)
+    def __init__(self, bank: ShardedBank, device: torch.device, upsample: str, memory_limit: int | None) -> None:
+        self.bank, self.levels, self.options = bank, bank.levels, (device, upsample, memory_limit)
+        self.own = None if bank.local is None else ResidentBank(bank.local, *self.options)
 
     def nearest(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 1 over all ranks."""
@@ -29,8 +29,6 @@ class ShardedMatcher(Matcher):
     """A Matcher whose stage 2 is split by the rank that holds the gallery image. Every rank is given the same queries."""
 
     def __post_init__(self) -> None:
-        if self.image_score == "reweighted":
-            raise InputError("image_score 'reweighted' reads the K images in one place; it cannot be used with a sharded bank")
         if self.window is not None and self.kappa > 1:
             raise InputError(f"window needs kappa=1 with a sharded bank, got kappa={self.kappa}")
 

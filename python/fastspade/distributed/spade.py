@@ -9,6 +9,7 @@ import torch
 
 from fastspade.bank import Bank
 from fastspade.bank.snapshot import check_storage_dtype
+from fastspade.bank.stored import write_bank
 from fastspade.distributed.bank import ShardedBank, share
 from fastspade.distributed.images import SharedSource
 from fastspade.distributed.matching import ShardedMatcher, ShardedResident
@@ -31,7 +32,7 @@ class DistributedSpade(Spade):
     of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
     ignored (None will do); pictures for overlays stay on rank 0.
 
-    Options are Spade's, but image_score="reweighted" and window with kappa > 1, which need the K images in one place.
+    Options are Spade's, but for window with kappa > 1.
     timeout: seconds a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
     one batch, or its share of fit.
     """
@@ -77,22 +78,39 @@ class DistributedSpade(Spade):
             batch_size=whole.batch_size,
             num_workers=whole.num_workers,
             progress=whole.progress,
+            max_pixels=whole.max_pixels,
+            memory_limit=whole.memory_limit,
             **whole.options(),
         )
         model.bank, model.threshold = ShardedBank.part_of(whole.bank, model.ranks), whole.threshold
         return model
 
     def save(self, path: str | Path) -> None:
-        """As Spade.save, by rank 0, which brings the whole bank together for it: it must fit in each rank's memory."""
-        bank = self._fitted().gathered()
+        """As Spade.save, by rank 0. Into a folder the images go batch by batch; for one file (.safetensors) the whole bank is
+        brought together, which must fit in each rank's memory."""
+        bank = self._fitted()
+        if Path(path).suffix == ".safetensors":
+            whole = bank.gathered()
+            self.ranks.together("saving", lambda: self._save_whole(whole, path) if self.ranks.rank == 0 else None)
+            return
+        parts = bank.batches()
 
         def write() -> None:
-            if self.ranks.rank == 0:
-                model = Spade(self.backbone, device=self.device, **self.options())
-                model.bank, model.threshold = bank, self.threshold
-                model.save(path)
+            try:
+                if self.ranks.rank == 0:
+                    known = {} if self.threshold is None else {"threshold": self.threshold.as_dict()}
+                    write_bank(path, parts, self.storage_dtype, ids=bank.ids, next_id=bank.next_id,
+                               options=self.options() | known, made_by=self._extractor.spec())  # fmt: skip
+            finally:
+                for _ in parts:  # every rank sends its images, whatever becomes of them
+                    pass
 
         self.ranks.together("saving", write)
+
+    def _save_whole(self, bank: Bank, path: str | Path) -> None:
+        model = Spade(self.backbone, device=self.device, **self.options())
+        model.bank, model.threshold = bank, self.threshold
+        model.save(path)
 
     # -- what of Spade depends on where the bank is
 
@@ -118,9 +136,9 @@ class DistributedSpade(Spade):
         return embeddings, pyramid
 
     def _resident_bank(self, bank: ShardedBank) -> ShardedResident:
-        known = self._resident
-        if known is None or known.bank is not bank or known.upsample != self.upsample:
-            known = self._resident = ShardedResident(bank, self._search_device, self.upsample)
+        known, wanted = self._resident, (self._search_device, self.upsample, self.memory_limit)
+        if known is None or known.bank is not bank or known.options != wanted:
+            known = self._resident = ShardedResident(bank, *wanted)
         return known
 
     def _matcher(self, bank: ShardedBank, left_out: int = 0) -> Matcher:

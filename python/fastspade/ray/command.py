@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         images_per_part=arguments.images_per_part,
         num_workers=arguments.num_workers,
+        max_pixels=arguments.max_pixels,
         skip_bad=arguments.skip_bad,
         threshold=arguments.threshold,
         pixel_threshold=arguments.pixel_threshold,

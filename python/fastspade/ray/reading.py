@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from fastspade.decode import Decoded, check_array, decode_array, read_file, standardise
-from fastspade.errors import FastspadeError, ImageReadError
+from fastspade.errors import DtypeError, ImageReadError, InputError
+from fastspade.image_file import opened_bytes
 from fastspade.images import Entry
 from fastspade.ray.sources import FilePart, Part, RowPart
 from fastspade.ray.storage import Place
@@ -20,25 +19,25 @@ from fastspade.ray.storage import Place
 ROWS_AT_ONCE = 64  # of a parquet file, so that a large row group is not held whole
 
 
-def part_entries(part: Part) -> list[Entry]:
+def part_entries(part: Part, max_pixels: int | None) -> list[Entry]:
     """One entry an image. Rows of a parquet file are read here; files are read when their entry is loaded."""
     if isinstance(part, FilePart):
-        return [Entry(place.name, _loader(place)) for place in part.places]
+        return [Entry(place.name, _loader(place, max_pixels)) for place in part.places]
     try:
-        return [Entry(name, lambda name=name, data=data: decode_value(name, data)) for name, data in _rows(part)]
+        return [Entry(name, _decoder(name, data, max_pixels)) for name, data in _rows(part)]
     except pa.ArrowInvalid as error:
         raise ImageReadError(f"cannot read rows {part.start} to {part.stop} of {part.place.name}: {error}", part.place.name) from error
 
 
-def row_entries(rows: Mapping[str, np.ndarray], image_column: str, name_column: str) -> list[Entry]:
+def row_entries(rows: Mapping[str, np.ndarray], image_column: str, name_column: str, max_pixels: int | None) -> list[Entry]:
     """The rows of a Ray dataset's batch: encoded bytes, or arrays as ray.data.read_images makes them."""
     return [
-        Entry(str(name), lambda name=name, value=value: decode_value(str(name), value))
+        Entry(str(name), _decoder(str(name), value, max_pixels))
         for name, value in zip(rows[name_column], rows[image_column], strict=True)
     ]
 
 
-def decode_value(name: str, value: Any) -> Decoded:
+def decode_value(name: str, value: Any, max_pixels: int | None) -> Decoded:
     """Encoded bytes, a struct with a field "bytes", or an array (H, W, C). Raises ImageReadError naming the image."""
     if isinstance(value, Mapping):
         value = value.get("bytes")
@@ -46,20 +45,22 @@ def decode_value(name: str, value: Any) -> Decoded:
         if isinstance(value, np.ndarray):
             check_array("image", value)
             return decode_array(value)
-        if not value:
-            raise ValueError("there are no bytes")
-        with Image.open(io.BytesIO(value)) as image:
-            image.load()
-            return standardise(image)
-    except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, EOFError, struct.error, ...
-        reason = str(error) if isinstance(error, FastspadeError) else f"{type(error).__name__}: {error}"
-        raise ImageReadError(f"cannot read image {name}: {reason}", name) from error
+        if not isinstance(value, bytes):
+            raise InputError(f"it is {type(value).__name__}, not encoded bytes")
+    except (InputError, DtypeError) as error:
+        raise ImageReadError(f"cannot read image {name}: {error}", name) from error
+    with opened_bytes(value, name, max_pixels) as image:
+        return standardise(image)
 
 
-def _loader(place: Place):
+def _decoder(name: str, value: Any, max_pixels: int | None) -> Callable[[], Decoded]:
+    return lambda: decode_value(name, value, max_pixels)
+
+
+def _loader(place: Place, max_pixels: int | None) -> Callable[[], Decoded]:
     if place.is_local:
-        return lambda: read_file(place.path)
-    return lambda: decode_value(place.name, place.read())
+        return lambda: read_file(place.path, max_pixels)
+    return lambda: decode_value(place.name, place.read(), max_pixels)
 
 
 def _rows(part: RowPart) -> Iterator[tuple[str, Any]]:

@@ -22,6 +22,7 @@ import ray.data
 import torch
 
 from fastspade.errors import DeviceError, EngineError, InputError
+from fastspade.images import DEFAULT_MAX_PIXELS
 from fastspade.info import build_info
 from fastspade.progress import progress_bar
 from fastspade.ray.manifest import claim, model_fingerprint
@@ -60,6 +61,8 @@ def score(
     batch_size: int = 8,
     images_per_part: int | None = None,
     num_workers: int = 2,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    memory_limit: int | None = None,
     maps: bool = True,
     skip_bad: bool = False,
     threshold: float | None = None,
@@ -82,9 +85,9 @@ def score(
     concurrency: actors, or (fewest, most) for a pool that grows with the cluster. None: as many as its GPUs or CPUs serve.
     num_gpus, num_cpus: of each actor. num_gpus None: 1 where the cluster has GPUs and this build has an engine for
         them, else 0. CPU actors compute with num_cpus threads.
-    batch_size: images a backbone call. images_per_part: images an output file (None: 32 batches); with a multiple of
-        batch_size scores are, to the bit, those of Spade.score on the same list with the same batch_size and threads.
-    num_workers: decoding threads of each actor. maps: write the maps too.
+    batch_size: images a backbone call. images_per_part: images an output file (None: 32 batches). Scores are those of
+        Spade.score, to the bit where the machines, the number of threads and (on GPUs) batch_size are the same.
+    num_workers: decoding threads of each actor. max_pixels, memory_limit: as for Spade, of each actor. maps: write them too.
     skip_bad: write unreadable images with their error instead of stopping.
     threshold, pixel_threshold: as for Spade.score.
     image_column, name_column: of parquet files and datasets. Default "image" or "bytes"; names default to file#row,
@@ -129,6 +132,8 @@ def score(
         device="cuda" if num_gpus else "cpu",
         batch_size=batch_size,
         num_workers=num_workers,
+        max_pixels=max_pixels,
+        memory_limit=memory_limit,
         maps=maps,
         skip_bad=skip_bad,
         threshold=threshold,
@@ -150,7 +155,7 @@ def score(
     return RunSummary(place.name, *counts, seconds=time.perf_counter() - begun)
 
 
-_SCORES_DEPEND_ON = ("device", "batch_size", "maps", "skip_bad", "threshold", "pixel_threshold", "image_column", "name_column")
+_SCORES_DEPEND_ON = ("device", "batch_size", "max_pixels", "maps", "skip_bad", "threshold", "pixel_threshold", "image_column", "name_column")
 
 
 def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: bool) -> tuple[int, int, int, int]:

@@ -36,6 +36,8 @@ class Job:
     device: str
     batch_size: int
     num_workers: int
+    max_pixels: int | None
+    memory_limit: int | None
     maps: bool
     skip_bad: bool
     threshold: float | None
@@ -52,6 +54,7 @@ class Job:
         else:
             model = Spade.load(self.model, backbone=self.backbone, device=self.device, weights=self.weights)
         model.batch_size, model.num_workers, model.progress = self.batch_size, self.num_workers, False
+        model.max_pixels, model.memory_limit = self.max_pixels, self.memory_limit
         return model
 
 
@@ -122,7 +125,7 @@ class PartScorer(Scorer):
         answers = []
         for number, pickled in zip(batch["number"], batch["part"], strict=True):
             part = ray.cloudpickle.loads(bytes(pickled))
-            answers.append(self.answer(part_file(int(number)), lambda part=part: part_entries(part)))
+            answers.append(self.answer(part_file(int(number)), lambda part=part: part_entries(part, self.job.max_pixels)))
         return _columns(answers)
 
 
@@ -130,7 +133,7 @@ class RowScorer(Scorer):
     """Takes rows of a Ray dataset: a batch is a part, named by what is in it."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        entries = row_entries(batch, self.job.image_column, self.job.name_column)
+        entries = row_entries(batch, self.job.image_column, self.job.name_column, self.job.max_pixels)
         digest = hashlib.sha256("\0".join(entry.name for entry in entries).encode()).hexdigest()[:32]
         return _columns([self.answer(f"part-{digest}.parquet", lambda: entries)])
 
