@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,27 @@ def backbones() -> str:
     return _markdown(header, rows) + "\n\n" + _machine(record)
 
 
+def scale_out() -> str:
+    """Images a second against the workers of a local cluster."""
+    record = _read("scale_out.json")
+    stages, images = record["stages"], {}
+    for workers, runs in record["workers"].items():
+        images[workers] = statistics.median(run["images_a_second"] for run in runs)
+    rows = [[workers, f"{rate:.2f}", f"{rate / images['1']:.2f} x"] for workers, rate in images.items()]
+    parts = ", ".join(
+        f"{what} {1000 * stages[name]:.0f} ms"
+        for name, what in (("read", "decoding"), ("features", "network"), ("search_and_map", "search and map"), ("encode_map", "PNG"))
+    )
+    alone = f"One image on one thread: {parts} ({record['backbone']}, {record['normal_images']} normal images)."
+    return _markdown(["workers", "images a second", "against one"], rows) + f"\n\n{alone}\n\n" + _machine(record)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
     "ablation": ablation,
     "backbones": backbones,
+    "scale_out": scale_out,
 }
 
 

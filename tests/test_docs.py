@@ -148,3 +148,10 @@ def test_the_sites_tables_are_those_of_the_results(site):
     text = (site / "performance" / "index.html").read_text(encoding="utf-8")
     assert "<!-- table" not in text and text.count("<table>") >= 2
     assert "<table>" in (site / "backbones" / "index.html").read_text(encoding="utf-8").split("What each costs")[-1]
+
+
+def test_the_cluster_model_on_the_page_is_what_the_benchmark_computes():
+    script = ROOT / "benchmarks" / "scale_out.py"
+    printed = subprocess.run([sys.executable, str(script), "model"], capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs" / "scale_out.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- model -->")[2].partition("<!-- end of model -->")[0].strip() == printed.strip()
