@@ -20,6 +20,7 @@ from PIL import Image
 
 from fastspade.backbones import Backbone
 from fastspade.errors import InputError, MissingDependencyError
+from fastspade.images import DEFAULT_MAX_PIXELS
 from fastspade.result import Result
 from fastspade.search import knn
 from fastspade.spade import Spade
@@ -43,7 +44,7 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         paths, Pillow images or such arrays; a tensor (N, 3, H, W); or what else `Spade.fit` takes, such as a folder.
         With image_shape an array (N, H * W * channels) of flattened images.
 
-    backbone to precision: the options of `fastspade.Spade`, by the same names.
+    backbone to max_pixels: the options of `fastspade.Spade`, by the same names.
     contamination: the share of the images given to `fit` that count as outliers, in (0, 0.5]; it sets offset_. "auto":
         none of them, the right choice where all are known to be good.
     image_shape: (H, W) or (H, W, channels) of images that come as the rows of a table; None where they come as images.
@@ -78,6 +79,8 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         progress: bool = False,
         weights: str | Path | None = None,
         precision: str = "exact",
+        memory_limit: int | None = None,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
         contamination: float | str = "auto",
         image_shape: tuple[int, ...] | None = None,
     ) -> None:
@@ -87,6 +90,7 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         self.resize, self.crop, self.keep_crop, self.storage_dtype = resize, crop, keep_crop, storage_dtype
         self.device, self.batch_size, self.num_workers, self.progress = device, batch_size, num_workers, progress
         self.weights, self.precision = weights, precision
+        self.memory_limit, self.max_pixels = memory_limit, max_pixels
         self.contamination, self.image_shape = contamination, image_shape
 
     def fit(self, X: Any, y: Any = None) -> SpadeDetector:
