@@ -10,10 +10,14 @@ from fastspade._version import __version__
 from fastspade.errors import FastspadeError
 
 if TYPE_CHECKING:
+    from fastspade import distributed as distributed
+    from fastspade import evaluate as evaluate
+    from fastspade import ray as ray
     from fastspade.api import score
     from fastspade.bank import Bank
     from fastspade.info import build_info
-    from fastspade.module import SpadeModule, export
+    from fastspade.module import SpadeModule
+    from fastspade.module.export import export
     from fastspade.search import knn, pyramid_knn
     from fastspade.spade import Result, Spade
 

@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        return arguments.run(arguments)
+        status: int = arguments.run(arguments)
+        return status
     except FastspadeError as error:
         print(f"fastspade: error: {error}", file=sys.stderr)
         return 2
@@ -203,7 +204,7 @@ def run_fit(arguments: argparse.Namespace) -> int:
     options = _model_options(arguments) | {name: getattr(arguments, name) for name in ("keep_crop", "storage_dtype", "memory_limit")}
     model = Spade(**options)
     model.fit(arguments.images, skip_bad=arguments.skip_bad, path=None if output.suffix == ".safetensors" else output)
-    if not arguments.no_threshold and len(model.bank) > 1:
+    if not arguments.no_threshold and model.bank is not None and len(model.bank) > 1:
         model.calibrate(arguments.target_fpr, arguments.pixel_target_fpr)
     model.save(output)
     print(describe(output, model))

@@ -76,6 +76,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _gray_to_tensor(values: np.ndarray) -> torch.Tensor:
+    scaled: np.ndarray
     if values.dtype.kind == "f":
         scaled = values.astype(np.float32)
     elif values.min() < 0 or values.max() > 65535:

@@ -6,9 +6,10 @@ import copy
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ class ImageSource:
         """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone."""
         if self._num_workers == 0:
             for entry in self._entries:
-                yield from self._settle(entry.name, lambda entry=entry: self._prepare(entry))
+                yield from self._settle(entry.name, partial(self._prepare, entry))
             return
         window: deque[tuple[str, Future[_Prepared]]] = deque()
         limit = self._batch_size + self._num_workers
@@ -273,7 +274,8 @@ def open_source(
     entries: list[Entry] = []
     missing: list[tuple[str, FastspadeError]] = []
     is_list = isinstance(images, (list, tuple))
-    for position, item in enumerate(images if is_list else [images]):
+    items: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+    for position, item in enumerate(items):
         label = f"{argument}[{position}]" if is_list else argument
         try:
             entries.extend(_item_entries(label, item, len(entries), max_pixels))
@@ -303,7 +305,7 @@ def _item_entries(label: str, item: object, start: int, max_pixels: int | None) 
         return [item]
     if isinstance(item, (str, os.PathLike)):
         found = find_files(label, os.fspath(item))
-        return [Entry(str(path), lambda path=path: read_file(path, max_pixels)) for path in found]
+        return [Entry(str(path), partial(read_file, path, max_pixels)) for path in found]
     if isinstance(item, Image.Image):
         if 0 in item.size:
             raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
@@ -314,7 +316,7 @@ def _item_entries(label: str, item: object, start: int, max_pixels: int | None) 
         if len(stack) == 0:
             raise InputError(f"{label} must hold at least one image, got shape {item.shape}")
         check_array(label, stack[0])
-        return [Entry(_memory_name(start + i), lambda one=one: decode_array(one)) for i, one in enumerate(stack)]
+        return [Entry(_memory_name(start + i), partial(decode_array, one)) for i, one in enumerate(stack)]
     if isinstance(item, torch.Tensor):
         return _tensor_entries(label, item, start)
     raise DtypeError(f"{label} must be a path, PIL image, array or tensor, got {type(item).__name__}")
@@ -325,7 +327,7 @@ def _tensor_entries(label: str, tensor: torch.Tensor, start: int) -> list[Entry]
         raise InputError(f"{label} must have shape (3, H, W) or (N, 3, H, W), none of them 0; got {tuple(tensor.shape)}")
     stack = tensor if tensor.ndim == 4 else tensor[None]
     check_tensor(label, stack[0])
-    return [Entry(_memory_name(start + i), lambda one=one: decode_tensor(one)) for i, one in enumerate(stack)]
+    return [Entry(_memory_name(start + i), partial(decode_tensor, one)) for i, one in enumerate(stack)]
 
 
 def _memory_name(number: int) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from fastspade._version import __version__
 
 
-def build_info() -> dict[str, Any]:
+class BuildInfo(TypedDict):
+    version: str
+    compiler: str
+    simd: str
+    cuda_architectures: list[str]
+    threads: int
+    torch: str
+
+
+def build_info() -> BuildInfo:
     """Version, compiler, SIMD level picked at run time, CUDA architectures built (empty list: none), threads, torch."""
     import torch
 

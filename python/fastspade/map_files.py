@@ -36,8 +36,10 @@ def write_map(path: Path, values: np.ndarray, kind: str, scale: tuple[float, flo
 def read_map(path: Path) -> np.ndarray:
     """A map that write_map wrote, (H, W) float32; from a TIFF to within half a step of its scale."""
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    with Image.open(path) as image:
+        values: np.ndarray = np.load(path, allow_pickle=False)
+        return values
+    with TiffImagePlugin.TiffImageFile(path) as image:
         scale = json.loads(image.tag_v2[_DESCRIPTION])
         pixels = np.asarray(image, dtype=np.float64)
-    return (scale["low"] + pixels / 65535 * (scale["high"] - scale["low"])).astype(np.float32)
+    values = scale["low"] + pixels / 65535 * (scale["high"] - scale["low"])
+    return values.astype(np.float32)

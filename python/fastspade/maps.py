@@ -142,7 +142,8 @@ def _oklab_to_linear_rgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndar
             [-0.0041960863, -0.7034186147, 1.7076147010],
         ]
     )
-    return cones**3 @ to_rgb.T
+    rgb: np.ndarray = cones**3 @ to_rgb.T
+    return rgb
 
 
 def heatmap(maps: Map, *, vmin: float | None = None, vmax: float | None = None) -> np.ndarray:
@@ -155,7 +156,7 @@ def heatmap(maps: Map, *, vmin: float | None = None, vmax: float | None = None) 
     low, high = _scale(values, vmin, vmax)
     known = np.isfinite(values)
     unit = (np.where(known, values, low).astype(np.float64) - low) / ((high - low) or 1.0)
-    colors = color_table()[np.rint(unit.clip(0, 1) * 255).astype(np.uint8)]
+    colors: np.ndarray = color_table()[np.rint(unit.clip(0, 1) * 255).astype(np.uint8)]
     colors[np.isnan(values)] = 128
     colors[np.isposinf(values)] = color_table()[-1]
     return colors

@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 
 def digest(tensor: torch.Tensor) -> str:
     """SHA-256 (hex) of a tensor's bytes."""
-    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def write_model(path: str | Path, bank: Bank, options: dict[str, Any], backbone: dict[str, Any]) -> None:

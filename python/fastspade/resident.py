@@ -7,6 +7,8 @@ memory or from disk.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fastspade.bank import Snapshot
@@ -64,7 +66,7 @@ class ResidentBank:
         self, pyramid: list[torch.Tensor], kappa: int, gallery_index: torch.Tensor, precision: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 2: `pyramid_knn` over the bank."""
-        options = dict(gallery_index=gallery_index, upsample=self.upsample, precision=precision)
+        options: dict[str, Any] = dict(gallery_index=gallery_index, upsample=self.upsample, precision=precision)
         if isinstance(self._gallery, StreamedGallery):
             return streamed_pyramid_knn(pyramid, self._gallery, kappa, **options)
         return pyramid_knn(pyramid, self._gallery, kappa, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +91,11 @@ class Spade:
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         memory_limit: int | None = None,
     ) -> None:
-        for name, value in (("k", k), ("kappa", kappa), ("batch_size", batch_size), ("resize", resize), ("crop", crop)):
-            _positive(name, value)
-        for name, value in (("k_image", k_image), ("max_pixels", max_pixels)):
-            if value is not None:
-                _positive(name, value)
+        for name, number in (("k", k), ("kappa", kappa), ("batch_size", batch_size), ("resize", resize), ("crop", crop)):
+            _positive(name, number)
+        for name, limit in (("k_image", k_image), ("max_pixels", max_pixels)):
+            if limit is not None:
+                _positive(name, limit)
         if crop > resize:
             raise InputError(f"crop must not exceed resize ({resize}), got {crop}")
         if not (isinstance(sigma, (int, float)) and np.isfinite(sigma) and sigma >= 0):
@@ -244,12 +244,14 @@ class Spade:
                     f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
                     f"{stored}; both need the same resize and crop"
                 )
-        found = self._matcher(bank).match(embeddings, pyramid, self._resident_bank(bank), tuple(batch.pixels.shape[-2:]))
+        size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
+        found = self._matcher(bank).match(embeddings, pyramid, self._resident_bank(bank), size)
         height, width = found.nearest.shape[-2:]
         nearest = found.nearest.numpy()
         image, place = nearest // (height * width), nearest % (height * width)
         scored = []
         for i, name in enumerate(batch.names):
+            picture: Callable[[], Image.Image]
             if self.keep_crop:
                 shown, picture = found.smoothed[i], _Picture(batch.pixels[i])
             else:
@@ -350,7 +352,7 @@ class Spade:
             options, spec = dict(header["options"]), header["backbone"]
         known = options.pop("threshold", None)
         device = pick_device(device)
-        running = dict(batch_size=batch_size, num_workers=num_workers, progress=progress, max_pixels=max_pixels, memory_limit=memory_limit)
+        running: dict[str, Any] = dict(batch_size=batch_size, num_workers=num_workers, progress=progress, max_pixels=max_pixels, memory_limit=memory_limit)
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
         except FastspadeError:

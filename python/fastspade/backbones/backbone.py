@@ -47,7 +47,7 @@ class Backbone:
         self.device, self.cosine, self.image_size = device, cosine, image_size
         self._readout = Readout.of(module)
         self._mean, self._std, self._weights = tuple(mean), tuple(std), weights
-        self._module = module.eval().to(device=device, memory_format=torch.channels_last)
+        self._module = module.eval().to(device).to(memory_format=torch.channels_last)
         self._shift = torch.tensor(self._mean, device=device).view(1, 3, 1, 1)
         self._scale = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
         self._running = threading.Lock()  # the hooks of a forward pass sit on the module, which threads share
@@ -164,5 +164,5 @@ class Backbone:
                 continue  # a training counter: absent from old files, never read in eval mode
             values = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
-            digest.update(values.reshape(-1).view(torch.uint8).numpy())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()

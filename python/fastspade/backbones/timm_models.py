@@ -109,13 +109,16 @@ def _build(architecture: str, **options: Any) -> nn.Module:
     """A timm network that takes images of any size that its patches divide, where timm can make it so."""
     import timm
 
+    module: nn.Module
     if timm.get_pretrained_cfg(architecture).fixed_input_size:
         try:  # position embeddings are interpolated to the image's grid
-            return timm.create_model(architecture, num_classes=0, dynamic_img_size=True, **options)
+            module = timm.create_model(architecture, num_classes=0, dynamic_img_size=True, **options)
+            return module
         except TypeError as error:
             if "dynamic_img_size" not in str(error):
                 raise
-    return timm.create_model(architecture, num_classes=0, **options)
+    module = timm.create_model(architecture, num_classes=0, **options)
+    return module
 
 
 def _default_layers(module: nn.Module) -> Sequence[str] | None:

@@ -26,7 +26,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(file)
+            state: object = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and header errors of many kinds

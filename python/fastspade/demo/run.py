@@ -55,7 +55,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True, categories: tup
         model = Spade("efficientnet_lite0", k=50, k_image=3, resize=224, crop=224, device="cpu", progress=progress)
         result = model.fit(scene.normal).score([image.picture for image in scene.test])
         seconds = time.perf_counter() - start
-        maps = result.anomaly_maps
+        maps = np.asarray(result.anomaly_maps)  # the scenes have one size
         masks = np.stack([image.mask for image in scene.test])
         report = CategoryReport(
             name,

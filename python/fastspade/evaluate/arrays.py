@@ -30,7 +30,7 @@ class MetricValue(float):
     def undefined(cls, reason: str) -> MetricValue:
         return cls(float("nan"), reason)
 
-    def __getnewargs__(self) -> tuple[float, str]:
+    def __getnewargs__(self) -> tuple[float, str]:  # type: ignore[override]  # float's says that there is one argument
         return float(self), self.reason
 
 
@@ -92,7 +92,8 @@ def as_bool(argument: str, values: np.ndarray) -> np.ndarray:
         raise DtypeError(f"{argument} must be numbers or booleans, got {values.dtype}")
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise InputError(f"{argument} must not hold NaN")
-    return values != 0
+    marks: np.ndarray = values != 0
+    return marks
 
 
 def score_type(argument: str, arrays: list[np.ndarray]) -> np.dtype:

@@ -74,7 +74,7 @@ def load_mask(path: Path) -> np.ndarray:
     """(H, W) bool: true where any channel but alpha is not 0. Raises ImageReadError naming the file."""
     with opened_image(path) as image:
         values = np.asarray(upright(image))
-    if values.ndim == 2:
-        return values != 0
-    colors = values[..., : 1 if values.shape[2] == 2 else 3]
-    return (colors != 0).any(axis=2)
+    marked: np.ndarray = values != 0
+    if values.ndim == 3:
+        marked = np.any(marked[..., : 1 if values.shape[2] == 2 else 3], axis=2)
+    return marked

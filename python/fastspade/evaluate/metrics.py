@@ -7,6 +7,7 @@ arrays of any equal shape, tensors, or lists of arrays of differing sizes (one a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def f1_max_of(data: SortedScores, what: str = "sample") -> tuple[MetricValue, fl
     return MetricValue(best), float(data.positives[at])
 
 
-def _counts(data: SortedScores):
+def _counts(data: SortedScores) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """At every distinct positive score as a threshold: true positives, false positives, positives of that score."""
     for first, values, counts in data.groups():
         true = len(data.positives) - first

@@ -7,6 +7,8 @@ put back into the image and pixels outside the crop take the map's edge.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -23,12 +25,13 @@ def describe(protocol: str, resize: int, crop: int) -> str:
     return "official: maps and masks at every image's original size"
 
 
-def crop_mask(mask: np.ndarray, crop: CropBox, side: tuple[int, int]) -> np.ndarray:
+def crop_mask(mask: np.ndarray, crop: CropBox, side: Sequence[int]) -> np.ndarray:
     """(H, W) bool of the whole image -> (side) bool of the crop: the mask's pixel under every crop pixel's centre."""
     height, width = mask.shape
     rows = np.floor(crop.top + (np.arange(side[0]) + 0.5) * crop.height / side[0]).astype(np.int64)
     columns = np.floor(crop.left + (np.arange(side[1]) + 0.5) * crop.width / side[1]).astype(np.int64)
-    return mask[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
+    cut: np.ndarray = mask[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
+    return cut
 
 
 def placed_map(crop_map: np.ndarray, crop: CropBox, size: tuple[int, int]) -> np.ndarray:

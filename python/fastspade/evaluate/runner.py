@@ -155,8 +155,10 @@ def _measure_pixels(tests: list[ScoredTest], protocol: str, fpr_limit: float) ->
 
 
 def compared(one: ScoredTest, protocol: str) -> tuple[np.ndarray, np.ndarray]:
-    """The map and the mask that a protocol compares."""
+    """The map and the mask that a protocol compares. Raises InputError where the dataset gives no mask."""
     scored = one.scored
+    if one.mask is None:
+        raise InputError(f"{scored.name} has no ground-truth mask")
     if protocol == "paper":
         return scored.anomaly_map, crop_mask(one.mask, scored.crop, scored.anomaly_map.shape)
     return placed_map(scored.anomaly_map, scored.crop, scored.size), one.mask

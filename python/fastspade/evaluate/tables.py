@@ -39,7 +39,7 @@ def as_json(results: Sequence[CategoryResult], about: dict[str, Any], images: di
     """
     categories = []
     for one in results:
-        reasons = {}
+        reasons: dict[str, str] = {}
         categories.append(
             {
                 "name": one.name,
@@ -57,7 +57,7 @@ def as_json(results: Sequence[CategoryResult], about: dict[str, Any], images: di
                 "scores": images.get(one.name, []),
             }
         )
-    reasons: dict[str, str] = {}
+    reasons = {}
     means = {group: _plain(values, group, reasons) for group, values in summary(results).items()}
     whole = about | {"mean": means | {"reasons": reasons}, "categories": categories}
     return json.dumps(whole, indent=2, allow_nan=False) + "\n"

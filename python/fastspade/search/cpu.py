@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 
 from fastspade.errors import EngineError, InputError
 from fastspade.search.validation import DTYPES
 
 
-def compiled_engine():
+def compiled_engine() -> ModuleType:
+    """fastspade._engine, whose functions _engine.pyi declares. Raises EngineError where it cannot be loaded."""
     try:
         from fastspade import _engine
     except ImportError as error:
@@ -46,7 +49,7 @@ def search_cpu(
     distances = torch.empty(rows, kappa, dtype=torch.float32)
     indices = torch.empty(rows, kappa, dtype=torch.int64)
     try:
-        counts = engine.search_cpu(
+        counts: dict[str, int] = engine.search_cpu(
             query=[describe(level) for level in query],
             gallery=[describe(level) for level in gallery],
             gallery_index=0 if gallery_index is None else gallery_index.data_ptr(),

@@ -7,12 +7,20 @@ the host, with CPU tensors.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
 from fastspade.errors import EngineError, InputError
 from fastspade.search.cpu import compiled_engine, describe
+
+if TYPE_CHECKING:
+    from fastspade._engine import _Plan
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 OPERANDS = ("float16", "bfloat16")
 MAX_LEVELS = 16
@@ -44,10 +52,10 @@ def _shapes(levels: list[torch.Tensor]) -> list[tuple[int, int, int]]:
     return [(level.shape[1], level.shape[2], level.shape[3]) for level in levels]
 
 
-def _translated(call, engine: ModuleType, **arguments):
+def _translated(call: Callable[P, T], engine: ModuleType, *arguments: P.args, **named: P.kwargs) -> T:
     """Calls the engine; its errors become torch's and fastspade's."""
     try:
-        return call(**arguments)
+        return call(*arguments, **named)
     except ValueError as error:
         raise InputError(str(error)) from None
     except RuntimeError as error:
@@ -98,11 +106,11 @@ def plan_cuda(
     upsample: int,
     bfloat16: bool = False,
     engine: ModuleType | None = None,
-) -> dict[str, object]:
+) -> _Plan:
     """How the search would be laid out: the kernel ("path"), workspace bytes, tile and split counts. For tests and measurements."""
     engine = compiled_engine() if engine is None else engine
     device, _ = _place(query[0].device)
-    return _translated(
+    plan: _Plan = _translated(
         engine.cuda_search_plan,
         engine,
         device=device,
@@ -116,6 +124,7 @@ def plan_cuda(
         kappa=kappa,
         path=_path(),
     )
+    return plan
 
 
 def search_cuda(
@@ -147,12 +156,12 @@ def search_cuda(
         # Ascending images make the kernels' order of pixels the order of flat indices, by which ties are decided.
         gallery_index = torch.where(inside, gallery_index, -1).sort(dim=1).values
     plan = plan_cuda(query, gallery, kappa, slots, upsample, bfloat16, engine)
-    options = {"device": query[0].device}
+    where = query[0].device
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
-    distances = torch.empty(rows, kappa, dtype=torch.float32, **options)
-    indices = torch.empty(rows, kappa, dtype=torch.int64, **options)
-    counters = torch.zeros(2, dtype=torch.int32, **options)
-    workspace = torch.empty(plan["workspace_bytes"], dtype=torch.uint8, **options)
+    distances = torch.empty(rows, kappa, dtype=torch.float32, device=where)
+    indices = torch.empty(rows, kappa, dtype=torch.int64, device=where)
+    counters = torch.zeros(2, dtype=torch.int32, device=where)
+    workspace = torch.empty(plan["workspace_bytes"], dtype=torch.uint8, device=where)
     _translated(
         engine.cuda_search,
         engine,

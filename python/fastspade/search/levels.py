@@ -17,9 +17,14 @@ class Levels(Protocol):
     where they are in memory, None where they are not.
     """
 
-    shapes: tuple[Shape, ...]
-    dtype: torch.dtype
-    whole: tuple[torch.Tensor, ...] | None
+    @property
+    def shapes(self) -> tuple[Shape, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def whole(self) -> tuple[torch.Tensor, ...] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -33,7 +38,7 @@ class MemoryLevels:
 
     def __init__(self, levels: Sequence[torch.Tensor]) -> None:
         self.whole = tuple(levels)
-        self.shapes = tuple(tuple(level.shape[1:]) for level in self.whole)
+        self.shapes = shapes_of(self.whole)
         self.dtype = self.whole[0].dtype
 
     def __len__(self) -> int:
@@ -41,6 +46,11 @@ class MemoryLevels:
 
     def gather(self, images: torch.Tensor) -> list[torch.Tensor]:
         return [level[images] for level in self.whole]
+
+
+def shapes_of(levels: Sequence[torch.Tensor]) -> tuple[Shape, ...]:
+    """(C_l, H_l, W_l) of levels (N, C_l, H_l, W_l)."""
+    return tuple((level.shape[1], level.shape[2], level.shape[3]) for level in levels)
 
 
 def image_bytes(levels: Levels) -> int:

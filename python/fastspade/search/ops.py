@@ -5,12 +5,16 @@ fastspade::prepare_gallery and fastspade::pyramid_knn take checked arguments; `f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from fastspade.errors import InputError
 from fastspade.search.cpu import search_cpu
 from fastspade.search.cuda import OPERANDS, prepare_gallery_cuda, search_cuda
 from fastspade.search.validation import UPSAMPLES
+
+Answer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # distances, indices, counters
 
 _library = torch.library.Library("fastspade", "DEF")
 _library.define(
@@ -29,22 +33,31 @@ def _bfloat16(operand: str) -> bool:
     return operand == "bfloat16"
 
 
-def _prepare_cpu(gallery, upsample, operand):
+def _prepare_cpu(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -> torch.Tensor:
     # The CPU engine reads the caller's tensors as they are.
     return torch.empty(0, dtype=torch.uint8)
 
 
-def _prepare_cuda(gallery, upsample, operand):
+def _prepare_cuda(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -> torch.Tensor:
     return prepare_gallery_cuda(list(gallery), UPSAMPLES[upsample], _bfloat16(operand))
 
 
-def _prepare_fake(gallery, upsample, operand):
+def _prepare_fake(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -> torch.Tensor:
     if gallery[0].device.type == "cpu":
         return torch.empty(0, dtype=torch.uint8)
     return gallery[0].new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
 
 
-def _search_cpu(query, gallery, prepared, kappa, gallery_index, upsample, precision, operand):
+def _search_cpu(
+    query: Sequence[torch.Tensor],
+    gallery: Sequence[torch.Tensor],
+    prepared: torch.Tensor | None,
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    upsample: str,
+    precision: str,
+    operand: str,
+) -> Answer:
     if gallery_index is not None:
         low, high, images = int(gallery_index.min()), int(gallery_index.max()), gallery[0].shape[0]
         if low < 0 or high >= images:
@@ -55,7 +68,16 @@ def _search_cpu(query, gallery, prepared, kappa, gallery_index, upsample, precis
     return distances, indices, torch.tensor([counts["pairs"], counts["fine_pairs"], counts["exact_pairs"]])
 
 
-def _search_cuda(query, gallery, prepared, kappa, gallery_index, upsample, precision, operand):
+def _search_cuda(
+    query: Sequence[torch.Tensor],
+    gallery: Sequence[torch.Tensor],
+    prepared: torch.Tensor | None,
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    upsample: str,
+    precision: str,
+    operand: str,
+) -> Answer:
     return search_cuda(
         list(query),
         list(gallery),
@@ -68,7 +90,16 @@ def _search_cuda(query, gallery, prepared, kappa, gallery_index, upsample, preci
     )
 
 
-def _search_fake(query, gallery, prepared, kappa, gallery_index, upsample, precision, operand):
+def _search_fake(
+    query: Sequence[torch.Tensor],
+    gallery: Sequence[torch.Tensor],
+    prepared: torch.Tensor | None,
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    upsample: str,
+    precision: str,
+    operand: str,
+) -> Answer:
     first = query[0]
     rows = first.shape[0] * first.shape[2] * first.shape[3]
     on_cpu = first.device.type == "cpu"
@@ -86,5 +117,7 @@ _library.impl("pyramid_knn", _search_cuda, "CUDA")
 torch.library.register_fake("fastspade::prepare_gallery", _prepare_fake, lib=_library)
 torch.library.register_fake("fastspade::pyramid_knn", _search_fake, lib=_library)
 
-prepare_gallery = torch.ops.fastspade.prepare_gallery.default
-search = torch.ops.fastspade.pyramid_knn.default
+prepare_gallery: Callable[[Sequence[torch.Tensor], str, str], torch.Tensor] = torch.ops.fastspade.prepare_gallery.default
+search: Callable[
+    [Sequence[torch.Tensor], Sequence[torch.Tensor], torch.Tensor | None, int, torch.Tensor | None, str, str, str], Answer
+] = torch.ops.fastspade.pyramid_knn.default

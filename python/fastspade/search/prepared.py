@@ -34,4 +34,5 @@ class PreparedGallery:
     @property
     def nbytes(self) -> int:
         """Bytes held beyond the given tensors."""
-        return self.buffer.numel()
+        count: int = self.buffer.numel()
+        return count

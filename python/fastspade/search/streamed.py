@@ -89,6 +89,7 @@ def _on_cpu(
     is read is what it is compared with. Without a gallery_index every part is searched for all of them."""
     source = gallery.source
     pixels = source.shapes[0][1] * source.shapes[0][2]
+    tasks: list[tuple[int | None, torch.Tensor]]
     if gallery_index is None:
         tasks = [(None, part) for part in parts_of(source, torch.arange(len(source)), gallery.part_bytes)]
     else:

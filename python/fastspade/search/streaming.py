@@ -8,7 +8,7 @@ answer over all of it, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -38,10 +38,12 @@ def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch
     """The levels of each part, the next one read by a thread meanwhile. No more than two are held, if the caller drops one
     before it asks for the next."""
     with ThreadPoolExecutor(1, thread_name_prefix="fastspade-read") as reader:
-        coming = reader.submit(source.gather, parts[0])
-        for number in range(len(parts)):
+        number = 0
+        coming: Future[list[torch.Tensor]] | None = reader.submit(source.gather, parts[0])
+        while coming is not None:
             levels = coming.result()
-            coming = reader.submit(source.gather, parts[number + 1]) if number + 1 < len(parts) else None
+            number += 1
+            coming = reader.submit(source.gather, parts[number]) if number < len(parts) else None
             yield levels
             del levels
 
@@ -65,12 +67,13 @@ class _Conveyor:
             event = self.copied[turn]
             if event is not None:
                 event.synchronize()  # the staging memory is free again once its last copy has left
-            if self.pinned[turn] is None:
-                self.pinned[turn] = [
+            pinned = self.pinned[turn]
+            if pinned is None:
+                pinned = self.pinned[turn] = [
                     torch.empty((len(self.parts[0]), *shape), dtype=self.source.dtype, pin_memory=True)
                     for shape in self.source.shapes
                 ]
-            sources = [stage[: len(images)] for stage in self.pinned[turn]]
+            sources = [stage[: len(images)] for stage in pinned]
             if self.host:
                 for level, stage in zip(self.host, sources, strict=True):
                     torch.index_select(level, 0, images, out=stage)
@@ -113,7 +116,7 @@ def search_streamed(
     `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part.
     Waits for the device only where host memory must be reused.
     """
-    stored = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
+    stored: Levels = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
     images = len(stored)
     pixels = stored.shapes[0][1] * stored.shapes[0][2]
     host_index = None if gallery_index is None else gallery_index.cpu()

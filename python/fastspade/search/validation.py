@@ -64,7 +64,7 @@ def check_pyramid(name: str, levels: object) -> list[torch.Tensor]:
 def check_kappa(kappa: object, available: int, what: str) -> int:
     if isinstance(kappa, bool) or not hasattr(kappa, "__index__"):
         raise DtypeError(f"kappa must be an integer, got {type(kappa).__name__}")
-    value = kappa.__index__()
+    value: int = kappa.__index__()
     if not 1 <= value <= available:
         raise InputError(f"kappa must be between 1 and the number of gallery {what} searched ({available}), got {value}")
     return value

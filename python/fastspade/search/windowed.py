@@ -39,13 +39,15 @@ def windowed_pyramid_knn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contract of `pyramid_knn`, over gallery pixels at most `radius` rows and columns from the query pixel's place.
 
-    gallery: levels, or where they are read from, an image at a time. radius: (rows, columns) of the finest level, 0 or more. kappa must fit in the window of a corner pixel. Exact, as
-    pyramid_knn is: distances (B, H_1, W_1, kappa) float32, ascending, ties to the lower index; indices int64.
+    gallery: levels, or where they are read from, an image at a time. radius: (rows, columns) of the finest level, 0 or more.
+    kappa must fit in the window of a corner pixel. Exact, as pyramid_knn is: distances (B, H_1, W_1, kappa) float32,
+    ascending, ties to the lower index; indices int64.
     """
     queries = check_pyramid("query", query)
     if isinstance(gallery, Sequence):
-        gallery = MemoryLevels(check_pyramid("gallery", gallery))
-        check_pair(queries, gallery.whole)
+        checked = check_pyramid("gallery", gallery)
+        check_pair(queries, checked)
+        gallery = MemoryLevels(checked)
     check_choice("upsample", upsample, list(UPSAMPLES))
     device, count = queries[0].device, len(queries[0])
     if gallery_index is None:
@@ -102,7 +104,8 @@ class _Tile:
 
     @property
     def near_width(self) -> int:
-        return self.near_columns.stop - self.near_columns.start
+        width: int = self.near_columns.stop - self.near_columns.start
+        return width
 
     @classmethod
     def at(cls, top: int, left: int, size: tuple[int, int], radius: tuple[int, int], device: torch.device) -> _Tile:
@@ -135,7 +138,8 @@ def _candidates(
     elif gram.shape[1] >= kappa:
         limit = torch.minimum(limit, (gram.topk(kappa, largest=False).values[:, -1] + norms) * tie - norms)
     limit = (limit + 2 * slack).clamp(max=torch.finfo(torch.float64).max)  # so that nothing outside the window passes
-    return (gram <= limit[:, None]).nonzero(as_tuple=True)
+    row, column = (gram <= limit[:, None]).nonzero(as_tuple=True)
+    return row, column
 
 
 def _merge(
@@ -146,9 +150,11 @@ def _merge(
     every = torch.arange(rows, device=row.device)
     row = torch.cat([every.repeat_interleave(kappa), row])
     direct, flat = torch.cat([best.flatten(), direct]), torch.cat([place.flatten(), flat])
-    for key in (lambda: flat, lambda: direct, lambda: row):  # least significant key first; equals keep their order
-        order = key().argsort(stable=True)
-        row, direct, flat = row[order], direct[order], flat[order]
+    columns = [flat, direct, row]
+    for key in range(3):  # least significant first; equals keep their order
+        order = columns[key].argsort(stable=True)
+        columns = [column[order] for column in columns]
+    flat, direct, row = columns
     kept = (torch.searchsorted(row, every)[:, None] + torch.arange(kappa, device=row.device)).flatten()
     return direct[kept].view(rows, kappa), flat[kept].view(rows, kappa)
 

@@ -79,4 +79,5 @@ def _plotly_script() -> str:
         raise MissingDependencyError(
             'report.html needs plotly; install the extra: pip install "fastspade[eval]" (or run with --no-report)'
         ) from error
-    return get_plotlyjs().replace("</script", "<\\/script")
+    script: str = get_plotlyjs()
+    return script.replace("</script", "<\\/script")

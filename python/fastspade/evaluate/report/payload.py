@@ -84,10 +84,11 @@ def _image(one: ScoredTest, scale: tuple[float, float], root: Path) -> dict[str,
 def _levels(anomaly_map: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """The map at up to MAP_SIDE as 256 levels whose squares are evenly spaced: finer near the threshold than near the top."""
     values = torch.from_numpy(anomaly_map)[None, None]
-    size = [min(MAP_SIDE, side) for side in anomaly_map.shape]
-    small = F.adaptive_avg_pool2d(values, size)[0, 0].numpy()
+    size = (min(MAP_SIDE, anomaly_map.shape[0]), min(MAP_SIDE, anomaly_map.shape[1]))
+    small: np.ndarray = F.adaptive_avg_pool2d(values, size)[0, 0].numpy()
     low, high = scale
-    return np.rint(255 * np.sqrt(((small - low) / ((high - low) or 1.0)).clip(0, 1))).astype(np.uint8)
+    levels: np.ndarray = np.rint(255 * np.sqrt(((small - low) / ((high - low) or 1.0)).clip(0, 1)))
+    return levels.astype(np.uint8)
 
 
 def _normal(path: Path, model: Spade, root: Path) -> dict[str, Any]:
