@@ -82,8 +82,8 @@ class Spade(MemoryBankMixin, AnomalibModule):
         read = load_backbone(
             source._module, layers=source.layers, embedding=source.embedding, mean=(0, 0, 0), std=(1, 1, 1)
         )
-        options = dict(k=k, k_image=k_image, kappa=kappa, upsample=upsample, sigma=sigma)
-        scored = dict(image_score=image_score, local_average=local_average)
+        options: dict[str, Any] = dict(k=k, k_image=k_image, kappa=kappa, upsample=upsample, sigma=sigma)
+        scored: dict[str, Any] = dict(image_score=image_score, local_average=local_average)
         self.model = SpadeModel(FastSpade(read, device="cpu", progress=False, **options, **scored))
 
     @classmethod

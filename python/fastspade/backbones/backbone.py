@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ class Backbone:
         self._module = module.eval().to(device).to(memory_format=torch.channels_last)
         self._shift = torch.tensor(self._mean, device=device).view(1, 3, 1, 1)
         self._scale = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
-        self._running = threading.Lock()  # the hooks of a forward pass sit on the module, which threads share
+        # The hooks of a forward pass sit on the module, which threads share.
+        self._running: AbstractContextManager[bool | None] = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_running"}

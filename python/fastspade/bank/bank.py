@@ -229,7 +229,7 @@ class Bank:
 
     def remove(self, ids: Iterable[int]) -> None:
         """Remove images by their ids. Raises InputError for ids that are not there, and where none would be left."""
-        wanted = [ids] if isinstance(ids, int) else list(ids)
+        wanted: list[int] = [ids] if isinstance(ids, int) else list(ids)
         if self._store is not None:
             with self._changing:
                 self._store.remove(wanted)

@@ -22,7 +22,8 @@ def add(arguments: argparse.Namespace, model: Spade) -> int:
 
 def remove(arguments: argparse.Namespace, model: Spade) -> int:
     """Take images out of a model, by ids or names, and keep it."""
-    ids = [_id_of(text, model.bank.ids, model.bank.names) for text in arguments.images]
+    bank = model._fitted()
+    ids = [_id_of(text, bank.ids, bank.names) for text in arguments.images]
     model.remove(ids)
     print(f"removed {len(ids)} images")
     return _keep(arguments, model)
@@ -54,4 +55,4 @@ def _keep(arguments: argparse.Namespace, model: Spade) -> int:
 def describe(path: Path, model: Spade) -> str:
     """How many images a saved model holds, and its size on disk."""
     files = [path] if path.is_file() else list(path.iterdir())
-    return f"{path}: {len(model.bank)} normal images, {sum(file.stat().st_size for file in files) / 2**20:.1f} MiB"
+    return f"{path}: {len(model._fitted())} normal images, {sum(file.stat().st_size for file in files) / 2**20:.1f} MiB"

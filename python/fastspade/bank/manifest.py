@@ -94,7 +94,8 @@ class Manifest:
             raise ValueError("its levels are not ordered finest first")
         if values["dtype"] not in STORAGE_DTYPES:
             raise ValueError(f"its dtype is {values['dtype']!r}, not one of {', '.join(STORAGE_DTYPES)}")
-        layout = Layout(shapes, _number(values["embedding"], "embedding", 1), values["dtype"])
+        levels = tuple((shape[0], shape[1], shape[2]) for shape in shapes)
+        layout = Layout(levels, _number(values["embedding"], "embedding", 1), values["dtype"])
         _number(layout.image_bytes, "an image's size", 1)
         shards = tuple(_shard(shard) for shard in _list(values, "shards"))
         if not any(len(shard.gone) < shard.images for shard in shards):
@@ -106,8 +107,8 @@ class Manifest:
                 raise ValueError(f"its {name} are not an object")
         if values["made_by"] is not None and not isinstance(values["made_by"].get("backbone"), dict):
             raise ValueError("its made_by names no backbone")
-        numbers = (_number(values[name], name, 0) for name in ("next_id", "generation"))
-        return cls(layout, shards, *numbers, values["options"], values["made_by"])
+        next_id, generation = (_number(values[name], name, 0) for name in ("next_id", "generation"))
+        return cls(layout, shards, next_id, generation, values["options"], values["made_by"])
 
 
 def sealed(body: bytes) -> bytes:
@@ -155,9 +156,10 @@ def _number(value: Any, name: str, least: int, most: int = MOST_NUMBER) -> int:
 
 
 def _list(values: dict[str, Any], name: str) -> list[Any]:
-    if not isinstance(values[name], list):
+    found = values[name]
+    if not isinstance(found, list):
         raise ValueError(f"its {name} are not a list")
-    return values[name]
+    return found
 
 
 def _as_bits(gone: frozenset[int], images: int) -> str:

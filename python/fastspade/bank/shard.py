@@ -91,7 +91,8 @@ class Shard:
         self._verified[:] = False
 
     def checksum(self, row: int) -> bytes:
-        return self._sums[row].tobytes()
+        sha: bytes = self._sums[row].tobytes()
+        return sha
 
     def read(self, rows: Sequence[int], out: torch.Tensor) -> None:
         """The features of `rows` into out (len(rows), width), each verified the first time it is read."""

@@ -82,6 +82,7 @@ class ShardWriter:
         self._names = bytearray()
 
     def _close(self) -> None:
+        assert self._file is not None
         count = len(self._ids)
         tail = b"".join(
             [
@@ -103,6 +104,7 @@ class ShardWriter:
         self._records.append(ShardRecord(self._path.name, count, len(self._names), hashlib.sha256(tail).hexdigest()))
 
     def _write(self, data: memoryview, at: int) -> None:
+        assert self._file is not None
         done = 0
         while done < len(data):
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from fastspade.bank.shard_writer import SHARD_BYTES, ShardWriter
 from fastspade.bank.snapshot import Snapshot, check_alike, stored
 from fastspade.errors import InputError, StorageError
 from fastspade.features import Features
-from fastspade.search.levels import Shape
+from fastspade.search.levels import Shape, shapes_of
 
 
 class FileLevels:
@@ -153,8 +153,8 @@ def write_shards(
         for part in parts:
             check_alike(layout.shapes, layout.embedding, part)
             if numbers is None:
-                mine = range(first_id, first_id + len(part.names))
-                first_id = mine.stop
+                mine: Sequence[int] = range(first_id, first_id + len(part.names))
+                first_id += len(mine)
             else:
                 mine = [next(numbers) for _ in part.names]
             rows = layout.join(stored(part.pyramid, layout.torch_dtype, part.names))
@@ -192,7 +192,7 @@ def write_bank(
         first = next(parts, None)
         if first is None:
             raise InputError("normal_images holds no images; at least one is needed")
-        shapes = tuple(tuple(level.shape[1:]) for level in first.pyramid)
+        shapes = shapes_of(first.pyramid)
         layout = Layout(shapes, first.embeddings.shape[1], dtype)
 
         def every() -> Iterator[Features]:

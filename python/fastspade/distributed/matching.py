@@ -33,12 +33,17 @@ class ShardedMatcher(Matcher):
             raise InputError(f"window needs kappa=1 with a sharded bank, got kappa={self.kappa}")
 
     def _search(
-        self, pyramid: list[torch.Tensor], bank: ShardedResident, used: torch.Tensor, size: tuple[int, int]
+        self,
+        pyramid: list[torch.Tensor],
+        bank: ShardedResident,  # type: ignore[override]  # a sharded Spade gives its matcher nothing else
+        used: torch.Tensor,
+        size: tuple[int, int],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ranks, height, width = bank.bank.ranks, *pyramid[0].shape[-2:]
         distances, indices = ranks.together("stage 2", lambda: self._own(pyramid, bank, used, size))
-        answer = merged(ranks, "stage 2", distances.flatten(0, 2), indices.flatten(0, 2), self.kappa)
-        return tuple(found.view(len(used), height, width, self.kappa) for found in answer)
+        distances, indices = merged(ranks, "stage 2", distances.flatten(0, 2), indices.flatten(0, 2), self.kappa)
+        shape = (len(used), height, width, self.kappa)
+        return distances.view(shape), indices.view(shape)
 
     def _own(
         self, pyramid: list[torch.Tensor], bank: ShardedResident, used: torch.Tensor, size: tuple[int, int]

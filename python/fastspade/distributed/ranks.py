@@ -34,7 +34,10 @@ class Ranks:
             )
         self.timeout = float(timeout)
         with self._waiting("the others to join"):
-            self._group = dist.new_group(timeout=timedelta(seconds=self.timeout))  # its own, for its own timeout
+            group = dist.new_group(timeout=timedelta(seconds=self.timeout))  # its own, for its own timeout
+        if not isinstance(group, dist.ProcessGroup):
+            raise RankError("this process is not one of the group's ranks")
+        self._group = group
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         nccl = dist.get_backend(self._group) == "nccl"
         self._wire = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
@@ -58,10 +61,11 @@ class Ranks:
 
     def broadcast(self, what: str, value: T | None, source: int) -> T:
         """The value of rank `source`; what the others pass is ignored."""
-        values = [value]
+        values: list[Any] = [value]
         with self._waiting(what):
             dist.broadcast_object_list(values, src=source, group=self._group)
-        return values[0]
+        sent: T = values[0]
+        return sent
 
     def gather_tensors(self, what: str, tensor: torch.Tensor) -> list[torch.Tensor]:
         """The tensors of all ranks, which have one shape and type, on the device of this rank's."""
@@ -110,7 +114,7 @@ class Ranks:
                 raise failure
             if failure is not None:
                 raise RankError(f"rank {rank} failed at {what}: {failure}")
-        return result  # type: ignore[return-value]
+        return result  # type: ignore[return-value]  # where it is None, that is what work() returned
 
 
 def _portable(error: Exception) -> FastspadeError | str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from fastspade.bank import Bank
+from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.bank.stored import write_bank
 from fastspade.distributed.bank import ShardedBank, share
@@ -37,12 +37,18 @@ class DistributedSpade(Spade):
     one batch, or its share of fit.
     """
 
+    # Spade's methods work on its parts through a few of their attributes, which those of a sharded bank have too.
+    bank: ShardedBank | None  # type: ignore[assignment]  # in place of a Bank
+    _resident: ShardedResident | None  # type: ignore[assignment]  # in place of a ResidentBank
+
     def __init__(self, *args: Any, timeout: float = TIMEOUT, **options: Any) -> None:
         self.ranks = Ranks(timeout)
         super().__init__(*args, **options)
         self.progress = self.progress and self.ranks.rank == 0
 
-    def fit(self, normal_images: Any, *, skip_bad: bool = False) -> DistributedSpade:
+    def fit(  # type: ignore[override]  # Spade's has a path: to a folder that only one process may write
+        self, normal_images: Any, *, skip_bad: bool = False
+    ) -> DistributedSpade:
         """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
         extractor = self._extractor
 
@@ -82,13 +88,13 @@ class DistributedSpade(Spade):
             memory_limit=whole.memory_limit,
             **whole.options(),
         )
-        model.bank, model.threshold = ShardedBank.part_of(whole.bank, model.ranks), whole.threshold
+        model.bank, model.threshold = ShardedBank.part_of(whole._fitted(), model.ranks), whole.threshold
         return model
 
     def save(self, path: str | Path) -> None:
         """As Spade.save, by rank 0. Into a folder the images go batch by batch; for one file (.safetensors) the whole bank is
         brought together, which must fit in each rank's memory."""
-        bank = self._fitted()
+        bank = cast(ShardedBank, self._fitted())
         if Path(path).suffix == ".safetensors":
             whole = bank.gathered()
             self.ranks.together("saving", lambda: self._save_whole(whole, path) if self.ranks.rank == 0 else None)
@@ -117,7 +123,9 @@ class DistributedSpade(Spade):
     def _open_here(self, images: Any, skip_bad: bool, argument: str) -> ImageSource:
         return super()._open(images, skip_bad, argument)
 
-    def _open(self, images: Any, skip_bad: bool, argument: str) -> SharedSource:
+    def _open(  # type: ignore[override]  # a SharedSource has what Spade asks of an ImageSource
+        self, images: Any, skip_bad: bool, argument: str
+    ) -> SharedSource:
         return SharedSource(self.ranks, lambda: self._open_here(images, skip_bad, argument))
 
     def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -135,12 +143,12 @@ class DistributedSpade(Spade):
         embeddings, *pyramid = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return embeddings, pyramid
 
-    def _resident_bank(self, bank: ShardedBank) -> ShardedResident:
+    def _resident_bank(self, bank: ShardedBank) -> ShardedResident:  # type: ignore[override]  # for ShardedMatcher alone
         known, wanted = self._resident, (self._search_device, self.upsample, self.memory_limit)
         if known is None or known.bank is not bank or known.options != wanted:
             known = self._resident = ShardedResident(bank, *wanted)
         return known
 
-    def _matcher(self, bank: ShardedBank, left_out: int = 0) -> Matcher:
-        plain = super()._matcher(bank, left_out)
+    def _matcher(self, bank: ShardedBank, left_out: int = 0) -> Matcher:  # type: ignore[override]  # it asks for its length
+        plain = super()._matcher(cast(Snapshot, bank), left_out)
         return ShardedMatcher(**vars(plain))

@@ -23,6 +23,9 @@ class Network(nn.Module):
     forward(images (B, 3, H, W) in [0, 1]) -> embedding (B, E) and pyramid of (B, C_l, H_l, W_l), all float32.
     """
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.network = copy.deepcopy(backbone._module).requires_grad_(False)

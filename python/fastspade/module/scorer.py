@@ -26,6 +26,11 @@ class Scorer(nn.Module):
     search multiplies: made again when the module is moved or loaded, and no part of the state dict.
     """
 
+    embeddings: torch.Tensor
+    smooth_rows: torch.Tensor
+    smooth_columns: torch.Tensor
+    prepared: torch.Tensor | None
+
     def __init__(self, model: Spade) -> None:
         super().__init__()
         for name, refused in (("image_score", model.image_score == "reweighted"), ("window", model.window is not None)):
@@ -40,7 +45,7 @@ class Scorer(nn.Module):
         for name in ("embeddings", *self._levels, "smooth_rows", "smooth_columns"):
             self.register_buffer(name, torch.empty(0, device=model.device))
         self.register_buffer("prepared", None, persistent=False)
-        self.register_load_state_dict_post_hook(_prepare_loaded)
+        self.register_load_state_dict_post_hook(_prepare_loaded)  # type: ignore[no-untyped-call, unused-ignore]  # torch's
 
     def remember(self, embeddings: torch.Tensor, pyramid: Sequence[torch.Tensor], size: tuple[int, int]) -> None:
         """Take the features of N normal images, which were size (H, W), as the bank."""
@@ -97,7 +102,7 @@ class Scorer(nn.Module):
             self.prepared = ops.prepare_gallery(self._bank(), self.upsample, OPERAND)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Scorer:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]  # torch's
         self._prepare()  # moved or converted levels
         return self
 

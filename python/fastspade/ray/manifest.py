@@ -30,7 +30,7 @@ def model_fingerprint(model: str | os.PathLike[str] | Spade) -> str:
         digest.update(json.dumps(described, sort_keys=True).encode())
         for tensor in (bank.embeddings, *bank.pyramid):
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
     path = Path(model)
     if path.is_dir():

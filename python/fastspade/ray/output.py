@@ -49,7 +49,8 @@ def decode_map(row: Mapping[str, Any]) -> np.ndarray:
     """
     with Image.open(io.BytesIO(row["map"])) as image:
         pixels = np.asarray(image, dtype=np.float64)
-    return (row["map_low"] + pixels / 65535 * (row["map_high"] - row["map_low"])).astype(np.float32)
+    values: np.ndarray = row["map_low"] + pixels / 65535 * (row["map_high"] - row["map_low"])
+    return values.astype(np.float32)
 
 
 def start_row(image: ScoredImage, with_map: bool, pool: Executor) -> Future[dict[str, Any]]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -126,8 +126,9 @@ def score(
     if isinstance(model, Spade) and model.device.type != "cpu":
         raise DeviceError(f"model is on {model.device}; save it and pass its path")
     kept = ray.put(Shipped.pack(model)) if isinstance(model, Spade) else None  # held here: restarted actors need it again
+    counter: Any = Attempts  # ray.remote has made it an actor's class
     job = Job(
-        model=os.path.abspath(model) if kept is None else kept,
+        model=kept if isinstance(model, Spade) else os.path.abspath(model),
         output=place,
         device="cuda" if num_gpus else "cpu",
         batch_size=batch_size,
@@ -142,7 +143,7 @@ def score(
         weights=None if weights is None else os.path.abspath(weights),
         image_column=image_column,
         name_column=name_column,
-        attempts=Attempts.options(num_cpus=0, max_restarts=-1).remote(),
+        attempts=counter.options(num_cpus=0, max_restarts=-1).remote(),
     )
     options = {name: getattr(job, name) for name in _SCORES_DEPEND_ON} | {"images_per_part": images_per_part}
     claim(place, {"model": fingerprint, "options": options, "images": source})
@@ -188,11 +189,11 @@ def _score_rows(
     done = set(_names(job.output, there))
     if done:
         kept = ray.put(done)
-        column = job.name_column
+        column = cast(str, job.name_column)  # check_column's
 
         def left(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             known = ray.get(kept)
-            keep = np.array([str(name) not in known for name in batch[column]], dtype=bool)
+            keep = np.array([str(name) not in known for name in batch[column]], dtype=np.bool_)
             return {name: values[keep] for name, values in batch.items()}
 
         dataset = dataset.map_batches(left, batch_size=None)

@@ -170,5 +170,5 @@ def check_column(argument: str, name: str | None, usual: Sequence[str], columns:
 
 def _holds_bytes(kind: Any) -> bool:
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+        return bool(kind.get_field_index("bytes") >= 0) and _holds_bytes(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))

@@ -27,7 +27,7 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        return self.filesystem.type_name == "local"
+        return bool(self.filesystem.type_name == "local")
 
     @property
     def name(self) -> str:
@@ -45,7 +45,7 @@ class Place:
         return self.filesystem.get_file_info(self.path)
 
     def exists(self) -> bool:
-        return self.info().type != pafs.FileType.NotFound
+        return bool(self.info().type != pafs.FileType.NotFound)
 
     def files(self, *, recursive: bool) -> list[pafs.FileInfo]:
         """The files under this folder, sorted by path, those in hidden folders or with hidden names left out."""
@@ -62,7 +62,8 @@ class Place:
         """The whole file. Raises MissingFileError where there is none, OSError where it cannot be read."""
         try:
             with self.filesystem.open_input_stream(self.path, compression=None) as file:
-                return file.read()
+                data: bytes = file.read()
+                return data
         except FileNotFoundError as error:
             raise MissingFileError(f"no such file: {self.name}") from error
 

@@ -9,14 +9,16 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import ray
 import torch
 
+from fastspade.decode import Decoded
 from fastspade.errors import EngineError, FastspadeError, ImageReadError, MissingFileError
 from fastspade.images import Entry
 from fastspade.ray.output import part_bytes, part_counts, start_row, unreadable_row
@@ -50,7 +52,7 @@ class Job:
 
     def load(self) -> Spade:
         if isinstance(self.model, ray.ObjectRef):
-            model = ray.get(self.model).unpack()
+            model: Spade = ray.get(self.model).unpack()
         else:
             model = Spade.load(self.model, backbone=self.backbone, device=self.device, weights=self.weights)
         model.batch_size, model.num_workers, model.progress = self.batch_size, self.num_workers, False
@@ -90,19 +92,21 @@ class Scorer:
             begun = time.perf_counter()
             if self.model is None:
                 self.model = self.job.load()
-            rows = self._score(read())
+            rows = self._score(self.model, read())
             about = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": round(time.perf_counter() - begun, 4)}
             place.write(part_bytes(rows, {"fastspade": json.dumps(about)}))
             return _answer(file, len(rows), sum(row["error"] is not None for row in rows))
         except (FastspadeError, OSError) as error:
             return _answer(file, 0, 0, ray.cloudpickle.dumps(error))
 
-    def _score(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    def _score(self, model: Spade, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         failed: dict[int, FastspadeError] = {}
         watched = [Entry(entry.name, _watched(entry, i, failed)) for i, entry in enumerate(entries)]
-        job, rows, waiting = self.job, [], deque()
+        job = self.job
+        rows: list[dict[str, Any]] = []
+        waiting: deque[Future[dict[str, Any]]] = deque()
         try:
-            for image in self.model.score_batches(
+            for image in model.score_batches(
                 watched, skip_bad=job.skip_bad, threshold=job.threshold, pixel_threshold=job.pixel_threshold
             ):
                 waiting.append(start_row(image, job.maps, self.pool))
@@ -125,7 +129,7 @@ class PartScorer(Scorer):
         answers = []
         for number, pickled in zip(batch["number"], batch["part"], strict=True):
             part = ray.cloudpickle.loads(bytes(pickled))
-            answers.append(self.answer(part_file(int(number)), lambda part=part: part_entries(part, self.job.max_pixels)))
+            answers.append(self.answer(part_file(int(number)), partial(part_entries, part, self.job.max_pixels)))
         return _columns(answers)
 
 
@@ -133,7 +137,8 @@ class RowScorer(Scorer):
     """Takes rows of a Ray dataset: a batch is a part, named by what is in it."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        entries = row_entries(batch, self.job.image_column, self.job.name_column, self.job.max_pixels)
+        image_column, name_column = cast(str, self.job.image_column), cast(str, self.job.name_column)  # check_column's
+        entries = row_entries(batch, image_column, name_column, self.job.max_pixels)
         digest = hashlib.sha256("\0".join(entry.name for entry in entries).encode()).hexdigest()[:32]
         return _columns([self.answer(f"part-{digest}.parquet", lambda: entries)])
 
@@ -142,10 +147,10 @@ def part_file(number: int) -> str:
     return f"part-{number:09d}.parquet"
 
 
-def _watched(entry: Entry, position: int, failed: dict[int, FastspadeError]):
+def _watched(entry: Entry, position: int, failed: dict[int, FastspadeError]) -> Callable[[], Decoded]:
     """The entry's loader, which also notes that the image at `position` could not be read."""
 
-    def load():
+    def load() -> Decoded:
         try:
             return entry.load()
         except (ImageReadError, MissingFileError) as error:
