@@ -1,17 +1,24 @@
-"""What type checkers are told: the compiled module's stub names what the module has."""
+"""What type checkers are told: mypy passes the package strictly, users see the types meant, the stub is of the module."""
 
 from __future__ import annotations
 
 import ast
+import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import fastspade._engine as engine
+from fastspade import Spade
+from fastspade.arguments import Options
 
+ROOT = Path(__file__).parents[1]
 INSTALLED = Path(engine.__file__).parent
-BINDINGS = Path(__file__).parents[1] / "csrc" / "bindings"
+BINDINGS = ROOT / "csrc" / "bindings"
 OF_CUDA = re.compile(r"cuda_(?!architectures)|Cuda")  # only in a build with the CUDA engine
 
 
@@ -58,3 +65,41 @@ def test_the_stub_names_the_cuda_functions_that_the_bindings_define():
 
 def test_the_package_says_that_it_is_typed():
     assert (INSTALLED / "py.typed").read_bytes() == b""
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory):
+    """Runs mypy as pyproject.toml says, here or in an empty folder: there the package is the installed one, as users have it."""
+    pytest.importorskip("mypy", reason="mypy is not installed (extra 'test')")
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("the tests do not run from a source checkout")
+    cache, elsewhere = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("elsewhere")
+
+    def run(*arguments: str, where: Path = elsewhere) -> None:
+        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(cache)]
+        environment = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
+        ended = subprocess.run([*command, *arguments], cwd=where, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    return run
+
+
+def test_users_see_the_types_meant(mypy):
+    mypy(str(ROOT / "tests" / "typed_use.py"))
+
+
+def test_the_package_passes_mypy_strictly(mypy):
+    mypy(where=ROOT)
+
+
+def test_no_error_is_ignored_without_its_code_and_a_reason():
+    if not BINDINGS.exists():
+        pytest.skip("the tests do not run from a source checkout")
+    for file in (ROOT / "python" / "fastspade").rglob("*.py"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            assert "type: ignore" not in line or re.search(r"# type: ignore\[[\w, -]+\]  # \w", line), f"{file}: {line}"
+
+
+def test_the_type_of_the_options_has_those_of_spade():
+    options = [name for name in inspect.signature(Spade).parameters if name != "backbone"]
+    assert sorted(Options.__annotations__) == sorted(options)

@@ -49,15 +49,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name in ("evaluate", "ray", "distributed"):  # packages of their own: fastspade.evaluate.roc_auc(labels, scores)
-        return importlib.import_module(f"fastspade.{name}")
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'fastspade' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker, a name that there is not is an error
+
+    def __getattr__(name: str) -> object:
+        if name in ("evaluate", "ray", "distributed"):  # packages of their own: fastspade.evaluate.roc_auc(labels, scores)
+            return importlib.import_module(f"fastspade.{name}")
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'fastspade' has no attribute {name!r}")
+        value = getattr(importlib.import_module(home), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,9 @@ from fastspade.backbones import Backbone
 from fastspade.errors import FastspadeError
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
 from fastspade.progress import progress_bar
+
+if TYPE_CHECKING:
+    from fastspade.arguments import Images
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Extractor:
     max_pixels: int | None = DEFAULT_MAX_PIXELS
     progress: bool = False
 
-    def open(self, images: Any, *, skip_bad: bool = False, argument: str = "images") -> ImageSource:
+    def open(self, images: Images, *, skip_bad: bool = False, argument: str = "images") -> ImageSource:
         """Images of any kind that `fastspade.images.open_source` takes, as batches for the backbone."""
         return open_source(
             images,
@@ -73,7 +76,7 @@ class Extractor:
         embeddings, pyramid = self.backbone(pixels)
         return embeddings[:count], [level[:count] for level in pyramid]
 
-    def stream(self, images: Any, *, skip_bad: bool = False, argument: str = "images", task: str = "add") -> FeatureStream:
+    def stream(self, images: Images, *, skip_bad: bool = False, argument: str = "images", task: str = "add") -> FeatureStream:
         """The features of images, in host memory, batch by batch."""
         return FeatureStream(self, self.open(images, skip_bad=skip_bad, argument=argument), task)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from fastspade.errors import DeviceError, DtypeError, FastspadeError, ImageReadE
 from fastspade.geometry import CropBox, centre_crop
 from fastspade.image_file import DEFAULT_MAX_PIXELS, SUFFIXES, check_size
 from fastspade.image_paths import find_files
+
+if TYPE_CHECKING:
+    from fastspade.arguments import Images
 
 __all__ = ["DEFAULT_MAX_PIXELS", "SUFFIXES", "CropBox", "Entry", "ImageBatch", "ImageSource", "as_rgb", "open_source"]
 
@@ -220,7 +223,7 @@ def _collate(batch: list[_Prepared]) -> ImageBatch:
 
 
 def open_source(
-    images: Any,
+    images: Images,
     *,
     resize: int | None = 256,
     crop: int | None = 224,
@@ -383,6 +386,6 @@ def _loader_total(loader: Iterable[Any]) -> int | None:
     if not isinstance(loader, DataLoader) or loader.batch_size is None:
         return None  # other iterables and custom batch samplers do not tell how large their batches are
     try:
-        return len(loader) * loader.batch_size if loader.drop_last else len(loader.sampler)  # type: ignore[arg-type]
+        return len(loader) * loader.batch_size if loader.drop_last else len(loader.sampler)  # type: ignore[arg-type]  # not every sampler has a length
     except TypeError:
         return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastspade import maps
 from fastspade.errors import InputError
@@ -14,6 +15,8 @@ from fastspade.geometry import CropBox
 
 if TYPE_CHECKING:
     from PIL import Image
+
+S = TypeVar("S", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,12 @@ class ScoredImage:
 
     name: str
     score: float
-    anomaly_map: np.ndarray
-    neighbors: np.ndarray
-    neighbor_distances: np.ndarray
-    matched_image: np.ndarray
-    matched_y: np.ndarray
-    matched_x: np.ndarray
+    anomaly_map: NDArray[np.float32]
+    neighbors: NDArray[np.int64]
+    neighbor_distances: NDArray[np.float32]
+    matched_image: NDArray[np.int64]
+    matched_y: NDArray[np.int64]
+    matched_x: NDArray[np.int64]
     picture: Callable[[], Image.Image] = field(repr=False)
     size: tuple[int, int]
     crop: CropBox
@@ -49,7 +52,7 @@ class ScoredImage:
         return bool(self.score > _known(self.threshold, "threshold"))
 
     @property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> NDArray[np.bool_]:
         """(H, W) bool: where the map is above its threshold. Raises InputError where there is none."""
         return self.anomaly_map > _known(self.pixel_threshold, "pixel_threshold")
 
@@ -85,39 +88,39 @@ class Result:
         return [image.name for image in self.images]
 
     @property
-    def image_scores(self) -> np.ndarray:
+    def image_scores(self) -> NDArray[np.float32]:
         return np.array([image.score for image in self.images], dtype=np.float32)
 
     @property
-    def anomaly_maps(self) -> np.ndarray | list[np.ndarray]:
+    def anomaly_maps(self) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         return _stacked([image.anomaly_map for image in self.images])
 
     @property
-    def decisions(self) -> np.ndarray:
+    def decisions(self) -> NDArray[np.bool_]:
         return np.array([image.is_defect for image in self.images], dtype=bool)
 
     @property
-    def masks(self) -> np.ndarray | list[np.ndarray]:
+    def masks(self) -> NDArray[np.bool_] | list[NDArray[np.bool_]]:
         return _stacked([image.mask for image in self.images])
 
     @property
-    def neighbors(self) -> np.ndarray:
+    def neighbors(self) -> NDArray[np.int64]:
         return np.stack([image.neighbors for image in self.images])
 
     @property
-    def neighbor_distances(self) -> np.ndarray:
+    def neighbor_distances(self) -> NDArray[np.float32]:
         return np.stack([image.neighbor_distances for image in self.images])
 
     @property
-    def matched_image(self) -> np.ndarray:
+    def matched_image(self) -> NDArray[np.int64]:
         return np.stack([image.matched_image for image in self.images])
 
     @property
-    def matched_y(self) -> np.ndarray:
+    def matched_y(self) -> NDArray[np.int64]:
         return np.stack([image.matched_y for image in self.images])
 
     @property
-    def matched_x(self) -> np.ndarray:
+    def matched_x(self) -> NDArray[np.int64]:
         return np.stack([image.matched_x for image in self.images])
 
     def overlay(self, i: int) -> Image.Image:
@@ -134,5 +137,5 @@ class Result:
         return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask)
 
 
-def _stacked(found: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+def _stacked(found: list[NDArray[S]]) -> NDArray[S] | list[NDArray[S]]:
     return np.stack(found) if len({one.shape for one in found}) == 1 else found

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from fastspade.backbones import Backbone
@@ -109,23 +110,23 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         self.offset_ = float(np.percentile(self.training_scores_, 100 * share))
         return self
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
         """(N,) float64: minus Spade's image scores, so that higher is more normal."""
         return -np.asarray(self._score(X).image_scores, dtype=np.float64)
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
         """(N,) float64: score_samples less offset_; below 0 for outliers."""
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any) -> NDArray[np.int_]:
         """(N,) int: 1 for images that look normal, -1 for outliers."""
         return _labels(self.decision_function(X))
 
-    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+    def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int_]:
         """(N,) int: fit, and judge every image of X against all the others; 1 for normal ones, -1 for outliers."""
         return _labels(self.fit(X).training_scores_ - self.offset_)
 
-    def anomaly_maps(self, X: Any) -> np.ndarray | list[np.ndarray]:
+    def anomaly_maps(self, X: Any) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """(N, H, W) float32: where each image differs; a list where the images differ in size. Higher is more anomalous."""
         return self._score(X).anomaly_maps
 
@@ -175,7 +176,7 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         return float(value)
 
 
-def _labels(decision: np.ndarray) -> np.ndarray:
+def _labels(decision: np.ndarray) -> NDArray[np.int_]:
     return np.where(decision >= 0, 1, -1)
 
 

@@ -29,6 +29,8 @@ from fastspade.threshold import LargestValues, Threshold, check_rate, check_thre
 if TYPE_CHECKING:
     from PIL import Image
 
+    from fastspade.arguments import Images
+
 __all__ = ["IMAGE_SCORES", "Result", "ScoredImage", "Spade"]
 
 IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
@@ -129,7 +131,7 @@ class Spade:
 
     # -- fitting
 
-    def fit(self, normal_images: Any, *, skip_bad: bool = False, path: str | Path | None = None) -> Spade:
+    def fit(self, normal_images: Images, *, skip_bad: bool = False, path: str | Path | None = None) -> Spade:
         """Learn what good looks like: extract and keep the features of `normal_images`. Returns self.
 
         normal_images: a path, folder, glob, PIL image, numpy (H, W, 3) uint8, a list of those, a tensor (N, 3, H, W) in
@@ -149,7 +151,7 @@ class Spade:
         self._told_few_images = False
         return self
 
-    def add(self, normal_images: Any, *, skip_bad: bool = False) -> tuple[int, ...]:
+    def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
         """Add normal images to those fitted, without computing theirs again; returns the new images' ids (Bank.add).
 
         A threshold calibrated before is no longer used: call calibrate() again.
@@ -197,7 +199,7 @@ class Spade:
 
     def score(
         self,
-        test_images: Any,
+        test_images: Images,
         *,
         skip_bad: bool = False,
         threshold: float | None = None,
@@ -214,7 +216,7 @@ class Spade:
 
     def score_batches(
         self,
-        test_images: Any,
+        test_images: Images,
         *,
         skip_bad: bool = False,
         threshold: float | None = None,
@@ -371,7 +373,7 @@ class Spade:
 
     # -- helpers
 
-    def _open(self, images: Any, skip_bad: bool, argument: str) -> ImageSource:
+    def _open(self, images: Images, skip_bad: bool, argument: str) -> ImageSource:
         return self._extractor.open(images, skip_bad=skip_bad, argument=argument)
 
     @property

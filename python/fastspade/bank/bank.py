@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from fastspade.bank.stored import StoredBank, write_bank
 from fastspade.errors import InputError
 from fastspade.features import Extractor, Features
 from fastspade.search.levels import MemoryLevels, Shape
+
+if TYPE_CHECKING:
+    from fastspade.arguments import Images
 
 MERGED_AT_ONCE = 16  # images
 
@@ -201,7 +204,7 @@ class Bank:
 
     # -- growing and shrinking
 
-    def add(self, images: Any, *, skip_bad: bool = False) -> tuple[int, ...]:
+    def add(self, images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
         """Add normal images of any kind that `Spade.fit` takes, after those that are there; returns their ids.
 
         skip_bad: leave unreadable images out and list them in `skipped`, instead of raising. Nothing is added where

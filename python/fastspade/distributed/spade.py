@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from fastspade.backbones import Backbone
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.bank.stored import write_bank
@@ -19,6 +20,11 @@ from fastspade.features import Features, FeatureStream
 from fastspade.images import ImageSource
 from fastspade.matching import Matcher
 from fastspade.spade import Spade
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastspade.arguments import Images, Options
 
 TIMEOUT = 300.0  # seconds
 
@@ -41,13 +47,19 @@ class DistributedSpade(Spade):
     bank: ShardedBank | None  # type: ignore[assignment]  # in place of a Bank
     _resident: ShardedResident | None  # type: ignore[assignment]  # in place of a ResidentBank
 
-    def __init__(self, *args: Any, timeout: float = TIMEOUT, **options: Any) -> None:
+    def __init__(
+        self,
+        backbone: str | torch.nn.Module | Backbone = "wide_resnet50_2",
+        *,
+        timeout: float = TIMEOUT,
+        **options: Unpack[Options],
+    ) -> None:
         self.ranks = Ranks(timeout)
-        super().__init__(*args, **options)
+        super().__init__(backbone, **options)
         self.progress = self.progress and self.ranks.rank == 0
 
     def fit(  # type: ignore[override]  # Spade's has a path: to a folder that only one process may write
-        self, normal_images: Any, *, skip_bad: bool = False
+        self, normal_images: Images, *, skip_bad: bool = False
     ) -> DistributedSpade:
         """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
         extractor = self._extractor
@@ -120,11 +132,11 @@ class DistributedSpade(Spade):
 
     # -- what of Spade depends on where the bank is
 
-    def _open_here(self, images: Any, skip_bad: bool, argument: str) -> ImageSource:
+    def _open_here(self, images: Images, skip_bad: bool, argument: str) -> ImageSource:
         return super()._open(images, skip_bad, argument)
 
     def _open(  # type: ignore[override]  # a SharedSource has what Spade asks of an ImageSource
-        self, images: Any, skip_bad: bool, argument: str
+        self, images: Images, skip_bad: bool, argument: str
     ) -> SharedSource:
         return SharedSource(self.ranks, lambda: self._open_here(images, skip_bad, argument))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastspade.errors import DtypeError, InputError
+
+if TYPE_CHECKING:
+    from fastspade.arguments import Arrays
 
 CHUNK = 1 << 20  # positives looked at in one step; bounds the memory of intermediate results
 
@@ -105,7 +108,7 @@ def score_type(argument: str, arrays: list[np.ndarray]) -> np.dtype:
     return np.dtype(np.float32) if found == np.float16 else np.dtype(np.uint8) if found == bool else found
 
 
-def split(labels: Any, scores: Any, names: tuple[str, str] = ("labels", "scores")) -> SortedScores:
+def split(labels: Arrays, scores: Arrays, names: tuple[str, str] = ("labels", "scores")) -> SortedScores:
     """Scores of label 0 and of label 1, each sorted. One copy of the scores in their own type is all that is held."""
     marks, values = as_arrays(names[0], labels), as_arrays(names[1], scores)
     check_pairs((names[0], marks), (names[1], values))

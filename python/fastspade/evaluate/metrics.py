@@ -8,14 +8,17 @@ arrays of any equal shape, tensors, or lists of arrays of differing sizes (one a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastspade.evaluate.arrays import MetricValue, SortedScores, split
 
+if TYPE_CHECKING:
+    from fastspade.arguments import Arrays
 
-def roc_auc(labels: Any, scores: Any) -> MetricValue:
+
+def roc_auc(labels: Arrays, scores: Arrays) -> MetricValue:
     """Area under the ROC curve, from 0 to 1: the probability that a defect scores higher than a normal one, ties half.
 
     NaN, with a reason, where there is only one class. Raises InputError for NaN scores or shapes that differ.
@@ -23,7 +26,7 @@ def roc_auc(labels: Any, scores: Any) -> MetricValue:
     return roc_auc_of(split(labels, scores))
 
 
-def average_precision(labels: Any, scores: Any) -> MetricValue:
+def average_precision(labels: Arrays, scores: Arrays) -> MetricValue:
     """Area under the precision-recall steps: sum over thresholds of (gain in recall) * precision, from 0 to 1.
 
     NaN, with a reason, where there is only one class. Raises as roc_auc.
@@ -31,7 +34,7 @@ def average_precision(labels: Any, scores: Any) -> MetricValue:
     return average_precision_of(split(labels, scores))
 
 
-def f1_max(labels: Any, scores: Any) -> MetricValue:
+def f1_max(labels: Arrays, scores: Arrays) -> MetricValue:
     """The largest F1 score, 2 TP / (2 TP + FP + FN), over all thresholds, from 0 to 1.
 
     NaN, with a reason, where there is only one class. Raises as roc_auc.

@@ -13,7 +13,7 @@ scores, and no curve with a point for every score.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from fastspade.errors import InputError
 from fastspade.evaluate.arrays import MetricValue, SortedScores, as_arrays, as_bool, check_pairs, score_type
 from fastspade.evaluate.metrics import curve_thresholds
 from fastspade.evaluate.regions import label_regions
+
+if TYPE_CHECKING:
+    from fastspade.arguments import Arrays
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class PixelScores(SortedScores):
     regions: int
 
 
-def pro(maps: Any, masks: Any, fpr_limit: float = 0.3) -> MetricValue:
+def pro(maps: Arrays, masks: Arrays, fpr_limit: float = 0.3) -> MetricValue:
     """Area under the PRO curve up to fpr_limit, divided by it: 0 to 1.
 
     maps: anomaly maps (H_i, W_i), higher is more anomalous; a list of arrays of any sizes, or (N, H, W). masks: the
@@ -52,7 +55,7 @@ def check_limit(fpr_limit: float) -> None:
         raise InputError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
 
 
-def split_pixels(maps: Any, masks: Any) -> PixelScores:
+def split_pixels(maps: Arrays, masks: Arrays) -> PixelScores:
     """Maps and masks of a test set as sorted scores with region weights; holds one copy of the scores, in their type."""
     values, marks = _images("maps", maps), _images("masks", masks)
     check_pairs(("maps", values), ("masks", marks))
@@ -82,7 +85,7 @@ def split_pixels(maps: Any, masks: Any) -> PixelScores:
     return PixelScores(negatives, positives, weights, regions)
 
 
-def _images(argument: str, values: Any) -> list[np.ndarray]:
+def _images(argument: str, values: Arrays) -> list[np.ndarray]:
     found = [image for array in as_arrays(argument, values) for image in (array if array.ndim == 3 else [array])]
     for image in found:
         if image.ndim != 2:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastspade.errors import DeviceError, InputError
 from fastspade.search import ops
@@ -67,6 +69,27 @@ def last_statistics() -> SearchStatistics | None:
     return SearchStatistics(pairs, pairs, exact, uncertain)
 
 
+@overload
+def pyramid_knn(
+    query: Sequence[torch.Tensor],
+    gallery: Sequence[torch.Tensor] | PreparedGallery,
+    kappa: int,
+    *,
+    gallery_index: torch.Tensor | None = None,
+    upsample: str = "bilinear",
+    precision: str = "exact",
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def pyramid_knn(
+    query: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray] | PreparedGallery,
+    kappa: int,
+    *,
+    gallery_index: np.ndarray | None = None,
+    upsample: str = "bilinear",
+    precision: str = "exact",
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+@overload
 def pyramid_knn(
     query: Sequence[Array],
     gallery: Sequence[Array] | PreparedGallery,
@@ -75,7 +98,16 @@ def pyramid_knn(
     gallery_index: Array | None = None,
     upsample: str = "bilinear",
     precision: str = "exact",
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array]: ...
+def pyramid_knn(
+    query: Sequence[Any],
+    gallery: Sequence[Any] | PreparedGallery,
+    kappa: int,
+    *,
+    gallery_index: Any = None,
+    upsample: str = "bilinear",
+    precision: str = "exact",
+) -> tuple[Any, Any]:
     """The kappa nearest gallery pixels of every query pixel, by squared L2 between pyramid descriptors.
 
     A pixel's descriptor is all levels brought to the finest resolution (as torch.nn.functional.interpolate does, with
@@ -126,7 +158,17 @@ def pyramid_knn(
     return library.array(distances.reshape(shape)), library.array(indices.reshape(shape))
 
 
-def knn(query: Array, gallery: Array, kappa: int, *, precision: str = "exact") -> tuple[Array, Array]:
+@overload
+def knn(
+    query: torch.Tensor, gallery: torch.Tensor, kappa: int, *, precision: str = "exact"
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def knn(
+    query: np.ndarray, gallery: np.ndarray, kappa: int, *, precision: str = "exact"
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+@overload
+def knn(query: Array, gallery: Array, kappa: int, *, precision: str = "exact") -> tuple[Array, Array]: ...
+def knn(query: Any, gallery: Any, kappa: int, *, precision: str = "exact") -> tuple[Any, Any]:
     """The kappa nearest rows of `gallery` for every row of `query`, by squared L2.
 
     query: (Q, D), gallery: (G, D); float32, float16 or bfloat16, any strides; tensors, or both of another library as in
