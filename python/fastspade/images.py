@@ -386,6 +386,8 @@ def _loader_total(loader: Iterable[Any]) -> int | None:
     if not isinstance(loader, DataLoader) or loader.batch_size is None:
         return None  # other iterables and custom batch samplers do not tell how large their batches are
     try:
-        return len(loader) * loader.batch_size if loader.drop_last else len(loader.sampler)  # type: ignore[arg-type]  # not every sampler has a length
+        if loader.drop_last:
+            return len(loader) * loader.batch_size
+        return len(loader.sampler)  # type: ignore[arg-type]  # where it has no length, that is the TypeError below
     except TypeError:
         return None
