@@ -10,8 +10,8 @@ from typing import Any
 
 import griffe
 
-# "name: " or "name, other: " where a paragraph or a sentence begins.
-_ARGUMENT = re.compile(r"(?:^|(?<=\. ))([a-z_][a-z0-9_]*(?:, [a-z_][a-z0-9_]*)*): (?=\S)")
+# "name: ", "name, other: " or "first to last: " where a paragraph or a sentence begins; X is scikit-learn's.
+_ARGUMENT = re.compile(r"(?:^|(?<=\. ))(X|[a-z_][a-z0-9_]*(?:(?:, | to )[a-z_][a-z0-9_]*)*): (?=\S)")
 
 
 def as_markdown(text: str) -> str:
@@ -35,7 +35,7 @@ def _paragraph(text: str) -> str:
         if before.strip():
             lines += [before.strip(), ""]
         for names, what in zip(rest[::2], rest[1::2], strict=True):
-            shown = ", ".join(f"`{name}`" for name in names.split(", "))
+            shown = re.sub(r"(\w+)(, | to |$)", r"`\1`\2", names)
             lines.append(f"- {shown}: {what.strip()}")
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ import torch
 from conftest import LAYERS, TinyNet, picture
 from torch import nn
 
-from fastspade import backbones
+from fastspade import backbones, errors
 from fastspade.backbones.network import Network, Recipe
 from fastspade.errors import MissingDependencyError
 
@@ -139,8 +139,13 @@ def test_the_site_has_every_page_and_fetches_nothing(site):
 
 def test_the_reference_shows_public_names_with_their_arguments(site):
     text = (site / "api" / "index.html").read_text(encoding="utf-8")
-    for name in ("score", "Spade", "Result", "pyramid_knn", "knn", "load_backbone", "Bank", "FastspadeError"):
-        assert re.search(rf'id="fastspade\.[\w.]*\b{name}"', text), name
+    import fastspade
+
+    others = ["sklearn.SpadeDetector", "anomalib.Spade", "ray.run.score", "distributed.spade.DistributedSpade", "evaluate.pro.pro"]
+    own = [name for name in fastspade.__all__ if name != "__version__"]
+    for name in [*own, *others, "backbones.load.load_backbone", *(f"errors.{name}" for name in vars(errors) if name.endswith("Error"))]:
+        assert re.search(rf'id="fastspade\.([\w.]*\.)?{re.escape(name)}"', text), name
+    assert "Any = None,\n    upsample" not in text  # of overloads only those that users see
     assert "<li><p><code>kappa</code>: how many neighbours" in text or "<li><code>kappa</code>: how many neighbours" in text
 
 

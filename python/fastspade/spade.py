@@ -48,7 +48,8 @@ class Spade:
     k: normal images each test image is compared with in stage 2; k_image: how many of them make the image score (None:
         k). The paper uses 50 for both; published reproductions of its image ROC-AUC use 3 to 5 for k_image.
     kappa: nearest gallery pixels a pixel's score averages over (eq. 3).
-    upsample: "bilinear" or "nearest", how levels are brought to one resolution.
+    upsample: "bilinear" or "nearest", how levels are brought to one resolution. precision: "exact" or "fast", as of
+        `pyramid_knn`.
     sigma: of the Gaussian that smooths the map, in pixels of the cropped image.
     image_score: "knn" (the paper: mean squared distance to the k_image nearest normal images), "max" of the anomaly map,
         "top1%" (mean of its highest hundredth), or "reweighted" (PatchCore's, arXiv 2106.08265, eq. 7).
