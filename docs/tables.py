@@ -75,7 +75,7 @@ def backbones() -> str:
     record = _read("backbones.json")
     rows = []
     for name, row in record["rows"].items():
-        levels = "<br>".join(f"{channels} x {height} x {width}" for channels, height, width in row["levels"])
+        levels = "<br>".join(f"{channels} x {height} x {width}".replace(" ", "&nbsp;") for channels, height, width in row["levels"])
         costs = [f"{row['bank_bytes_per_image'] / 1e6:.2f}", f"{row['network_ms']:.0f}", f"{row['search_ms']:.0f}"]
         rows.append([f"`{name}`", levels, str(row["embedding"]), *costs, row["weights"]])
     header = ["backbone", "levels", "embedding", "bank, MB an image", "network, ms an image", "search, ms an image", "weights"]
