@@ -42,6 +42,19 @@ def test_an_unknown_cuda_setting_is_refused(tmp_path):
     assert ended.returncode != 0 and "must be AUTO, ON or OFF" in ended.stderr
 
 
+def test_clang_builds_the_vector_code_too(tmp_path):
+    """What both compilers read differently: clones of functions, and vectors that they pass to each other."""
+    compiler = shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no clang++ command on the PATH")
+    if not (ROOT / "csrc").exists():
+        pytest.skip("the tests do not run from a source checkout")
+    for source in ("core/exact.cpp", "core/exact_kernels.cpp", "cpu/kernels_generic.cpp"):
+        command = [compiler, "-std=c++20", "-O0", "-Wno-psabi", f"-I{ROOT / 'csrc'}", "-c", str(ROOT / "csrc" / source)]
+        ended = subprocess.run([*command, "-o", str(tmp_path / "object.o")], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+
+
 def test_the_extension_does_not_link_libtorch():
     if shutil.which("readelf") is None:
         pytest.skip("no readelf command on the PATH")
