@@ -19,22 +19,31 @@ int64_t place(int64_t& end, int64_t bytes) {
     return at;
 }
 
+// Without a gap after it.
+int64_t append(int64_t& end, int64_t bytes) {
+    end += bytes;
+    return end - bytes;
+}
+
 int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Rows of operands are multiples of 128 bytes and terms of 16: in this order everything is aligned without gaps, so that
+// preparing a gallery writes every byte of its memory. torch's checks of operators compare such results byte by byte.
 void lay_out(OperandLayout& layout) {
+    static_assert(step_channels * 2 % 128 == 0 && sizeof(Terms) == 16);
     int64_t end = 0;
     const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
     for (size_t g = 0; g < layout.groups.size(); ++g) {
         const Group& group = layout.groups[g];
-        layout.group_offset[g] = place(end, layout.images * group.height * group.width * group.channels * 2);
+        layout.group_offset[g] = append(end, layout.images * group.height * group.width * group.channels * 2);
     }
-    layout.terms_offset = place(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
-    layout.scale_offset = place(end, layout.images * 4);
-    layout.largest_offset = place(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
+    layout.terms_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
+    layout.scale_offset = append(end, layout.images * 4);
+    layout.largest_offset = append(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
     int64_t channels = 0;
     for (const LevelShape& level : layout.levels) channels += level.channels;
-    layout.centre_offset = place(end, channels * 4);
+    layout.centre_offset = append(end, channels * 4);
     layout.bytes = end;
 }
 
@@ -205,7 +214,8 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     plan.redo_capacity = static_cast<int>(2 * kappa + 2 * 256);
     plan.redo_blocks = static_cast<int>(std::clamp<int64_t>(redo_budget / (8 * static_cast<int64_t>(plan.redo_capacity)), 1,
                                                             static_cast<int64_t>(device.multiprocessors) * 4));
-    int64_t end = plan.query.bytes;
+    int64_t end = 0;
+    place(end, plan.query.bytes);
     const int64_t rows = static_cast<int64_t>(plan.launch_tiles) * plan.tile_rows;
     plan.kept_offset = place(end, plan.launch_tiles * kept_a_tile);
     plan.lists_offset = place(end, plan.launch_tiles * lists_a_tile);
