@@ -87,6 +87,9 @@ def test_a_host_gallery_is_streamed(pinned, monkeypatch):
     for part_bytes in (1, 50_000, 1 << 30):
         monkeypatch.setattr("fastspade.search.streaming.PART_BYTES", part_bytes)
         assert equal(pyramid_knn(query, gallery, 3), expected)
+    mixed = [gallery[0].half(), *gallery[1:]]
+    mixed = [level.pin_memory() for level in mixed] if pinned else mixed
+    assert equal(pyramid_knn(query, mixed, 3), pyramid_knn(query, [level.cuda() for level in mixed], 3))
     index = torch.tensor([[3, 1], [2, 0]], device="cuda")
     chosen = pyramid_knn(query, gallery, 3, gallery_index=index)
     assert equal(chosen, pyramid_knn(query, [level.cuda() for level in gallery], 3, gallery_index=index))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from search_cases import CASES, Case, gallery_index, pyramid
+from search_cases import CASES, Case, gallery_index, pyramid, smooth
 from search_checks import assert_exact
-from test_search import smooth
 
 from fastspade import knn, pyramid_knn
 from fastspade.search.cpu import search_cpu
@@ -241,6 +240,20 @@ def test_entries_outside_the_gallery_are_skipped(emulated):
     assert torch.isfinite(distances[1]).all()
 
 
+def test_an_image_without_gallery_images_is_not_uncertain(emulated):
+    """As in parts of a streamed gallery that hold none of its images: there is nothing to search again."""
+    emulated.set_seed(0)
+    emulated.set_device(232448, 8)
+    query, gallery = pyramid(SOME[1], 2, 1), pyramid(SOME[1], 4, 2)
+    index = torch.tensor([[-1, -1, -1], [2, -1, -1]])
+    distances, indices, counters = search_cuda(query, gallery, None, 3, index, 1, True, engine=emulated)
+    rows = len(distances) // 2
+    assert counters[0] == 0
+    assert torch.isinf(distances[:rows]).all() and (indices[:rows] == -1).all()
+    one = search_cuda([level[1:] for level in query], [level[2:3] for level in gallery], None, 3, None, 1, True, engine=emulated)
+    assert torch.equal(distances[rows:], one[0])
+
+
 @pytest.mark.parametrize("chosen", [False, True])
 def test_a_streamed_gallery_gives_the_same_answer(emulated, chosen):
     case = Case("streamed", ((7, 9, 8), (5, 5, 4)), images=7)
@@ -258,6 +271,38 @@ def test_a_streamed_gallery_gives_the_same_answer(emulated, chosen):
             part_bytes=part_bytes,
         )
         assert torch.equal(streamed[0], whole[0]) and torch.equal(streamed[1], whole[1])
+
+
+def test_a_streamed_gallery_of_which_no_image_is_chosen_answers_with_nothing(emulated):
+    case = Case("streamed", ((7, 9, 8), (5, 5, 4)), images=3)
+    query, gallery = pyramid(case, 2, 1), pyramid(case, 3, 2)
+    index = torch.tensor([[-1, 7], [3, -5]])
+    emulated.set_seed(0)
+    distances, indices, counters = search_streamed(
+        gallery,
+        2,
+        index,
+        torch.device("cpu"),
+        lambda levels, part, kappa: search_cuda(query, levels, None, kappa, part, 1, True, engine=emulated),
+        part_bytes=1,
+    )
+    assert distances.shape == (2 * 72, 2) and torch.isinf(distances).all() and (indices == -1).all()
+    assert counters.tolist() == [0, 0]
+
+
+def test_parts_are_as_large_as_the_module_says(monkeypatch):
+    query, gallery = pyramid(SOME[1], 1, 1), pyramid(SOME[1], 3, 2)
+    searched = []
+
+    def search(levels, part, kappa):
+        searched.append(len(levels[0]))
+        return search_cpu(query, levels, kappa, part, 1)[:2] + (0,)
+
+    for size, expected in ((1, [1, 1, 1]), (1 << 30, [3])):
+        monkeypatch.setattr("fastspade.search.streaming.PART_BYTES", size)
+        searched.clear()
+        search_streamed(gallery, 1, None, torch.device("cpu"), search)
+        assert searched == expected
 
 
 def test_parts_searched_one_by_one_merge_to_the_same_bits():
@@ -283,6 +328,17 @@ def test_a_prepared_gallery_serves_many_searches(emulated):
             strict=True,
         ):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", [*SOME, KERNEL_CASES[3]], ids=lambda case: case.name)
+def test_preparing_a_gallery_writes_every_byte_of_its_memory(emulated, case, monkeypatch):
+    """Whatever was there before: two preparations are the same tensor, as torch's check of operators wants it."""
+    emulated.set_device(232448, 8)
+    gallery, empty, results = pyramid(case, case.images, 2), torch.empty, []
+    for before in (0x00, 0xA5):
+        monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(before))
+        results.append(prepare_gallery_cuda(gallery, 1, False, emulated))
+    assert torch.equal(*results)
 
 
 def test_galleries_beyond_the_numbering_are_refused(emulated):
