@@ -211,6 +211,16 @@ def test_long_galleries_are_cut_into_segments(emulated):
     assert plan["segments"] == 3 and plan["splits"] == 3
 
 
+def test_few_queries_with_many_neighbours_do_not_split_the_gallery_beyond_the_workspace(emulated):
+    emulated.set_device(232448, 132)
+    query, gallery = torch.empty(1, 8, 1, 1), torch.empty(1, 8, 1, 1).expand(1, 8, 10**6, 1)
+    sizes = {kappa: plan_cuda([query], [gallery], kappa, 1, 0, engine=emulated) for kappa in (1, 1000, 100_000)}
+    assert sizes[1]["splits"] > 1 and sizes[1000]["splits"] > 1
+    assert sizes[100_000]["splits"] == 1 and {plan["tile_rows"] for plan in sizes.values()} == {32}
+    # One tile of 32 rows, twice 1.5 kappa keys each and a list half as long again, beside the redo's.
+    assert sizes[100_000]["workspace_bytes"] < 32 * 8 * 5.3 * 150_000 + (64 << 20)
+
+
 def test_rows_that_cannot_be_certified_are_counted_and_redone(emulated):
     """More equal pixels than the margin holds: the lowest indices are only found by looking again."""
     emulated.set_seed(0)
