@@ -211,6 +211,16 @@ def test_long_galleries_are_cut_into_segments(emulated):
     assert plan["segments"] == 3 and plan["splits"] == 3
 
 
+def test_pairs_are_counted_beyond_32_bits(emulated, monkeypatch):
+    """Redoing thousands of rows in a large gallery looks at more pairs than 32 bits hold."""
+    emulated.set_seed(0)
+    emulated.set_device(232448, 8)
+    zeros, gallery = torch.zeros, torch.ones(1, 6, 200, 1)
+    monkeypatch.setattr(torch, "zeros", lambda *size, **options: zeros(*size, **options) + 0x7FFFFFF0)
+    counters = search_cuda([gallery[:, :, :2]], [gallery], None, 1, None, 0, True, engine=emulated)[2]
+    assert counters[0] == 0x7FFFFFF0 + 2 and counters[1] >= 0x7FFFFFF0 + 400
+
+
 def test_few_queries_with_many_neighbours_do_not_split_the_gallery_beyond_the_workspace(emulated):
     emulated.set_device(232448, 132)
     query, gallery = torch.empty(1, 8, 1, 1), torch.empty(1, 8, 1, 1).expand(1, 8, 10**6, 1)

@@ -128,10 +128,10 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
     if (ranked >= p.kappa) kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane));
     write_answer(p, row, query_image, scratch, ranked, lane);
     if (lane != 0) return;
-    atomic_add(p.counters + 1, ranked);
+    atomic_add(p.counters + 1, static_cast<int64_t>(ranked));
     if (count != available && !(kth < bound)) {
         p.failed[atomic_add(p.failures, 1)] = local;
-        atomic_add(p.counters, 1);
+        atomic_add(p.counters, int64_t{1});
     }
 }
 
@@ -186,7 +186,7 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const FinishParameters p) {
             warp_barrier();
             write_answer(p, row, query_image, list, count, lane);
         }
-        if (thread == 0) atomic_add(p.counters + 1, static_cast<int>(all < 0x7fffffff ? all : 0x7fffffff));
+        if (thread == 0) atomic_add(p.counters + 1, all);
         block_barrier();
     }
 }

@@ -129,7 +129,7 @@ def search_cuda(
     bfloat16: bool = False,
     engine: ModuleType | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and counters int32: rows whose certificate
+    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and counters int64: rows whose certificate
     failed, pairs ranked by exact distances.
 
     gallery_index entries outside the gallery are skipped; where fewer than kappa pixels remain, the rest of a row has
@@ -151,7 +151,7 @@ def search_cuda(
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     distances = torch.empty(rows, kappa, dtype=torch.float32, **options)
     indices = torch.empty(rows, kappa, dtype=torch.int64, **options)
-    counters = torch.zeros(2, dtype=torch.int32, **options)
+    counters = torch.zeros(2, dtype=torch.int64, **options)
     workspace = torch.empty(plan["workspace_bytes"], dtype=torch.uint8, **options)
     _translated(
         engine.cuda_search,
