@@ -9,7 +9,7 @@ from search_checks import assert_exact
 
 from fastspade import knn, pyramid_knn
 from fastspade.search.cpu import search_cpu
-from fastspade.search.cuda import plan_cuda, prepare_gallery_cuda, search_cuda
+from fastspade.search.cuda import gallery_bytes_cuda, plan_cuda, prepare_gallery_cuda, search_cuda
 from fastspade.search.streaming import search_streamed
 
 UPSAMPLES = {"nearest": 0, "bilinear": 1}
@@ -359,6 +359,17 @@ def test_preparing_a_gallery_writes_every_byte_of_its_memory(emulated, case, mon
         monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(before))
         results.append(prepare_gallery_cuda(gallery, 1, False, emulated))
     assert torch.equal(*results)
+
+
+def test_a_prepared_gallery_s_size_is_known_beforehand(emulated):
+    """By what decides whether a bank fits a device. Channels are padded and levels of close resolutions interpolated, so
+    that no share of the features' own size would do."""
+    emulated.set_device(232448, 8)
+    for case in (SOME[1], KERNEL_CASES[2]):
+        gallery = pyramid(case, case.images, 2)
+        size = gallery_bytes_cuda(case.levels, case.images, torch.device("cpu"), 1, engine=emulated)
+        assert size == prepare_gallery_cuda(gallery, 1, False, emulated).numel()
+        assert size > 0.5 * sum(level.nbytes for level in gallery)
 
 
 def test_galleries_beyond_the_numbering_are_refused(emulated):

@@ -7,12 +7,15 @@ the host, with CPU tensors.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from types import ModuleType
 
 import torch
 
 from fastspade.errors import EngineError, InputError
 from fastspade.search.cpu import compiled_engine, describe
+from fastspade.search.levels import Shape
 
 OPERANDS = ("float16", "bfloat16")
 MAX_LEVELS = 16
@@ -40,20 +43,44 @@ def _path() -> int:
     return PATHS[wanted]
 
 
-def _shapes(levels: list[torch.Tensor]) -> list[tuple[int, int, int]]:
+def _shapes(levels: list[torch.Tensor]) -> list[Shape]:
     return [(level.shape[1], level.shape[2], level.shape[3]) for level in levels]
 
 
 def _translated(call, engine: ModuleType, **arguments):
-    """Calls the engine; its errors become torch's and fastspade's."""
+    """Calls the engine with its device current; its errors become torch's and fastspade's."""
     try:
-        return call(**arguments)
+        # torch's guard, because it goes back to the device before without making a context there that nobody asked for.
+        with torch.cuda.device(arguments["device"]) if torch.cuda.is_initialized() else nullcontext():
+            return call(**arguments)
     except ValueError as error:
         raise InputError(str(error)) from None
     except RuntimeError as error:
         if isinstance(error, getattr(engine, "CudaOutOfMemory", ())):
             raise torch.cuda.OutOfMemoryError(str(error)) from None
         raise EngineError(str(error)) from None
+
+
+def gallery_bytes_cuda(
+    shapes: Sequence[Shape],
+    images: int,
+    device: torch.device,
+    upsample: int,
+    bfloat16: bool = False,
+    engine: ModuleType | None = None,
+) -> int:
+    """Bytes of what prepare_gallery_cuda makes from `images` pyramids of `shapes` on `device`."""
+    engine = compiled_engine() if engine is None else engine
+    size: int = _translated(
+        engine.cuda_gallery_bytes,
+        engine,
+        device=_place(device)[0],
+        gallery=list(shapes),
+        images=images,
+        upsample=upsample,
+        bfloat16=bfloat16,
+    )
+    return size
 
 
 def prepare_gallery_cuda(
@@ -67,15 +94,7 @@ def prepare_gallery_cuda(
         raise InputError(f"gallery has {len(gallery)} levels; the CUDA engine takes at most {MAX_LEVELS}")
     gallery = [level.detach() for level in gallery]
     device, stream = _place(gallery[0].device)
-    size = _translated(
-        engine.cuda_gallery_bytes,
-        engine,
-        device=device,
-        gallery=_shapes(gallery),
-        images=gallery[0].shape[0],
-        upsample=upsample,
-        bfloat16=bfloat16,
-    )
+    size = gallery_bytes_cuda(_shapes(gallery), gallery[0].shape[0], gallery[0].device, upsample, bfloat16, engine)
     prepared = torch.empty(size, dtype=torch.uint8, device=gallery[0].device)
     _translated(
         engine.cuda_prepare_gallery,
