@@ -204,6 +204,19 @@ def test_knn_of_plain_vectors(emulated, q, g, d, kappa):
     assert torch.equal(indices.reshape(q, kappa), places)
 
 
+def test_a_long_gallery_is_centred_by_a_sample(emulated):
+    """Far from the origin 16 bits hold nothing of the differences: without a good centre every row would be redone."""
+    emulated.set_seed(0)
+    emulated.set_device(232448, 8)
+    gallery = torch.randn(9000, 4, generator=torch.Generator().manual_seed(3)) + 1e4
+    query = gallery[[7, 4500, 8999]] + 0.01
+    images = [[matrix.t()[None, :, :, None]] for matrix in (query, gallery)]
+    distances, indices, counters = search_cuda(*images, None, 2, None, 0, True, engine=emulated)
+    wanted, places = knn(query, gallery, 2)
+    torch.testing.assert_close(distances, wanted, rtol=1e-6, atol=0)
+    assert torch.equal(indices, places) and counters[0] == 0
+
+
 def test_long_galleries_are_cut_into_segments(emulated):
     emulated.set_device(232448, 64)
     query, gallery = torch.randn(1, 8, 40, 1), torch.randn(1, 8, 5000, 1)
