@@ -1,4 +1,7 @@
-"""What the benchmarks search: random features in a network's shapes, or real features of real photographs."""
+"""What the benchmarks search: random features in a network's shapes, or real features of real photographs.
+
+    python benchmarks/features.py aligned 20 build/features.pt   # saved in half precision, for a machine that cannot make them
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,10 @@ def _pictures(data: str, count: int, seed: int):
         low, high = (288, 288) if number == 0 else (0, 64)
         top, left = random.integers(0, 289), random.integers(low, high + 1)
         yield whole[top : top + 224, left : left + 224]
+
+
+if __name__ == "__main__":
+    import sys
+
+    sides = make_features(sys.argv[1], "efficientnet_lite0", int(sys.argv[2]))
+    torch.save(tuple([level.half() for level in side] for side in sides), sys.argv[3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ def pyramid(case: Case, images: int, seed: int, dtype: torch.dtype = torch.float
     generator = torch.Generator().manual_seed(seed)
     return [
         (torch.randn(images, c, h, w, generator=generator) * spread + mean).to(dtype) for c, h, w in case.levels
+    ]
+
+
+def smooth(case: Case, images: int, seed: int) -> list[torch.Tensor]:
+    """Features that vary slowly over the image, as a network's do: there the coarse levels rule most pairs out."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        F.interpolate(torch.randn(images, c, 3, 3, generator=generator), size=(h, w), mode="bilinear", align_corners=True)
+        for c, h, w in case.levels
     ]
 
 

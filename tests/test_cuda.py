@@ -56,19 +56,32 @@ def test_does_not_wait_for_the_device():
     torch.cuda.synchronize()
 
 
-def test_is_captured_in_a_graph_and_replays_on_new_features():
+@pytest.mark.parametrize("index", [None, [[3, 1], [0, 2]]], ids=["all", "chosen"])
+def test_is_captured_in_a_graph_and_replays_on_new_features(index):
     query, gallery = on_gpu(2, 1), on_gpu(4, 2)
-    pyramid_knn(query, gallery, 3)
+    index = None if index is None else torch.tensor(index, device="cuda")
+    pyramid_knn(query, gallery, 3, gallery_index=index)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = pyramid_knn(query, gallery, 3)
+        captured = pyramid_knn(query, gallery, 3, gallery_index=index)
     for seed in (5, 6):
         for level, fresh in zip(query, on_gpu(2, seed), strict=True):
             level.copy_(fresh)
+        if index is not None:
+            index.copy_((index + 1) % 4)
         graph.replay()
         torch.cuda.synchronize()
-        assert equal(captured, pyramid_knn(query, gallery, 3))
+        assert equal(captured, pyramid_knn(query, gallery, 3, gallery_index=index))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_tensors_on_another_device_than_the_current_one():
+    query, gallery = on_gpu(2, 1), on_gpu(4, 2)
+    expected = pyramid_knn(query, gallery, 3)
+    found = pyramid_knn([level.to("cuda:1") for level in query], [level.to("cuda:1") for level in gallery], 3)
+    assert torch.cuda.current_device() == 0 and found[0].device == torch.device("cuda:1")
+    assert equal([t.to("cuda:0") for t in found], expected)
 
 
 def test_runs_are_identical_to_the_bit():
@@ -87,6 +100,9 @@ def test_a_host_gallery_is_streamed(pinned, monkeypatch):
     for part_bytes in (1, 50_000, 1 << 30):
         monkeypatch.setattr("fastspade.search.streaming.PART_BYTES", part_bytes)
         assert equal(pyramid_knn(query, gallery, 3), expected)
+    mixed = [gallery[0].half(), *gallery[1:]]
+    mixed = [level.pin_memory() for level in mixed] if pinned else mixed
+    assert equal(pyramid_knn(query, mixed, 3), pyramid_knn(query, [level.cuda() for level in mixed], 3))
     index = torch.tensor([[3, 1], [2, 0]], device="cuda")
     chosen = pyramid_knn(query, gallery, 3, gallery_index=index)
     assert equal(chosen, pyramid_knn(query, [level.cuda() for level in gallery], 3, gallery_index=index))

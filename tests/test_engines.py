@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from search_cases import CASES, Case, gallery_index, pyramid
+from search_cases import CASES, Case, gallery_index, pyramid, smooth
 from search_checks import assert_exact
-from test_search import smooth
 
 from fastspade import knn, pyramid_knn
 from fastspade.search.cpu import search_cpu
-from fastspade.search.cuda import plan_cuda, prepare_gallery_cuda, search_cuda
+from fastspade.search.cuda import gallery_bytes_cuda, plan_cuda, prepare_gallery_cuda, search_cuda
 from fastspade.search.streaming import search_streamed
 
 UPSAMPLES = {"nearest": 0, "bilinear": 1}
@@ -205,11 +204,44 @@ def test_knn_of_plain_vectors(emulated, q, g, d, kappa):
     assert torch.equal(indices.reshape(q, kappa), places)
 
 
+def test_a_long_gallery_is_centred_by_a_sample(emulated):
+    """Far from the origin 16 bits hold nothing of the differences: without a good centre every row would be redone."""
+    emulated.set_seed(0)
+    emulated.set_device(232448, 8)
+    gallery = torch.randn(9000, 4, generator=torch.Generator().manual_seed(3)) + 1e4
+    query = gallery[[7, 4500, 8999]] + 0.01
+    images = [[matrix.t()[None, :, :, None]] for matrix in (query, gallery)]
+    distances, indices, counters = search_cuda(*images, None, 2, None, 0, True, engine=emulated)
+    wanted, places = knn(query, gallery, 2)
+    torch.testing.assert_close(distances, wanted, rtol=1e-6, atol=0)
+    assert torch.equal(indices, places) and counters[0] == 0
+
+
 def test_long_galleries_are_cut_into_segments(emulated):
     emulated.set_device(232448, 64)
     query, gallery = torch.randn(1, 8, 40, 1), torch.randn(1, 8, 5000, 1)
     plan = plan_cuda([query], [gallery], 1, 1, 0, engine=emulated)
     assert plan["segments"] == 3 and plan["splits"] == 3
+
+
+def test_pairs_are_counted_beyond_32_bits(emulated, monkeypatch):
+    """Redoing thousands of rows in a large gallery looks at more pairs than 32 bits hold."""
+    emulated.set_seed(0)
+    emulated.set_device(232448, 8)
+    zeros, gallery = torch.zeros, torch.ones(1, 6, 200, 1)
+    monkeypatch.setattr(torch, "zeros", lambda *size, **options: zeros(*size, **options) + 0x7FFFFFF0)
+    counters = search_cuda([gallery[:, :, :2]], [gallery], None, 1, None, 0, True, engine=emulated)[2]
+    assert counters[0] == 0x7FFFFFF0 + 2 and counters[1] >= 0x7FFFFFF0 + 400
+
+
+def test_few_queries_with_many_neighbours_do_not_split_the_gallery_beyond_the_workspace(emulated):
+    emulated.set_device(232448, 132)
+    query, gallery = torch.empty(1, 8, 1, 1), torch.empty(1, 8, 1, 1).expand(1, 8, 10**6, 1)
+    sizes = {kappa: plan_cuda([query], [gallery], kappa, 1, 0, engine=emulated) for kappa in (1, 1000, 100_000)}
+    assert sizes[1]["splits"] > 1 and sizes[1000]["splits"] > 1
+    assert sizes[100_000]["splits"] == 1 and {plan["tile_rows"] for plan in sizes.values()} == {32}
+    # One tile of 32 rows, twice 1.5 kappa keys each and a list half as long again, beside the redo's.
+    assert sizes[100_000]["workspace_bytes"] < 32 * 8 * 5.3 * 150_000 + (64 << 20)
 
 
 def test_rows_that_cannot_be_certified_are_counted_and_redone(emulated):
@@ -241,6 +273,20 @@ def test_entries_outside_the_gallery_are_skipped(emulated):
     assert torch.isfinite(distances[1]).all()
 
 
+def test_an_image_without_gallery_images_is_not_uncertain(emulated):
+    """As in parts of a streamed gallery that hold none of its images: there is nothing to search again."""
+    emulated.set_seed(0)
+    emulated.set_device(232448, 8)
+    query, gallery = pyramid(SOME[1], 2, 1), pyramid(SOME[1], 4, 2)
+    index = torch.tensor([[-1, -1, -1], [2, -1, -1]])
+    distances, indices, counters = search_cuda(query, gallery, None, 3, index, 1, True, engine=emulated)
+    rows = len(distances) // 2
+    assert counters[0] == 0
+    assert torch.isinf(distances[:rows]).all() and (indices[:rows] == -1).all()
+    one = search_cuda([level[1:] for level in query], [level[2:3] for level in gallery], None, 3, None, 1, True, engine=emulated)
+    assert torch.equal(distances[rows:], one[0])
+
+
 @pytest.mark.parametrize("chosen", [False, True])
 def test_a_streamed_gallery_gives_the_same_answer(emulated, chosen):
     case = Case("streamed", ((7, 9, 8), (5, 5, 4)), images=7)
@@ -258,6 +304,38 @@ def test_a_streamed_gallery_gives_the_same_answer(emulated, chosen):
             part_bytes=part_bytes,
         )
         assert torch.equal(streamed[0], whole[0]) and torch.equal(streamed[1], whole[1])
+
+
+def test_a_streamed_gallery_of_which_no_image_is_chosen_answers_with_nothing(emulated):
+    case = Case("streamed", ((7, 9, 8), (5, 5, 4)), images=3)
+    query, gallery = pyramid(case, 2, 1), pyramid(case, 3, 2)
+    index = torch.tensor([[-1, 7], [3, -5]])
+    emulated.set_seed(0)
+    distances, indices, counters = search_streamed(
+        gallery,
+        2,
+        index,
+        torch.device("cpu"),
+        lambda levels, part, kappa: search_cuda(query, levels, None, kappa, part, 1, True, engine=emulated),
+        part_bytes=1,
+    )
+    assert distances.shape == (2 * 72, 2) and torch.isinf(distances).all() and (indices == -1).all()
+    assert counters.tolist() == [0, 0]
+
+
+def test_parts_are_as_large_as_the_module_says(monkeypatch):
+    query, gallery = pyramid(SOME[1], 1, 1), pyramid(SOME[1], 3, 2)
+    searched = []
+
+    def search(levels, part, kappa):
+        searched.append(len(levels[0]))
+        return search_cpu(query, levels, kappa, part, 1)[:2] + (0,)
+
+    for size, expected in ((1, [1, 1, 1]), (1 << 30, [3])):
+        monkeypatch.setattr("fastspade.search.streaming.PART_BYTES", size)
+        searched.clear()
+        search_streamed(gallery, 1, None, torch.device("cpu"), search)
+        assert searched == expected
 
 
 def test_parts_searched_one_by_one_merge_to_the_same_bits():
@@ -283,6 +361,28 @@ def test_a_prepared_gallery_serves_many_searches(emulated):
             strict=True,
         ):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", [*SOME, KERNEL_CASES[3]], ids=lambda case: case.name)
+def test_preparing_a_gallery_writes_every_byte_of_its_memory(emulated, case, monkeypatch):
+    """Whatever was there before: two preparations are the same tensor, as torch's check of operators wants it."""
+    emulated.set_device(232448, 8)
+    gallery, empty, results = pyramid(case, case.images, 2), torch.empty, []
+    for before in (0x00, 0xA5):
+        monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(before))
+        results.append(prepare_gallery_cuda(gallery, 1, False, emulated))
+    assert torch.equal(*results)
+
+
+def test_a_prepared_gallery_s_size_is_known_beforehand(emulated):
+    """By what decides whether a bank fits a device. Channels are padded and levels of close resolutions interpolated, so
+    that no share of the features' own size would do."""
+    emulated.set_device(232448, 8)
+    for case in (SOME[1], KERNEL_CASES[2]):
+        gallery = pyramid(case, case.images, 2)
+        size = gallery_bytes_cuda(case.levels, case.images, torch.device("cpu"), 1, engine=emulated)
+        assert size == prepare_gallery_cuda(gallery, 1, False, emulated).numel()
+        assert size > 0.5 * sum(level.nbytes for level in gallery)
 
 
 def test_galleries_beyond_the_numbering_are_refused(emulated):

@@ -8,7 +8,9 @@ import torch
 from conftest import LAYERS, TinyNet, picture, tiny_spade
 
 from fastspade import FastspadeError, Spade, knn, pyramid_knn
-from fastspade.errors import MissingFileError, ModelFileError
+from fastspade.errors import EngineError, MissingFileError, ModelFileError
+from fastspade.search.cpu import compiled_engine
+from fastspade.search.cuda import _translated, has_cuda_engine
 
 LEVELS = [torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 4, 4)]
 
@@ -135,3 +137,22 @@ def test_another_input_size_than_the_models_is_named(normal):
     model.resize = model.crop = 48
     with pytest.raises(ValueError, match=r"test_images give \(6, 12, 12\) .*\(6, 16, 16\)"):
         model.score(picture(1))
+
+
+@pytest.mark.skipif(not has_cuda_engine(), reason="this build of fastspade has no CUDA engine")
+def test_errors_of_cuda_calls_become_python_s_with_the_call_they_come_from():
+    engine = compiled_engine()
+    with pytest.raises(torch.OutOfMemoryError, match="cudaMemsetAsync failed"):
+        _translated(_raises(engine.CudaOutOfMemory("cudaMemsetAsync failed: gallery (1, 8, 4, 4)")), engine, device=0)
+    with pytest.raises(EngineError, match="kernel launch failed"):
+        _translated(_raises(engine.CudaError("kernel launch failed: gallery (1, 8, 4, 4)")), engine, device=0)
+    if not torch.cuda.is_available():  # the driver is missing, or sees no device: the first call says so
+        with pytest.raises(EngineError, match=r"^cuda\w+ failed: cudaError\w+ \(.*\) on device 0"):
+            _translated(engine.cuda_gallery_bytes, engine, device=0, gallery=[(8, 4, 4)], images=1, upsample=0, bfloat16=False)
+
+
+def _raises(error):
+    def call(**arguments):
+        raise error
+
+    return call

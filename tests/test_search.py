@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from search_cases import CASES, Case, gallery_index, pyramid
+from search_cases import CASES, Case, gallery_index, pyramid, smooth
 from search_checks import assert_exact
 
 import fastspade
@@ -93,15 +93,6 @@ def test_pruning_does_not_change_a_bit(case):
     full = search_cpu(query, gallery, case.kappa, None, sampling, prune=False)
     assert torch.equal(pruned[0], full[0]) and torch.equal(pruned[1], full[1])
     assert full[2]["fine_pairs"] == full[2]["pairs"]
-
-
-def smooth(case: Case, images: int, seed: int) -> list[torch.Tensor]:
-    """Features that vary slowly over the image, as a network's do: there the coarse levels rule most pairs out."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        F.interpolate(torch.randn(images, c, 3, 3, generator=generator), size=(h, w), mode="bilinear", align_corners=True)
-        for c, h, w in case.levels
-    ]
 
 
 def test_coarse_levels_rule_out_most_pairs_of_smooth_features():

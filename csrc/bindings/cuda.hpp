@@ -97,7 +97,7 @@ void define_cuda(pybind11::module_& module) {
         request.redo = redo;
         request.distances = reinterpret_cast<float*>(distances);
         request.indices = reinterpret_cast<int64_t*>(indices);
-        request.counters = reinterpret_cast<int*>(counters);
+        request.counters = reinterpret_cast<int64_t*>(counters);
         request.workspace = reinterpret_cast<char*>(workspace);
         const Device limits = Backend::limits(device);
         const OperandLayout layout = plan_gallery(shapes_of_views(request.gallery), request.gallery[0].images(),

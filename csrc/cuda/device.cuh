@@ -44,6 +44,9 @@ FASTSPADE_DEVICE Value warp_shuffle_xor(Value value, int mask) { return __shfl_x
 
 // --- atomics
 FASTSPADE_DEVICE int atomic_add(int* address, int value) { return atomicAdd(address, value); }
+FASTSPADE_DEVICE void atomic_add(int64_t* address, int64_t value) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
+}
 FASTSPADE_DEVICE uint32_t atomic_min(uint32_t* address, uint32_t value) { return atomicMin(address, value); }
 FASTSPADE_DEVICE uint32_t atomic_max(uint32_t* address, uint32_t value) { return atomicMax(address, value); }
 FASTSPADE_DEVICE int load_volatile(const int* address) { return *static_cast<const volatile int*>(address); }

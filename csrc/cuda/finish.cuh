@@ -30,6 +30,15 @@ FASTSPADE_DEVICE int64_t image_of_slot(const FinishParameters& p, int64_t query_
     return p.gallery_index ? p.gallery_index[query_image * p.slots + slot] : slot;
 }
 
+// Pairs that a row is searched against: slots without an image have none. Called by a whole warp.
+FASTSPADE_DEVICE int64_t available_pairs(const FinishParameters& p, int64_t query_image, int lane) {
+    if (!p.gallery_index) return p.pairs;
+    int64_t images = 0;
+    for (int first = 0; first < p.slots; first += 32)
+        images += count_bits(warp_ballot(first + lane < p.slots && image_of_slot(p, query_image, first + lane) >= 0));
+    return images * p.pixels;
+}
+
 // Writes a row's answer from `count` keys of (exact distance, place); places beyond the keys are infinitely far.
 FASTSPADE_DEVICE void write_answer(const FinishParameters& p, int64_t row, int64_t query_image, const uint64_t* keys, int count,
                                    int lane) {
@@ -85,10 +94,12 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
         warp_barrier();
     }
     float bound = bits_float(0x7f800000u);  // nothing outside the kept candidates lies below
+    int64_t available = p.pairs;
+    if (count <= p.keep) available = available_pairs(p, query_image, lane);
     if (count >= p.keep) {
         bound = key_value(keep_nearest(kept, count, p.keep, lane));
         count = p.keep;
-    } else if (count < p.pairs) {
+    } else if (count < available) {
         bound = bits_float(0x7fc00000u);  // pairs were lost to an overflow: certify nothing
     } else if (count <= short_list) {
         keep_nearest(kept, count, p.keep, lane);  // for the order alone
@@ -117,10 +128,10 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
     if (ranked >= p.kappa) kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane));
     write_answer(p, row, query_image, scratch, ranked, lane);
     if (lane != 0) return;
-    atomic_add(p.counters + 1, ranked);
-    if (count != p.pairs && !(kth < bound)) {
+    atomic_add(p.counters + 1, static_cast<int64_t>(ranked));
+    if (count != available && !(kth < bound)) {
         p.failed[atomic_add(p.failures, 1)] = local;
-        atomic_add(p.counters, 1);
+        atomic_add(p.counters, int64_t{1});
     }
 }
 
@@ -175,7 +186,7 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const FinishParameters p) {
             warp_barrier();
             write_answer(p, row, query_image, list, count, lane);
         }
-        if (thread == 0) atomic_add(p.counters + 1, static_cast<int>(all < 0x7fffffff ? all : 0x7fffffff));
+        if (thread == 0) atomic_add(p.counters + 1, all);
         block_barrier();
     }
 }

@@ -110,7 +110,7 @@ struct FinishParameters {
     int64_t* indices;
     int* failed;              // (rows): positions, within the launch, of rows whose certificate fails
     int* failures;            // how many, in this launch
-    int* counters;            // [0] failed certificates, [1] exactly evaluated pairs
+    int64_t* counters;        // [0] failed certificates, [1] exactly evaluated pairs
     uint64_t* redo_lists;     // (redo blocks, redo_capacity)
     int redo_capacity;
 };

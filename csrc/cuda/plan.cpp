@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace fastspade::cuda {
 
@@ -19,22 +20,31 @@ int64_t place(int64_t& end, int64_t bytes) {
     return at;
 }
 
+// Without a gap after it.
+int64_t append(int64_t& end, int64_t bytes) {
+    end += bytes;
+    return end - bytes;
+}
+
 int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Rows of operands are multiples of 128 bytes and terms of 16: in this order everything is aligned without gaps, so that
+// preparing a gallery writes every byte of its memory. torch's checks of operators compare such results byte by byte.
 void lay_out(OperandLayout& layout) {
+    static_assert(step_channels * 2 % 128 == 0 && sizeof(Terms) == 16);
     int64_t end = 0;
     const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
     for (size_t g = 0; g < layout.groups.size(); ++g) {
         const Group& group = layout.groups[g];
-        layout.group_offset[g] = place(end, layout.images * group.height * group.width * group.channels * 2);
+        layout.group_offset[g] = append(end, layout.images * group.height * group.width * group.channels * 2);
     }
-    layout.terms_offset = place(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
-    layout.scale_offset = place(end, layout.images * 4);
-    layout.largest_offset = place(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
+    layout.terms_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
+    layout.scale_offset = append(end, layout.images * 4);
+    layout.largest_offset = append(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
     int64_t channels = 0;
     for (const LevelShape& level : layout.levels) channels += level.channels;
-    layout.centre_offset = place(end, channels * 4);
+    layout.centre_offset = append(end, channels * 4);
     layout.bytes = end;
 }
 
@@ -68,7 +78,7 @@ void count_channels(OperandLayout& layout) {
     }
 }
 
-// The tallest query tile that fits and still leaves every multiprocessor a block.
+// The tallest query tile that fits, still leaves every multiprocessor a block, and is not half empty for every image.
 void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t kappa, int64_t small_tiles, int64_t units, SearchPlan& plan) {
     for (int row_tiles : {4, 2, 1}) {
         const int64_t without = shared_need(gallery, row_tiles, nullptr);
@@ -76,7 +86,8 @@ void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t ka
         const bool on_chip = kappa <= 64 && without + lists <= device.shared_bytes;
         const bool enough = ceil_divide(small_tiles, row_tiles) * units >= device.multiprocessors;
         const bool fits = kappa <= 64 ? on_chip : without <= device.shared_bytes;
-        if (row_tiles > 1 && !(fits && enough)) continue;
+        const bool half_empty = small_tiles <= row_tiles / 2;
+        if (row_tiles > 1 && (!fits || !enough || half_empty)) continue;
         plan.row_tiles = row_tiles;
         plan.lists_on_chip = on_chip;
         break;
@@ -187,10 +198,18 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     plan.tile_rows = 32 * plan.row_tiles;
     plan.query_tiles = static_cast<int>(ceil_divide(query_pixels, plan.tile_rows));
 
-    // Splits: what finishes first, counting whole waves of blocks; each extra split costs a list to fill and to merge.
+    // Splits: what finishes first, counting whole waves of blocks; each extra split costs a list to fill and to merge. For
+    // very large kappa they are as many as the workspace holds for one tile.
+    const auto bytes_a_tile = [&](int64_t splits) {
+        const int64_t kept = static_cast<int64_t>(plan.tile_rows) * (splits + 1) * plan.keep * 8;
+        const int64_t lists = plan.lists_on_chip ? 0 : static_cast<int64_t>(plan.tile_rows) * splits * plan.capacity * 8;
+        return std::pair{kept, lists};
+    };
+    const auto both = [](std::pair<int64_t, int64_t> bytes) { return bytes.first + bytes.second; };
     const int64_t tiles = plan.query_tiles * plan.batch;
     double best = 1e300;
     for (int64_t splits = 1; splits <= std::min<int64_t>(units, 64); ++splits) {
+        if (splits > 1 && both(bytes_a_tile(splits)) > workspace_budget) break;
         const double waves = static_cast<double>(ceil_divide(tiles * splits, device.multiprocessors));
         const double time = waves * (static_cast<double>(ceil_divide(units, splits)) * plan.job_count / plan.segments + 4.0);
         if (time < best * 0.98) {
@@ -198,14 +217,14 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
             plan.splits = static_cast<int>(splits);
         }
     }
-    const int64_t kept_a_tile = static_cast<int64_t>(plan.tile_rows) * (plan.splits + 1) * plan.keep * 8;
-    const int64_t lists_a_tile = plan.lists_on_chip ? 0 : static_cast<int64_t>(plan.splits) * plan.tile_rows * plan.capacity * 8;
+    const auto [kept_a_tile, lists_a_tile] = bytes_a_tile(plan.splits);
     plan.launch_tiles = static_cast<int>(std::clamp<int64_t>(workspace_budget / (kept_a_tile + lists_a_tile), 1, tiles));
 
     plan.redo_capacity = static_cast<int>(2 * kappa + 2 * 256);
     plan.redo_blocks = static_cast<int>(std::clamp<int64_t>(redo_budget / (8 * static_cast<int64_t>(plan.redo_capacity)), 1,
                                                             static_cast<int64_t>(device.multiprocessors) * 4));
-    int64_t end = plan.query.bytes;
+    int64_t end = 0;
+    place(end, plan.query.bytes);
     const int64_t rows = static_cast<int64_t>(plan.launch_tiles) * plan.tile_rows;
     plan.kept_offset = place(end, plan.launch_tiles * kept_a_tile);
     plan.lists_offset = place(end, plan.launch_tiles * lists_a_tile);

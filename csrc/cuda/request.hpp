@@ -14,7 +14,7 @@ struct SearchRequest {
     bool redo;                      // precision="exact"
     float* distances;
     int64_t* indices;
-    int* counters;
+    int64_t* counters;
     char* workspace;
 };
 

@@ -13,9 +13,11 @@ import torch
 
 from fastspade.bank import Snapshot
 from fastspade.search import PreparedGallery, knn, pyramid_knn
+from fastspade.search.cuda import gallery_bytes_cuda
 from fastspade.search.levels import Levels, MemoryLevels, image_bytes
 from fastspade.search.streamed import StreamedGallery, streamed_pyramid_knn
 from fastspade.search.streaming import parts_of
+from fastspade.search.validation import UPSAMPLES
 
 # Of the memory free when the bank is brought over; the rest is for the backbone, the queries and the search.
 SHARE_OF_FREE_MEMORY = 0.6
@@ -38,7 +40,8 @@ class ResidentBank:
         size = len(bank) * image_bytes(bank.levels)
         if device.type == "cuda":
             most = SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]
-            if 1.6 * size <= min(most, most if memory_limit is None else memory_limit):  # with 16-bit copies and norms
+            held = size + gallery_bytes_cuda(bank.levels.shapes, len(bank), device, UPSAMPLES[upsample])
+            if held <= min(most, most if memory_limit is None else memory_limit):
                 self._gallery = PreparedGallery(self._brought(device), upsample=upsample)
                 return
         elif bank.levels.whole is not None or (memory_limit is not None and size <= memory_limit):

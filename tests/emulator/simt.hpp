@@ -89,6 +89,7 @@ Value warp_shuffle_xor(Value value, int mask) { return exchanged(value, mask, em
 
 // Fibres share one host thread and switch only at collectives, so plain operations are atomic.
 inline int atomic_add(int* address, int value) { const int old = *address; *address += value; return old; }
+inline void atomic_add(int64_t* address, int64_t value) { *address += value; }
 inline uint32_t atomic_min(uint32_t* address, uint32_t value) {
     const uint32_t old = *address;
     if (value < old) *address = value;

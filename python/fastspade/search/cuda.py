@@ -7,7 +7,8 @@ the host, with CPU tensors.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -15,6 +16,7 @@ import torch
 
 from fastspade.errors import EngineError, InputError
 from fastspade.search.cpu import compiled_engine, describe
+from fastspade.search.levels import Shape
 
 if TYPE_CHECKING:
     from fastspade._engine import _Plan
@@ -48,20 +50,44 @@ def _path() -> int:
     return PATHS[wanted]
 
 
-def _shapes(levels: list[torch.Tensor]) -> list[tuple[int, int, int]]:
+def _shapes(levels: list[torch.Tensor]) -> list[Shape]:
     return [(level.shape[1], level.shape[2], level.shape[3]) for level in levels]
 
 
 def _translated(call: Callable[P, T], engine: ModuleType, *arguments: P.args, **named: P.kwargs) -> T:
-    """Calls the engine; its errors become torch's and fastspade's."""
+    """Calls the engine with its device current; its errors become torch's and fastspade's."""
     try:
-        return call(*arguments, **named)
+        # torch's guard, because it goes back to the device before without making a context there that nobody asked for.
+        with torch.cuda.device(named["device"]) if torch.cuda.is_initialized() else nullcontext():
+            return call(*arguments, **named)
     except ValueError as error:
         raise InputError(str(error)) from None
     except RuntimeError as error:
         if isinstance(error, getattr(engine, "CudaOutOfMemory", ())):
             raise torch.cuda.OutOfMemoryError(str(error)) from None
         raise EngineError(str(error)) from None
+
+
+def gallery_bytes_cuda(
+    shapes: Sequence[Shape],
+    images: int,
+    device: torch.device,
+    upsample: int,
+    bfloat16: bool = False,
+    engine: ModuleType | None = None,
+) -> int:
+    """Bytes of what prepare_gallery_cuda makes from `images` pyramids of `shapes` on `device`."""
+    engine = compiled_engine() if engine is None else engine
+    size: int = _translated(
+        engine.cuda_gallery_bytes,
+        engine,
+        device=_place(device)[0],
+        gallery=list(shapes),
+        images=images,
+        upsample=upsample,
+        bfloat16=bfloat16,
+    )
+    return size
 
 
 def prepare_gallery_cuda(
@@ -75,15 +101,7 @@ def prepare_gallery_cuda(
         raise InputError(f"gallery has {len(gallery)} levels; the CUDA engine takes at most {MAX_LEVELS}")
     gallery = [level.detach() for level in gallery]
     device, stream = _place(gallery[0].device)
-    size = _translated(
-        engine.cuda_gallery_bytes,
-        engine,
-        device=device,
-        gallery=_shapes(gallery),
-        images=gallery[0].shape[0],
-        upsample=upsample,
-        bfloat16=bfloat16,
-    )
+    size = gallery_bytes_cuda(_shapes(gallery), gallery[0].shape[0], gallery[0].device, upsample, bfloat16, engine)
     prepared = torch.empty(size, dtype=torch.uint8, device=gallery[0].device)
     _translated(
         engine.cuda_prepare_gallery,
@@ -138,7 +156,7 @@ def search_cuda(
     bfloat16: bool = False,
     engine: ModuleType | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and counters int32: rows whose certificate
+    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and counters int64: rows whose certificate
     failed, pairs ranked by exact distances.
 
     gallery_index entries outside the gallery are skipped; where fewer than kappa pixels remain, the rest of a row has
@@ -160,7 +178,7 @@ def search_cuda(
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     distances = torch.empty(rows, kappa, dtype=torch.float32, device=where)
     indices = torch.empty(rows, kappa, dtype=torch.int64, device=where)
-    counters = torch.zeros(2, dtype=torch.int32, device=where)
+    counters = torch.zeros(2, dtype=torch.int64, device=where)
     workspace = torch.empty(plan["workspace_bytes"], dtype=torch.uint8, device=where)
     _translated(
         engine.cuda_search,

@@ -106,7 +106,7 @@ def _search_fake(
     return (
         first.new_empty(rows, kappa, dtype=torch.float32),
         first.new_empty(rows, kappa, dtype=torch.int64),
-        first.new_empty(3 if on_cpu else 2, dtype=torch.int64 if on_cpu else torch.int32),
+        first.new_empty(3 if on_cpu else 2, dtype=torch.int64),
     )
 
 

@@ -69,9 +69,10 @@ class _Conveyor:
                 event.synchronize()  # the staging memory is free again once its last copy has left
             pinned = self.pinned[turn]
             if pinned is None:
+                types = [level.dtype for level in self.host] if self.host else [self.source.dtype] * len(self.source.shapes)
                 pinned = self.pinned[turn] = [
-                    torch.empty((len(self.parts[0]), *shape), dtype=self.source.dtype, pin_memory=True)
-                    for shape in self.source.shapes
+                    torch.empty((len(self.parts[0]), *shape), dtype=dtype, pin_memory=True)
+                    for shape, dtype in zip(self.source.shapes, types, strict=True)
                 ]
             sources = [stage[: len(images)] for stage in pinned]
             if self.host:
@@ -109,43 +110,46 @@ def search_streamed(
     device: torch.device,
     search: Search,
     *,
-    part_bytes: int = PART_BYTES,
+    part_bytes: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Runs `search(levels, gallery_index, kappa)` over parts of a gallery and merges the answers.
 
-    `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part.
-    Waits for the device only where host memory must be reused.
+    `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part, None
+    is PART_BYTES. After gallery_index is known, waits for the device only where host memory must be reused.
     """
     stored: Levels = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
     images = len(stored)
     pixels = stored.shapes[0][1] * stored.shapes[0][2]
-    host_index = None if gallery_index is None else gallery_index.cpu()
-    wanted = torch.arange(images) if host_index is None else host_index.unique()
-    wanted = wanted[(wanted >= 0) & (wanted < images)]
-    parts = parts_of(stored, wanted, part_bytes)
+    wanted = torch.arange(images)
+    if gallery_index is not None:
+        named = gallery_index.cpu().unique()
+        named = named[(named >= 0) & (named < images)]
+        wanted = named if len(named) else wanted[:1]  # where no entry names an image, one is searched for none of the queries
+    parts = parts_of(stored, wanted, PART_BYTES if part_bytes is None else part_bytes)
+    # Uploaded once: a copy for every part would wait until the part before it is searched.
+    places = wanted.to(device).split(len(parts[0]))
     if device.type == "cuda":
         source: Iterator[list[torch.Tensor]] = iter(_Conveyor(stored, parts, device))
     else:
         source = read_ahead(stored, parts)
     answer = None
-    for part in parts:
+    for part in places:
         levels = next(source)
         part_index = None
-        if host_index is not None:
+        if gallery_index is not None:
             # Positions within the part; images of other parts are skipped by a negative entry.
-            position = torch.full((images,), -1, dtype=torch.int64)
-            position[part] = torch.arange(len(part))
-            part_index = torch.where((host_index >= 0) & (host_index < images), position[host_index.clamp(0, images - 1)], -1)
-            part_index = part_index.to(device, non_blocking=True)
+            position = torch.full((images,), -1, dtype=torch.int64, device=device)
+            position[part] = torch.arange(len(part), device=device)
+            inside = (gallery_index >= 0) & (gallery_index < images)
+            part_index = torch.where(inside, position[gallery_index.clamp(0, images - 1)], -1)
         reach = min(kappa, len(part) * pixels if part_index is None else part_index.shape[1] * pixels)
         distances, indices, counters = search(levels, part_index, reach)
         del levels
-        image = part.to(device)[(indices // pixels).clamp_min(0)]
+        image = part[(indices // pixels).clamp_min(0)]
         indices = torch.where(indices >= 0, image * pixels + indices % pixels, -1)
         if answer is None:
             answer = distances, indices, counters
         else:
             answer = (*merge_nearest(answer[0], answer[1], distances, indices, kappa), answer[2] + counters)
-    if answer is None:
-        raise AssertionError("gallery_index names no image of the gallery")
+    assert answer is not None  # a gallery has at least one image, so there is at least one part
     return answer
