@@ -91,6 +91,9 @@ def test_an_exported_file_serves_the_same_scores_in_a_fresh_process(exported, tm
     command = [sys.executable, "-W", "error::UserWarning", "-c", SERVE]
     subprocess.run([*command, path, tmp_path / "images.npy", tmp_path / "found.npz"], check=True, cwd=tmp_path)
     found = np.load(tmp_path / "found.npz")
+    program = torch.export.load(path).module()
+    for i, parts in enumerate(zip(*(program(part) for part in IMAGES.split([1, 4])), strict=True)):
+        assert np.array_equal(found[f"arr_{i}"], torch.cat(parts).numpy())  # to the bit, in either process
     wanted = model.score(TEST)
     # The network may differ in the last bit between batch sizes.
     assert np.allclose(found["arr_0"], wanted.image_scores, rtol=1e-5, atol=1e-7)
