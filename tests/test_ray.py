@@ -302,6 +302,7 @@ def test_an_actor_loads_the_bank_once(model, tmp_path, monkeypatch):
     loads = []
     monkeypatch.setattr(Job, "load", lambda job, load=Job.load: loads.append(load(job)) or loads[-1])
     model.save(tmp_path / "folder")
+    (tmp_path / "out").mkdir()
     scorer = Scorer(job_for(str(tmp_path / "folder"), tmp_path / "out"))
     for part in "abc":
         assert scorer.answer(f"part-{part}", lambda: [Entry("x", lambda: picture(1))])["images"] == 1
