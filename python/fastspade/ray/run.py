@@ -126,7 +126,8 @@ def score(
     if isinstance(model, Spade) and model.device.type != "cpu":
         raise DeviceError(f"model is on {model.device}; save it and pass its path")
     if not num_gpus and not isinstance(model, Spade) and os.path.isfile(model):  # else every actor would hold all of it
-        model = Spade.load(model, backbone=backbone, weights=weights, device="cpu", progress=False)
+        path, own = os.fspath(model), None if weights is None else os.fspath(weights)
+        model = Spade.load(path, backbone=backbone, weights=own, device="cpu", progress=False)
     kept = ray.put(Shipped.pack(model)) if isinstance(model, Spade) else None  # held here: restarted actors need it again
     counter: Any = Attempts  # ray.remote has made it an actor's class
     job = Job(

@@ -65,8 +65,8 @@ class _Dlpack(Library):
         self._from_dlpack = getattr(namespace, "from_dlpack", None)
         kind = type(value)
         self.name = f"{kind.__module__.partition('.')[0]} {kind.__qualname__}"
-        if self._from_dlpack is not None and hasattr(namespace, "__name__"):
-            self.name = f"{namespace.__name__.partition('.')[0]} array"
+        if self._from_dlpack is not None and (name := getattr(namespace, "__name__", None)):
+            self.name = f"{name.partition('.')[0]} array"
 
     def tensor(self, argument: str, value: Any) -> torch.Tensor:
         try:
