@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 import fastspade
 from fastspade.anomalib import Spade
+from fastspade.backbones import load_backbone
 from fastspade.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # lightning's advice on workers, loggers and accelerators
@@ -126,6 +127,24 @@ def test_options_do_what_fastspades_do(dataset, options):
     again.load_state_dict(state)
     assert_as_fastspade(again, dataset, **options)
     assert again.model.level0.dtype == model.model.level0.dtype
+
+
+def test_a_backbone_keeps_what_it_was_loaded_with(dataset):
+    """cosine=True, and normalisation by the pre-processor alone."""
+    options = dict(layers=LAYERS, cosine=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    model = Spade(load_backbone(TinyNet(), **options), k=3, sigma=1.0, visualizer=False)
+    own = fastspade.Spade(
+        load_backbone(TinyNet(), **options), k=3, sigma=1.0, resize=64, crop=64, device="cpu", progress=False
+    )
+    normalise = model.pre_processor.transform.transforms[-1]
+    good, bad = (as_the_model_sees(dataset / name) for name in ("good", "bad"))
+    model.model.collect(normalise(good))
+    model.fit()
+    wanted, found = own.fit(good).score(bad), model.model(normalise(bad))
+    assert np.allclose(found.pred_score.numpy(), wanted.image_scores, rtol=1e-5)
+    assert np.allclose(found.anomaly_map[:, 0].numpy(), wanted.anomaly_maps, rtol=1e-4, atol=1e-7)
+    assert wanted.anomaly_maps.max() <= 3 * 4  # three levels of unit vectors, squared
+    assert "backbone" not in model.hparams
 
 
 def test_patchcore_is_replaced_by_one_line(dataset, tmp_path):

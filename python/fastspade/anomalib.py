@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastspade.backbones import load_backbone
+from fastspade.backbones import Backbone, load_backbone
 from fastspade.bank.snapshot import check_storage_dtype, stored
 from fastspade.errors import InputError, MissingDependencyError
 from fastspade.module.scorer import Scorer
@@ -41,8 +41,8 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Spade(MemoryBankMixin, AnomalibModule):
     """SPADE (arXiv 2005.02357) as a lightning module of anomalib. One epoch collects features; nothing is trained.
 
-    backbone, layers, weights: as of `fastspade.Spade`. A module of your own is not kept in checkpoints: pass it again to
-        load_from_checkpoint.
+    backbone, layers, weights: as of `fastspade.Spade`. A module or Backbone of your own is not kept in checkpoints: pass it
+        again to load_from_checkpoint.
     k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "knn", "max" or "top1%".
     pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes to
         256 x 256, cuts the central 224 x 224, as the paper does, and normalises as the backbone wants it; one of your own
@@ -54,7 +54,7 @@ class Spade(MemoryBankMixin, AnomalibModule):
 
     def __init__(
         self,
-        backbone: str | nn.Module = "wide_resnet50_2",
+        backbone: str | nn.Module | Backbone = "wide_resnet50_2",
         layers: Sequence[str] | None = None,
         *,
         k: int = 50,
@@ -78,12 +78,12 @@ class Spade(MemoryBankMixin, AnomalibModule):
         super().__init__(
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
-        if isinstance(backbone, nn.Module):  # a checkpoint holds plain values only
+        if isinstance(backbone, (nn.Module, Backbone)):  # a checkpoint holds plain values only
             for kept in (self._hparams, self._hparams_initial):
                 kept.pop("backbone", None)
         # The pre-processor normalises, as for every model of anomalib; the backbone must not do it again.
         read = load_backbone(
-            source._module, layers=source.layers, embedding=source.embedding, mean=(0, 0, 0), std=(1, 1, 1)
+            source._module, layers=source.layers, embedding=source.embedding, cosine=source.cosine, mean=(0, 0, 0), std=(1, 1, 1)
         )
         options: dict[str, Any] = dict(k=k, k_image=k_image, kappa=kappa, upsample=upsample, sigma=sigma)
         options |= dict(image_score=image_score, local_average=local_average, precision=precision, storage_dtype=storage_dtype)
