@@ -73,7 +73,7 @@ def main() -> None:
     distances, _ = pyramid_knn(pyramid, model.bank.pyramid, 1, gallery_index=torch.from_numpy(found.neighbors)[None])
     correspondence(scene.normal, chosen, found, distances[0, :, :, 0])
 
-    figure, axes = panels(["distance of every pixel, 56 x 56", "enlarged and smoothed", "over the image", "true defect"])
+    figure, axes = panels(["distances, 56 x 56", "enlarged and smoothed", "over the image", "true defect"])
     axes[0].imshow(maps.heatmap(distances[0, :, :, 0]), interpolation="nearest")
     axes[1].imshow(maps.heatmap(found.anomaly_map))
     axes[2].imshow(np.asarray(result.overlay(0))[: chosen.picture.shape[0], : chosen.picture.shape[1]])
