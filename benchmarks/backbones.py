@@ -96,7 +96,7 @@ def main() -> None:
         rows[name] = measure(name, pixels)
         print(name, rows[name], flush=True)
         if arguments.out:
-            record = {"machine": describe(), "settings": settings, "rows": rows}
+            record = {"machine": describe("torchvision", "timm"), "settings": settings, "rows": rows}
             arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 
-def describe() -> dict[str, Any]:
-    """Processor, cores, memory, versions and command line of this run."""
+def describe(*more: str) -> dict[str, Any]:
+    """Processor, cores, memory, versions (also of the packages `more`) and command line of this run."""
     import fastspade
 
     model = platform.processor()
@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
         names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
         model = names[0] if names else model
     versions = {}
-    for package in ("torch", "numpy", "faiss-cpu", "scikit-learn", "fastspade"):
+    for package in ("torch", "numpy", "faiss-cpu", "scikit-learn", "fastspade", *more):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

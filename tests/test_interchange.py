@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import warnings
 
@@ -51,6 +52,12 @@ class Standard(Producer):
 
     def __array_namespace__(self, api_version=None):
         return types.SimpleNamespace(from_dlpack=self.from_dlpack)
+
+
+class Elder(Producer):
+    """An array of a library that has from_dlpack in its package, but not the standard's namespace."""
+
+    __module__ = "elder_arrays.core"
 
 
 class Refusing(Producer):
@@ -129,6 +136,12 @@ def test_dlpack_arrays_are_answered_in_kind_or_as_tensors(producer, kind):
         assert np.array_equal(a.numpy() if kind is torch.Tensor else a.memory.numpy(), b)
     query = producer(QUERY)
     assert tensor_of(query).data_ptr() == query.memory.data_ptr()
+
+
+def test_a_library_without_the_standards_namespace_is_asked_by_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "elder_arrays", types.SimpleNamespace(from_dlpack=lambda x: Elder(x.numpy())))
+    for a, b in zip(knn(Elder(QUERY), Elder(GALLERY), 3), WANTED, strict=True):
+        assert type(a) is Elder and np.array_equal(a.memory.numpy(), b)
 
 
 def test_jax_arrays_are_answered_in_jax():

@@ -35,21 +35,31 @@ def fitted(normal, **options):
     return tiny_spade(batch_size=len(TEST), **options).fit(normal)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"kappa": 4, "upsample": "nearest", "sigma": 0},
-        {"local_average": True, "k": 2, "k_image": 5},
-        {"image_score": "max", "k": 50},
-        {"image_score": "top1%", "sigma": 2.5},
-    ],
-    ids=str,
-)
+# Every option that scores depend on, here or among REFUSED below.
+HONOURED = [
+    {},
+    {"kappa": 4, "upsample": "nearest", "sigma": 0},
+    {"local_average": True, "k": 2, "k_image": 5},
+    {"image_score": "max", "k": 50},
+    {"image_score": "top1%", "sigma": 2.5},
+    {"resize": 80, "crop": 48, "precision": "fast"},
+    {"storage_dtype": "float16"},
+    {"storage_dtype": "bfloat16", "keep_crop": True},
+]
+REFUSED = [{"image_score": "reweighted"}, {"window": 4.0}]
+
+
+def test_every_option_of_spade_is_honoured_or_refused():
+    tried = {name for options in HONOURED + REFUSED for name in options}
+    assert tried == set(tiny_spade().options())
+
+
+@pytest.mark.parametrize("options", HONOURED, ids=str)
 @pytest.mark.filterwarnings("ignore:k=50 but there are 6")
 def test_the_module_gives_the_scorers_own_bits(normal, options):
-    model = fitted(normal, **options)
-    scores, maps = SpadeModule(model)(IMAGES)
+    model = fitted(normal, **{"keep_crop": True} | options)
+    images = next(iter(model._open(TEST, False, "images"))).pixels  # prepared as Spade does
+    scores, maps = SpadeModule(model)(images)
     wanted = model.score(TEST)
     assert scores.dtype == maps.dtype == torch.float32
     assert np.array_equal(scores.numpy(), wanted.image_scores)
@@ -81,6 +91,9 @@ def test_an_exported_file_serves_the_same_scores_in_a_fresh_process(exported, tm
     command = [sys.executable, "-W", "error::UserWarning", "-c", SERVE]
     subprocess.run([*command, path, tmp_path / "images.npy", tmp_path / "found.npz"], check=True, cwd=tmp_path)
     found = np.load(tmp_path / "found.npz")
+    program = torch.export.load(path).module()
+    for i, parts in enumerate(zip(*(program(part) for part in IMAGES.split([1, 4])), strict=True)):
+        assert np.array_equal(found[f"arr_{i}"], torch.cat(parts).numpy())  # to the bit, in either process
     wanted = model.score(TEST)
     # The network may differ in the last bit between batch sizes.
     assert np.allclose(found["arr_0"], wanted.image_scores, rtol=1e-5, atol=1e-7)
@@ -155,8 +168,8 @@ def test_the_command_line_exports(normal, tmp_path, capsys, monkeypatch):
     ("call", "message"),
     [
         (lambda normal, t: SpadeModule(tiny_spade()), "model has no normal images yet"),
-        (lambda normal, t: SpadeModule(fitted(normal, image_score="reweighted")), "image_score='reweighted', which cannot be"),
-        (lambda normal, t: SpadeModule(fitted(normal, window=4)), r"window=4\.0, which cannot be"),
+        (lambda normal, t: SpadeModule(fitted(normal, **REFUSED[0])), "image_score='reweighted', which cannot be"),
+        (lambda normal, t: SpadeModule(fitted(normal, **REFUSED[1])), r"window=4\.0, which cannot be"),
         (lambda normal, t: SpadeModule(fitted(normal))(IMAGES[..., :32]), r"images must have shape \(B, 3, 64, 64\), got \(5, 3, 64, 32\)"),
         (lambda normal, t: export(fitted(normal), t / "spade.onnx"), r"path must end in \.pt2.*got spade\.onnx"),
         (lambda normal, t: export(fitted(normal), t / "none" / "spade.pt2"), "path: the folder .*none does not exist"),

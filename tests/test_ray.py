@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -128,6 +129,16 @@ def test_other_file_systems(model, photos, tmp_path):
     assert sorted(os.listdir(tmp_path / "scores")) == ["_manifest.json", "part-000000000.parquet", "part-000000001.parquet"]
 
 
+def test_fsspec_file_systems(model, photos, tmp_path):
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    options = dict(filesystem=fsspec.filesystem("file"), batch_size=4, images_per_part=8)
+    assert score(str(photos), model, output=tmp_path / "out", **options).images == 22
+    assert score(str(photos), model, output=tmp_path / "out", **options).resumed == 3
+    rows, expected = rows_of(tmp_path / "out"), model.score(str(photos))
+    assert [row["name"] for row in rows] == [f"file://{name}" for name in expected.names]
+    assert [row["score"] for row in rows] == [image.score for image in expected.images]
+
+
 def test_ray_dataset_resumes_by_name(model, photos, tmp_path):
     """First some of the images, as bytes; then all, as arrays: only the others are scored."""
     files = sorted(photos.rglob("*.png"))[:12]
@@ -182,6 +193,7 @@ def test_bad_arguments_are_named(model, photos, tmp_path):
         ({"images": str(tmp_path / "in.parquet"), "image_column": "id"}, InputError, "must hold encoded images"),
         ({"images": [str(photos), str(tmp_path / "in.parquet")]}, InputError, "got both"),
         ({"images": "nowhere://x:secret@y/z"}, InputError, r"nowhere://y/z"),
+        ({"filesystem": "s3"}, InputError, "filesystem must be one of pyarrow or fsspec, got str"),
         ({"batch_size": 0}, InputError, "batch_size"),
         ({"concurrency": (2, 1)}, InputError, "concurrency"),
         ({"model": str(tmp_path / "none.safetensors")}, MissingFileError, "model"),
@@ -267,16 +279,60 @@ def test_killed_driver_is_resumed_by_the_same_command(photos, tmp_path):
     assert [row["score"] for row in rows] == [image.score for image in expected.images]
 
 
-def test_images_that_kill_every_worker_end_the_run(model, photos, tmp_path):
-    """Ray retries what a dead worker had in hand for ever; a part begun too often is an error instead."""
-    job = Job(
-        **dict(model=ray.put(Shipped.pack(model)), output=locate(tmp_path, "output"), device="cpu", batch_size=4, num_workers=1, maps=False),
+def job_for(model, output) -> Job:
+    return Job(
+        **dict(model=model, output=locate(output, "output"), device="cpu", batch_size=4, num_workers=1, maps=False),
         **dict(max_pixels=None, memory_limit=None),
-        **dict(skip_bad=False, threshold=None, pixel_threshold=None, backbone=None, weights=None),
+        **dict(skip_bad=False, threshold=None, pixel_threshold=None, backbone=TinyNet(), weights=None),
         **dict(image_column=None, name_column=None, attempts=Attempts.options(num_cpus=0).remote()),
     )
+
+
+def test_images_that_kill_every_worker_end_the_run(model, tmp_path):
+    """Ray retries what a dead worker had in hand for ever; a part begun too often is an error instead."""
+    job = job_for(ray.put(Shipped.pack(model)), tmp_path)
     ray.get([job.attempts.begin.remote("part-a") for _ in range(MOST_ATTEMPTS)])
     scorer = Scorer(job)
     error = ray.cloudpickle.loads(scorer.answer("part-a", lambda: [])["error"])
     assert isinstance(error, EngineError) and "workers died over it" in str(error)
     assert scorer.answer("part-b", lambda: [Entry("x", lambda: picture(1))])["images"] == 1
+
+
+def test_an_actor_loads_the_bank_once(model, tmp_path, monkeypatch):
+    loads = []
+    monkeypatch.setattr(Job, "load", lambda job, load=Job.load: loads.append(load(job)) or loads[-1])
+    model.save(tmp_path / "folder")
+    (tmp_path / "out").mkdir()
+    scorer = Scorer(job_for(str(tmp_path / "folder"), tmp_path / "out"))
+    for part in "abc":
+        assert scorer.answer(f"part-{part}", lambda: [Entry("x", lambda: picture(1))])["images"] == 1
+    assert len(loads) == 1
+    assert loads[0].bank.snapshot.levels.whole is None  # in a folder it stays on disk
+
+
+def test_a_bank_lies_once_a_node_in_memory_that_its_actors_map(tmp_path, photos):
+    """A model in one file, or a Spade: actors do not copy it. Shown by the addresses of what they search."""
+    fitted = tiny_spade(k=3).fit([picture(seed) for seed in range(24)])
+    kept = ray.put(Shipped.pack(fitted))
+
+    @ray.remote(num_cpus=1)
+    def mapped_file(box):
+        address = ray.get(box[0]).unpack().bank.snapshot.pyramid[0].data_ptr()
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                low, high = (int(end, 16) for end in line.split()[0].split("-"))
+                if low <= address < high:
+                    return line.split(maxsplit=5)[5]
+
+    for name in ray.get([mapped_file.remote([kept]) for _ in range(2)]):
+        assert "plasma" in name
+    fitted.save(tmp_path / "m.safetensors")
+    some = [str(file) for file in sorted(photos.rglob("*.png"))[:4]]
+    score(some, tmp_path / "m.safetensors", output=tmp_path / "out", backbone=TinyNet(), batch_size=4, images_per_part=2)
+    assert [row["score"] for row in rows_of(tmp_path / "out")] == [image.score for image in fitted.score(some).images]
+
+
+def test_every_option_of_load_is_one_of_score():
+    wanted, mine = inspect.signature(Spade.load).parameters, inspect.signature(score).parameters
+    assert set(wanted) - set(mine) == {"path", "device"}  # model, and whether num_gpus is 0
+    assert {name for name in set(wanted) & set(mine) if wanted[name].default != mine[name].default} == {"num_workers"}

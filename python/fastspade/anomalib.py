@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastspade.backbones import load_backbone
+from fastspade.backbones import Backbone, load_backbone
+from fastspade.bank.snapshot import check_storage_dtype, stored
 from fastspade.errors import InputError, MissingDependencyError
 from fastspade.module.scorer import Scorer
 from fastspade.spade import Spade as FastSpade
@@ -40,9 +41,9 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Spade(MemoryBankMixin, AnomalibModule):
     """SPADE (arXiv 2005.02357) as a lightning module of anomalib. One epoch collects features; nothing is trained.
 
-    backbone, layers, weights: as of `fastspade.Spade`. A module of your own is not kept in checkpoints: pass it again to
-        load_from_checkpoint.
-    k to local_average: options of `fastspade.Spade`, by the same names; image_score "knn", "max" or "top1%".
+    backbone, layers, weights: as of `fastspade.Spade`. A module or Backbone of your own is not kept in checkpoints: pass it
+        again to load_from_checkpoint.
+    k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "knn", "max" or "top1%".
     pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes to
         256 x 256, cuts the central 224 x 224, as the paper does, and normalises as the backbone wants it; one of your own
         must normalise too, as for anomalib's models.
@@ -53,7 +54,7 @@ class Spade(MemoryBankMixin, AnomalibModule):
 
     def __init__(
         self,
-        backbone: str | nn.Module = "wide_resnet50_2",
+        backbone: str | nn.Module | Backbone = "wide_resnet50_2",
         layers: Sequence[str] | None = None,
         *,
         k: int = 50,
@@ -63,6 +64,8 @@ class Spade(MemoryBankMixin, AnomalibModule):
         sigma: float = 4.0,
         image_score: str = "knn",
         local_average: bool = False,
+        precision: str = "exact",
+        storage_dtype: str = "float32",
         weights: str | Path | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
@@ -75,16 +78,16 @@ class Spade(MemoryBankMixin, AnomalibModule):
         super().__init__(
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
-        if isinstance(backbone, nn.Module):  # a checkpoint holds plain values only
+        if isinstance(backbone, (nn.Module, Backbone)):  # a checkpoint holds plain values only
             for kept in (self._hparams, self._hparams_initial):
                 kept.pop("backbone", None)
         # The pre-processor normalises, as for every model of anomalib; the backbone must not do it again.
         read = load_backbone(
-            source._module, layers=source.layers, embedding=source.embedding, mean=(0, 0, 0), std=(1, 1, 1)
+            source._module, layers=source.layers, embedding=source.embedding, cosine=source.cosine, mean=(0, 0, 0), std=(1, 1, 1)
         )
         options: dict[str, Any] = dict(k=k, k_image=k_image, kappa=kappa, upsample=upsample, sigma=sigma)
-        scored: dict[str, Any] = dict(image_score=image_score, local_average=local_average)
-        self.model = SpadeModel(FastSpade(read, device="cpu", progress=False, **options, **scored))
+        options |= dict(image_score=image_score, local_average=local_average, precision=precision, storage_dtype=storage_dtype)
+        self.model = SpadeModel(FastSpade(read, device="cpu", progress=False, **options))
 
     @classmethod
     def configure_pre_processor(
@@ -147,6 +150,9 @@ class SpadeModel(DynamicBufferMixin, Scorer):
         super().__init__(model)
         self._collected: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
         self._size: tuple[int, int] | None = None
+        self._storage = check_storage_dtype(model.storage_dtype)
+        for name in self._levels:  # a checkpoint is loaded into buffers of the type that they have
+            setattr(self, name, getattr(self, name).to(self._storage))
 
     def collect(self, images: torch.Tensor) -> None:
         """Keep the features of normal images; all must have one size."""
@@ -163,7 +169,8 @@ class SpadeModel(DynamicBufferMixin, Scorer):
         embeddings = torch.cat([part[0] for part in self._collected])
         pyramid = [torch.cat(level) for level in zip(*(part[1] for part in self._collected), strict=True)]
         self._collected.clear()
-        self.remember(embeddings, pyramid, self._size)
+        names = [f"normal image {i}" for i in range(len(embeddings))]
+        self.remember(embeddings, stored(pyramid, self._storage, names), self._size)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         scores, maps = super().forward(images)

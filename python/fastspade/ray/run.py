@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 import ray.data
@@ -28,7 +27,7 @@ from fastspade.progress import progress_bar
 from fastspade.ray.manifest import claim, model_fingerprint
 from fastspade.ray.shipping import Shipped
 from fastspade.ray.sources import IMAGE_COLUMNS, Listing, Source, check_column, list_source
-from fastspade.ray.storage import Place, locate
+from fastspade.ray.storage import FileSystem, Place, locate
 from fastspade.ray.worker import Attempts, Job, PartScorer, RowScorer, part_file
 from fastspade.spade import Spade
 from fastspade.threshold import check_threshold
@@ -69,7 +68,7 @@ def score(
     pixel_threshold: float | None = None,
     image_column: str | None = None,
     name_column: str | None = None,
-    filesystem: pafs.FileSystem | None = None,
+    filesystem: FileSystem | None = None,
     backbone: torch.nn.Module | None = None,
     weights: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -79,8 +78,9 @@ def score(
     images: a file, folder (searched in depth), glob, parquet file or folder of them (encoded images as bytes), a list of
         one kind, local or as URIs ("s3://bucket/folder"); or a ray.data.Dataset with encoded bytes or (H, W, C) arrays.
         Local paths must be readable under the same name on every node.
-    model: path of a saved model, or a Spade fitted on the CPU (its bank is put into Ray's object store, once a node).
-        backbone, weights: as for Spade.load.
+    model: path of a saved model, or a Spade fitted on the CPU. For actors on CPUs the bank of a model in one file, or of a
+        Spade, lies in Ray's object store, once a node, and all actors map that memory; one in a folder stays on disk.
+        Actors on GPUs read the path, which must be the same on every node. backbone, weights: as for Spade.load.
     output: folder or URI; new, empty, or holding the same run, begun earlier. Another run in it is an InputError.
     concurrency: actors, or (fewest, most) for a pool that grows with the cluster. None: as many as its GPUs or CPUs serve.
     num_gpus, num_cpus: of each actor. num_gpus None: 1 where the cluster has GPUs and this build has an engine for
@@ -92,7 +92,7 @@ def score(
     threshold, pixel_threshold: as for Spade.score.
     image_column, name_column: of parquet files and datasets. Default "image" or "bytes"; names default to file#row,
         and in a dataset to the column "path" or "name". Names in a dataset must be unique: they tell what is done.
-    filesystem: a pyarrow file system that images and output are paths on, instead of what their URIs say.
+    filesystem: a file system of pyarrow or fsspec that images and output are paths on, instead of what their URIs say.
 
     Each row holds name, score, decision, map (PNG, 16-bit; see fastspade.ray.decode_map), map_low, map_high, neighbors,
     neighbor_distances, and error.
@@ -125,6 +125,9 @@ def score(
         raise DeviceError("model must be the path of a saved model for actors on GPUs; save it, and pass backbone= if it is your own")
     if isinstance(model, Spade) and model.device.type != "cpu":
         raise DeviceError(f"model is on {model.device}; save it and pass its path")
+    if not num_gpus and not isinstance(model, Spade) and os.path.isfile(model):  # else every actor would hold all of it
+        path, own = os.fspath(model), None if weights is None else os.fspath(weights)
+        model = Spade.load(path, backbone=backbone, weights=own, device="cpu", progress=False)
     kept = ray.put(Shipped.pack(model)) if isinstance(model, Spade) else None  # held here: restarted actors need it again
     counter: Any = Attempts  # ray.remote has made it an actor's class
     job = Job(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from fastspade.errors import ImageReadError, InputError, MissingFileError
 from fastspade.images import SUFFIXES
-from fastspade.ray.storage import Place, locate
+from fastspade.ray.storage import FileSystem, Place, locate
 
 IMAGE_COLUMNS = ("image", "bytes")  # looked for where image_column is not given
 Source = str | os.PathLike[str]
@@ -71,7 +71,7 @@ def list_source(
     *,
     image_column: str | None = None,
     name_column: str | None = None,
-    filesystem: pafs.FileSystem | None = None,
+    filesystem: FileSystem | None = None,
 ) -> Listing:
     """Find all images of files, folders (searched in depth), globs and parquet files, and cut them into parts.
 

@@ -6,6 +6,7 @@ import os
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
@@ -15,6 +16,9 @@ from fastspade.errors import InputError, MissingFileError
 
 # An object of these appears under its name when the upload is complete, so it needs no rename (which would be a copy).
 _OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
+
+
+FileSystem: TypeAlias = Any  # pyarrow.fs.FileSystem, or fsspec's, which need not be installed
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,19 @@ class Place:
             self.filesystem.move(path, self.path)
 
 
-def locate(where: str | os.PathLike[str], argument: str, filesystem: pafs.FileSystem | None = None) -> Place:
+def locate(where: str | os.PathLike[str], argument: str, filesystem: FileSystem | None = None) -> Place:
     """A path or URI ("s3://bucket/folder", "file:///data", ...) -> Place. With `filesystem`, `where` is a path on it."""
     text = os.fspath(where)
     if not isinstance(text, str) or not text:
         raise InputError(f"{argument} must be a path or URI, got {where!r}")
-    if filesystem is not None:
+    if isinstance(filesystem, pafs.FileSystem):
         return Place(filesystem, text.rstrip("/"), "" if filesystem.type_name == "local" else filesystem.type_name)
+    if filesystem is not None:
+        protocol = getattr(filesystem, "protocol", None)  # one name or several
+        if not protocol:
+            raise InputError(f"filesystem must be one of pyarrow or fsspec, got {type(filesystem).__name__}")
+        scheme = protocol if isinstance(protocol, str) else protocol[0]
+        return Place(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), text.rstrip("/"), scheme)
     if "://" not in text:
         return Place(pafs.LocalFileSystem(), text.rstrip("/") or "/")
     try:

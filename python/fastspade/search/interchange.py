@@ -6,6 +6,7 @@ call must be of one library, and the answers are of that library too. `PreparedG
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,15 +56,17 @@ class _Numpy(Library):
 
 
 class _Dlpack(Library):
-    """Any other library. Results become its own through its array namespace (array API standard), or else stay tensors."""
+    """Any other library. Results become its own through the from_dlpack of its array namespace (array API standard) or, as
+    in CuPy before it had one, of its package; else they stay tensors."""
 
     def __init__(self, value: Any) -> None:
-        namespace = value.__array_namespace__() if hasattr(value, "__array_namespace__") else None
+        package = sys.modules.get(type(value).__module__.partition(".")[0])
+        namespace = value.__array_namespace__() if hasattr(value, "__array_namespace__") else package
         self._from_dlpack = getattr(namespace, "from_dlpack", None)
         kind = type(value)
         self.name = f"{kind.__module__.partition('.')[0]} {kind.__qualname__}"
-        if namespace is not None and hasattr(namespace, "__name__"):
-            self.name = f"{namespace.__name__.partition('.')[0]} array"
+        if self._from_dlpack is not None and (name := getattr(namespace, "__name__", None)):
+            self.name = f"{name.partition('.')[0]} array"
 
     def tensor(self, argument: str, value: Any) -> torch.Tensor:
         try:
