@@ -31,17 +31,19 @@ def test_adding_equals_a_fresh_fit(normal, options):
     assert_same_bits(grown, tiny_spade(**options).fit(normal))
 
 
-def test_removing_equals_a_fresh_fit_of_the_rest(normal):
-    model = tiny_spade().fit(normal)
+@pytest.mark.parametrize("storage_dtype", ["float32", "float16", "bfloat16"])
+def test_removing_equals_a_fresh_fit_of_the_rest(normal, storage_dtype):
+    model = tiny_spade(storage_dtype=storage_dtype).fit(normal)
     model.remove([4, 0])
     assert model.bank.ids == (1, 2, 3, 5)
-    assert_same_bits(model, tiny_spade().fit([normal[i] for i in (1, 2, 3, 5)]))
+    assert_same_bits(model, tiny_spade(storage_dtype=storage_dtype).fit([normal[i] for i in (1, 2, 3, 5)]))
 
 
-def test_merging_equals_a_fresh_fit_of_both(normal):
-    model, other = tiny_spade().fit(normal[:2]), tiny_spade().fit(normal[2:])
+@pytest.mark.parametrize("storage_dtype", ["float32", "float16", "bfloat16"])
+def test_merging_equals_a_fresh_fit_of_both(normal, storage_dtype):
+    model, other = (tiny_spade(storage_dtype=storage_dtype).fit(part) for part in (normal[:2], normal[2:]))
     assert model.bank.merge(other.bank) == (2, 3, 4, 5) and other.bank.ids == (0, 1, 2, 3)
-    assert_same_bits(model, tiny_spade().fit(normal))
+    assert_same_bits(model, tiny_spade(storage_dtype=storage_dtype).fit(normal))
 
 
 def test_nothing_is_computed_again(normal, monkeypatch):
