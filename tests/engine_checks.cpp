@@ -1,6 +1,7 @@
 // The CPU engine without Python over awkward tensors, for sanitizers: every tensor fills its memory to the byte, and every
 // layout of the same values must give the same bits. Prints what it did; ends with 1 at a difference.
 //
+//     engine_checks name           the instruction set in use (FASTSPADE_SIMD asks for one) and nothing else
 //     engine_checks layouts        tensors of odd shapes, strides and alignment; searches that are interrupted or fail
 //     engine_checks concurrent     several threaded searches at once, compared with the same searches one by one
 //     engine_checks lying-shape, odd-address, shared-output      the engine misused: a sanitizer must end the program
@@ -54,6 +55,7 @@ const std::vector<Case>& cases() {
 struct Found {
     std::vector<float> distances;
     std::vector<int64_t> indices;
+    int64_t ruled_out = 0;  // pairs whose finest level was never looked at
     bool operator==(const Found& other) const {
         return indices == other.indices && distances.size() == other.distances.size() &&
                std::memcmp(distances.data(), other.distances.data(), distances.size() * sizeof(float)) == 0;
@@ -98,7 +100,8 @@ Problem problem_of(const Case& c, const Inputs& in, int threads, bool prune, Fou
 
 Found search(const Case& c, const Inputs& in, int threads, bool prune) {
     Found found;
-    cpu::search(problem_of(c, in, threads, prune, found));
+    const Statistics counts = cpu::search(problem_of(c, in, threads, prune, found));
+    found.ruled_out = counts.pairs - counts.fine_pairs;
     return found;
 }
 
@@ -140,6 +143,7 @@ int check_failures() {
 
 int check_layouts() {
     int searches = 0, wrong = 0;
+    int64_t ruled_out = 0;
     for (const Case& c : cases())
         for (Layout layout : layouts) {
             const Layout plain = repeats(layout) ? layout : Layout::planes;  // repeated values are others
@@ -148,15 +152,17 @@ int check_layouts() {
                 const Inputs in = inputs(c, dtype, layout);
                 for (bool prune : {true, false}) {
                     ++searches;
-                    if (search(c, in, prune ? 2 : 1, prune) == wanted) continue;
+                    const Found found = search(c, in, prune ? 2 : 1, prune);
+                    ruled_out += found.ruled_out;
+                    if (found == wanted) continue;
                     ++wrong;
                     std::printf("differs: %s, layout %d, dtype %d, prune %d\n", c.name, static_cast<int>(layout),
                                 static_cast<int>(dtype), prune);
                 }
             }
         }
-    std::printf("%d searches, %d wrong\n", searches, wrong);
-    return wrong != 0;
+    std::printf("%d searches, %d wrong; %lld pairs ruled out\n", searches, wrong, static_cast<long long>(ruled_out));
+    return wrong != 0 || ruled_out == 0;
 }
 
 // Of every number of neighbours the first are the same.
@@ -225,6 +231,7 @@ int misuse(const std::string& how) {
 int main(int count, char** words) {
     std::printf("%s\n", cpu::kernels().name);
     const std::string what = count > 1 ? words[1] : "layouts";
+    if (what == "name") return 0;
     if (what == "concurrent") return check_concurrent();
     if (what != "layouts") return misuse(what);
     return check_layouts() + check_neighbours() + check_failures();
