@@ -101,7 +101,7 @@ def must_succeed(case: Case) -> bool | None:
         shapes = [t["shape"] for t in side]
         if any(a[0] != b[0] or b[2] > a[2] or b[3] > a[3] for a, b in zip(shapes, shapes[1:], strict=False)):
             return False
-    if [t["shape"][1:] for t in sides[0]] != [t["shape"][1:] for t in sides[1]] or case["upsample"] not in ("nearest", "bilinear"):
+    if [t["shape"][1:] for t in sides[0]] != [t["shape"][1:] for t in sides[1]] or (pyramids and case["upsample"] not in ("nearest", "bilinear")):
         return False
     queries, images = sides[0][0]["shape"][0], sides[1][0]["shape"][0]
     seen = images
@@ -149,8 +149,8 @@ def compare(case: Case, distances: torch.Tensor, indices: torch.Tensor) -> None:
     query, gallery = ([plain(spec, case["library"]) for spec in case[side]] for side in ("query", "gallery"))
     index, upsample = None, case["upsample"]
     if case["call"] == "knn":
-        query, gallery = ([side[0].t()[None, :, :, None]] for side in (query, gallery))
-        distances, indices, upsample = distances[None, :, None], indices[None, :, None], "nearest"
+        query, gallery = ([side[0][:, :, None, None]] for side in (query, gallery))  # images of one pixel
+        distances, indices, upsample = distances[:, None, None], indices[:, None, None], "nearest"
     elif case["gallery_index"] is not None:
         index = torch.tensor(case["gallery_index"]["values"])
     if not all(torch.isfinite(level).all() for level in gallery):  # in images that are not searched
