@@ -63,7 +63,8 @@ def placed(spec: Case, library: str) -> Array:
     memory = np.full(shift + (extent + 1) * size, 0xFF, np.uint8)
     if library == "numpy":
         bits = np.ndarray(shape, f"V{size}", memory, shift + first * size, [stride * size for stride in strides])
-        bits[...] = numbers.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().view(f"V{size}").reshape(numbers.shape)
+        dense = numbers.reshape(-1).clone(memory_format=torch.contiguous_format)
+        bits[...] = dense.view(torch.uint8).numpy().view(f"V{size}").reshape(numbers.shape)
         return bits.view(np.dtype(spec["dtype"]))
     tensor = torch.frombuffer(memory, dtype=numbers.dtype, offset=shift).as_strided(shape, strides)
     if tensor.numel():
@@ -86,7 +87,9 @@ def placed_index(spec: Case, library: str) -> Array:
 def plain(spec: Case, library: str) -> torch.Tensor:
     """The tensor's values, laid out plainly."""
     array = placed(spec, library)
-    return array.clone(memory_format=torch.contiguous_format) if library == "torch" else torch.from_numpy(np.array(array, order="C"))
+    if library == "numpy":
+        return torch.from_numpy(np.array(array, order="C"))
+    return array.clone(memory_format=torch.contiguous_format)
 
 
 def must_succeed(case: Case) -> bool | None:
@@ -101,7 +104,9 @@ def must_succeed(case: Case) -> bool | None:
         shapes = [t["shape"] for t in side]
         if any(a[0] != b[0] or b[2] > a[2] or b[3] > a[3] for a, b in zip(shapes, shapes[1:], strict=False)):
             return False
-    if [t["shape"][1:] for t in sides[0]] != [t["shape"][1:] for t in sides[1]] or (pyramids and case["upsample"] not in ("nearest", "bilinear")):
+    if [t["shape"][1:] for t in sides[0]] != [t["shape"][1:] for t in sides[1]]:
+        return False
+    if pyramids and case["upsample"] not in ("nearest", "bilinear"):
         return False
     queries, images = sides[0][0]["shape"][0], sides[1][0]["shape"][0]
     seen = images

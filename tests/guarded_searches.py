@@ -4,7 +4,8 @@
     python tests/guarded_searches.py emulated MODULE.so      # the same of the CUDA engine, its kernels run on the host
     python tests/guarded_searches.py read-after              # faults on purpose: this, read-before and write-input
 
-Prints how many searches gave the same bits as ordinary tensors; ends with status 1 where one did not, with 3 where FASTSPADE_SIMD asks for kernels that are not to be had.
+Prints how many searches gave the same bits as ordinary tensors; ends with status 1 where one did not, with 3 where
+FASTSPADE_SIMD asks for kernels that are not to be had.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,10 @@ from hypothesis import strategies as st
 
 from fastspade import knn, pyramid_knn
 from fastspade.errors import InputError
-from fastspade.search.cpu import compiled_engine, describe
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.json"))
 ASKED = int(os.environ.get("FASTSPADE_FUZZ", "0"))
-CALLS, LIES = 1200, 3000
+CALLS = 1200
 FUZZ = settings(
     max_examples=ASKED or CALLS,
     derandomize=not ASKED,
