@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+import fuzz_cases
 import pytest
 import torch
 from fuzz_cases import SCALES, Case, judge
@@ -114,6 +115,21 @@ def cases(draw: st.DrawFn) -> Case:
 def test_a_kept_case(path):
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert judge(kept["case"]) == kept["outcome"]
+
+
+SPOILT = {
+    "distances": lambda found: (found[0] * 1.0001, found[1]),
+    "indices": lambda found: (found[0], found[1].flip(-1)),
+    "order": lambda found: (found[0].flip(-1), found[1].flip(-1)),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_wrong_answer_is_seen(what, monkeypatch):
+    kept = json.loads((Path(__file__).parent / "corpus" / "transposed_vectors.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr(fuzz_cases, "knn", lambda *arguments: SPOILT[what](knn(*arguments)))
+    with pytest.raises(AssertionError):
+        judge(kept["case"])
 
 
 def test_drawn_calls(record_fault):

@@ -21,27 +21,24 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("simd", SIMD)
-def test_the_cpu_engine_stays_inside_its_tensors(simd):
+def test_the_cpu_engine_stays_inside_its_tensors(simd, record_fault):
     ended = run("cpu", FASTSPADE_SIMD=simd)
     if ended.returncode == 3:
         pytest.skip(f"this processor or build has no {simd} kernels")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.strip() == "912 of 912"
-
-
-def test_tensors_are_guarded(record_fault):
-    """With whichever instruction set this machine prefers, so that the counts are every machine's."""
-    ended = run("cpu")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    record_fault(TRIED, int(ended.stdout.split()[0]), "the same bits as elsewhere")
+    if simd == "generic":  # every machine has it, so that the table is the same everywhere
+        record_fault(f"{TRIED}, given to the CPU engine", int(ended.stdout.split()[0]), "the same bits as elsewhere")
 
 
 @pytest.mark.parametrize("path", ["sm80", "sm90a"])
-def test_the_cuda_engine_stays_inside_its_tensors(path, emulated):
+def test_the_cuda_engine_stays_inside_its_tensors(path, emulated, record_fault):
     ended = run("emulated", emulated.__file__, FASTSPADE_CUDA_PATH=path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    tried = f"{TRIED}, given to the CUDA engine's kernels run on the host"
+    record_fault(tried, int(ended.stdout.split()[0]), "the same bits as elsewhere")
 
 
 @pytest.mark.parametrize("fault", ["read-after", "read-before", "write-input"])
-def test_a_planted_fault_ends_the_process(fault):
+def test_a_planted_fault_ends_the_process(fault, record_fault):
     assert run(fault).returncode == -signal.SIGSEGV
+    record_fault("the CPU engine made to read before or after a tensor, or to write to its input", 1, "found, the process ends")
