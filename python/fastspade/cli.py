@@ -218,15 +218,17 @@ def run_fit(arguments: argparse.Namespace) -> int:
 
 
 def run_add(arguments: argparse.Namespace) -> int:
-    from fastspade.bank.command import add
+    from fastspade.bank.command import add, holding
 
-    return add(arguments, load_model(arguments))
+    with holding(arguments.model):
+        return add(arguments, load_model(arguments))
 
 
 def run_remove(arguments: argparse.Namespace) -> int:
-    from fastspade.bank.command import remove
+    from fastspade.bank.command import holding, remove
 
-    return remove(arguments, load_model(arguments))
+    with holding(arguments.model):
+        return remove(arguments, load_model(arguments))
 
 
 def load_model(arguments: argparse.Namespace) -> Spade:

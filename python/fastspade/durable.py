@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,22 +21,29 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise MissingFileError(f"path: the folder {path.parent} does not exist; create it before saving {path.name}")
-    aside = None
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    replaced = False
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
-        aside = Path(name)
         yield aside
-        os.chmod(aside, 0o666 & ~_umask())
+        os.chmod(aside, mode)  # the writer may have put a file of its own there
         sync(aside)
         os.replace(aside, path)
+        replaced = True
         sync(path.parent)
     except BaseException as error:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FastspadeError):
-            raise storage_error(path, error) from error
-        raise
+        if not replaced:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or isinstance(error, FastspadeError):
+            raise
+        if replaced:
+            raise StorageError(
+                f"path: {path} has been written, but may be lost if the power fails now: {error.strerror or error}"
+            ) from error
+        raise storage_error(path, error) from error
 
 
 def storage_error(path: Path, error: Exception) -> StorageError:
@@ -48,9 +57,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

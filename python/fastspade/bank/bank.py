@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastspade.bank.checks import check_same_maker, numbers
 from fastspade.bank.snapshot import Snapshot, check_alike, check_features, stored
 from fastspade.bank.stored import StoredBank, write_bank
 from fastspade.errors import InputError
@@ -26,8 +27,8 @@ class Bank:
 
     Every image has an id, a number that stays its own and is never given to another. `add`, `remove` and `merge` change the
     bank by exchanging its `snapshot` for another: whoever reads one sees the same images throughout, and other threads see
-    the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are those of a bank fitted at once on the same images in the same order,
-    to the last bit.
+    the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are those of a
+    bank fitted at once on the same images in the same order, to the last bit.
 
     embeddings: (N, E) float32, the global average pool of the backbone's last block.
     pyramid: L tensors (N, C_l, H_l, W_l) at native resolution, finest first; float32, float16 or bfloat16.
@@ -96,7 +97,9 @@ class Bank:
         return cls._over(write_bank(path, parts, storage_dtype, options=options, made_by=made_by, accept=accept), extractor)
 
     @classmethod
-    def collect(cls, parts: Iterable[Features], *, storage_dtype: torch.dtype = torch.float32, extractor: Extractor | None = None) -> Bank:
+    def collect(
+        cls, parts: Iterable[Features], *, storage_dtype: torch.dtype = torch.float32, extractor: Extractor | None = None
+    ) -> Bank:
         """A bank in memory of all images of `parts`."""
         return cls(*_joined([_stored(part, storage_dtype) for part in parts]), extractor=extractor)
 
@@ -232,7 +235,7 @@ class Bank:
 
     def remove(self, ids: Iterable[int]) -> None:
         """Remove images by their ids. Raises InputError for ids that are not there, and where none would be left."""
-        wanted: list[int] = [ids] if isinstance(ids, int) else list(ids)
+        wanted = numbers(ids)
         if self._store is not None:
             with self._changing:
                 self._store.remove(wanted)
@@ -279,23 +282,6 @@ class Bank:
             old.next_id,
             MemoryLevels(old.levels.gather(kept)),
         )
-
-
-def check_same_maker(mine: dict[str, Any] | None, theirs: dict[str, Any] | None) -> None:
-    """Raises InputError, naming what differs, unless both are the spec of one backbone with the same options."""
-    if mine is None and theirs is None:
-        return
-    if mine is None or theirs is None:
-        raise InputError("other and this bank must come from the same backbone, but of one of them that is not known")
-    for name in ("resize", "crop", "local_average"):
-        if mine[name] != theirs[name]:
-            raise InputError(f"other was made with {name}={theirs[name]!r}, this bank with {name}={mine[name]!r}")
-    for name in ("name", "layers", "embedding", "mean", "std", "fingerprint"):  # not where the weights' file lay
-        if mine["backbone"][name] != theirs["backbone"][name]:
-            raise InputError(
-                f"other comes from another backbone: its {name} is {theirs['backbone'][name]!r}, this bank's is "
-                f"{mine['backbone'][name]!r}"
-            )
 
 
 def _stored(part: Features, dtype: torch.dtype) -> Features:

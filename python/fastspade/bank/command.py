@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from fastspade.bank.lock import held
 from fastspade.errors import InputError
 from fastspade.spade import Spade
+
+
+@contextmanager
+def holding(model: str) -> Iterator[None]:
+    """Holds a single file from its reading to its writing, so that of two commands neither loses what the other did. A
+    folder is held by whoever writes there. Raises BankLockedError."""
+    path = Path(model)
+    if path.is_file():
+        with held(path, path):
+            yield
+    else:
+        yield
 
 
 def add(arguments: argparse.Namespace, model: Spade) -> int:

@@ -4,7 +4,9 @@
     shard-*.safetensors      never changed; deleted when no manifest names them
     lock                     held (flock) by whoever writes; it stays, and says nothing by being there
 
-A writer that is killed leaves the old state and files that no manifest names; the next writer deletes these.
+A writer that is killed leaves the old state and files that no manifest names; the next writer deletes these. Readers take no
+lock: they see one state or the next, and a shard that they have open stays readable when it is deleted. This supposes a local
+file system: flock that holds for everybody who writes, renaming that replaces, open files that outlive their names.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastspade.bank.lock import held
 from fastspade.bank.manifest import NAME, SHARD_NAME, Manifest, read_manifest, write_manifest
 from fastspade.bank.shard import Shard
 from fastspade.durable import storage_error, sync
-from fastspade.errors import BankLockedError, InputError, MissingFileError, ModelFileError, StorageError
+from fastspade.errors import InputError, MissingFileError, ModelFileError
 
 LOCK = "lock"
 _ASIDE = re.compile(re.escape(f".{NAME}.") + r".*\.part")
@@ -66,16 +69,16 @@ class BankFolder:
         StorageError where it cannot be written.
         """
         made = create and self._make()
-        with self._lock():
+        with held(self.path / LOCK, self.path, create=True):
             try:
                 if create:
                     self._check_ours()
-                self._clean()
+                self._clean(create)
                 if made:
                     self._sync(self.path.absolute().parent)
                 yield
             finally:
-                self._clean()
+                self._clean(create)
                 if made and not (self.path / NAME).exists():
                     with contextlib.suppress(OSError):
                         (self.path / LOCK).unlink()
@@ -105,33 +108,6 @@ class BankFolder:
             raise storage_error(self.path, error) from error
         return True
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        try:
-            import fcntl
-        except ImportError as error:
-            raise StorageError("path: banks in folders can only be written where the system has flock") from error
-        try:
-            file = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise storage_error(self.path / LOCK, error) from error
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                owner = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                raise BankLockedError(
-                    f"path: {self.path} is being written (process {owner}); try again when that has ended"
-                ) from None
-            with contextlib.suppress(OSError):  # only for the message above
-                os.pwrite(file, f"{os.getpid():<20}".encode(), 0)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # also where a forked child still has the descriptor
-        finally:
-            os.close(file)
-
     def _check_ours(self) -> None:
         if (self.path / NAME).exists():
             return
@@ -139,18 +115,23 @@ class BankFolder:
             if entry != LOCK and not self._may_delete(entry):
                 raise InputError(f"path: {self.path} holds {entry}, so it is not a fastspade bank; name a new folder")
 
-    def _clean(self) -> None:
-        """Delete what an interrupted writer left. Where the manifest cannot be read nothing is touched."""
+    def _clean(self, create: bool) -> None:
+        """Delete what an interrupted writer left. Where the manifest cannot be read, or is lost, nothing is touched; a bank
+        that is created has none yet."""
         try:
             named = {shard.file for shard in read_manifest(self.path).shards}
         except FileNotFoundError:
+            if not create:
+                return
             named = set()
         except (ModelFileError, OSError):
             return
         with contextlib.suppress(OSError):
-            for entry in os.listdir(self.path):
-                if entry not in named and self._may_delete(entry):
-                    (self.path / entry).unlink(missing_ok=True)
+            litter = [entry for entry in os.listdir(self.path) if entry not in named and self._may_delete(entry)]
+            if litter:
+                sync(self.path)  # a manifest that a killed writer exchanged, before what only the last one named goes
+            for entry in litter:
+                (self.path / entry).unlink(missing_ok=True)
 
     @staticmethod
     def _may_delete(entry: str) -> bool:

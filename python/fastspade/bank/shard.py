@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ class Shard:
 
     def __init__(self, folder: Path, record: ShardRecord, layout: Layout) -> None:
         self.path, self.images, self.layout = folder / record.file, record.images, layout
+        self._made_of = folder, record, layout
         tail_bytes = layout.tail_bytes(record.images, record.name_bytes)
         if tail_bytes > MOST_TAIL_BYTES:
             raise self._unusable(f"it would hold {tail_bytes} bytes beside the features, more than any shard does")
@@ -85,6 +87,10 @@ class Shard:
             raise self._unusable("its names are not UTF-8") from error
         if not self.embeddings.isfinite().all():
             raise self._unusable("its embeddings hold NaN or infinity")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process, or a copy, the file is opened again: a descriptor's number means nothing there."""
+        return _opened_again, self._made_of
 
     def forget(self) -> None:
         """Verify every image again at its next reading."""
@@ -124,6 +130,15 @@ class Shard:
 
     def _unusable(self, why: str) -> ModelFileError:
         return ModelFileError(f"path: {self.path} is not a usable shard of a fastspade bank: {why}")
+
+
+def _opened_again(folder: Path, record: ShardRecord, layout: Layout) -> Shard:
+    try:
+        return Shard(folder, record, layout)
+    except FileNotFoundError as error:
+        raise ModelFileError(
+            f"path: {folder / record.file} is gone: the bank was changed, or moved, since it was pickled; open it again"
+        ) from error
 
 
 def open_regular(path: Path) -> int:

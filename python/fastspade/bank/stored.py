@@ -16,7 +16,7 @@ from fastspade.bank.manifest import Manifest, read_manifest
 from fastspade.bank.shard import Shard, ShardRecord
 from fastspade.bank.shard_writer import SHARD_BYTES, ShardWriter
 from fastspade.bank.snapshot import Snapshot, check_alike, stored
-from fastspade.errors import InputError, StorageError
+from fastspade.errors import InputError, ModelFileError, StorageError
 from fastspade.features import Features
 from fastspade.search.levels import Shape, shapes_of
 
@@ -79,7 +79,7 @@ class StoredBank:
             records = write_shards(self.folder.path, self.manifest.layout, parts, first)
             next_id = first + sum(record.images for record in records)
             self._commit((*self.manifest.shards, *records), next_id)
-            with suppress(StorageError):  # the images are there; only tidying did not succeed
+            with suppress(StorageError, ModelFileError):  # the images are there; only tidying did not succeed
                 self._fold()
         return tuple(range(first, next_id))
 
@@ -203,4 +203,4 @@ def write_bank(
         images = sum(record.images for record in records)
         accept(images, shapes)
         folder.commit(Manifest(layout, tuple(records), images if next_id is None else next_id, generation, options, made_by))
-    return StoredBank(path)
+        return StoredBank(path)
