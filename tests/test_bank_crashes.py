@@ -71,7 +71,7 @@ def test_a_writer_stopped_at_every_step(action, failure, tmp_path, monkeypatch, 
         found = state_of(path)
         assert found in (old, new)
         if failure == "full disk":
-            assert not litter(path)
+            assert not litter(path) or found == new  # only tidying up has failed
             assert outcomes[-1] is None or (isinstance(outcomes[-1], StorageError) and "No space left" in str(outcomes[-1]))
         if calls[0] < len(outcomes):
             assert found == new

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -145,24 +143,6 @@ def test_two_writers_at_once(normal, tmp_path, record_fault):
         assert len(load(path).bank) == 6  # reading is free
     assert model.add(picture(1)) == (6,)
     record_fault("a bank that another writer holds is written", 4, "BankLockedError; the bank is unchanged")
-
-
-def test_the_lock_of_a_killed_holder_is_free(normal, tmp_path, record_fault):
-    path = tmp_path / "bank"
-    model = tiny_spade().fit(normal, path=path)
-    code = "import sys, time; from pathlib import Path; from fastspade.bank.folder import BankFolder\n"
-    code += "with BankFolder(Path(sys.argv[1])).locked():\n    print('held', flush=True)\n    time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as holder:
-        try:
-            assert holder.stdout.readline() == "held\n"
-            with pytest.raises(BankLockedError, match=f"process {holder.pid}"):
-                model.remove([0])
-        finally:
-            holder.kill()
-    assert (path / "lock").read_text().strip() == str(holder.pid)  # the file is still there, and says nothing by that
-    model.remove([0])
-    assert load(path).bank.ids == (1, 2, 3, 4, 5)
-    record_fault("the holder of a bank's lock is killed by SIGKILL", 1, "the next writer goes on at once")
 
 
 def test_opening_reads_no_features_and_scoring_only_the_chosen(normal, tmp_path, monkeypatch):

@@ -203,4 +203,4 @@ def write_bank(
         images = sum(record.images for record in records)
         accept(images, shapes)
         folder.commit(Manifest(layout, tuple(records), images if next_id is None else next_id, generation, options, made_by))
-    return StoredBank(path)
+        return StoredBank(path)
