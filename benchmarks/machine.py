@@ -36,6 +36,8 @@ def describe(*more: str) -> dict[str, Any]:
         "build": fastspade.build_info(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": " ".join(["python", *sys.argv]),
+        # Old OpenBLAS builds do not know newer processors and fall back to their slowest kernels unless told.
+        "environment": {name: os.environ[name] for name in ("OPENBLAS_CORETYPE", "OMP_NUM_THREADS") if name in os.environ},
     }
 
 
