@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sized
 
 from tqdm import tqdm
 
@@ -10,3 +11,11 @@ from tqdm import tqdm
 def progress_bar(total: int | None, what: str, enabled: bool = True) -> tqdm:
     """A tqdm bar over images; silent when `enabled` is false or standard error is not a terminal."""
     return tqdm(total=total, desc=what, unit="image", disable=not (enabled and sys.stderr.isatty()))
+
+
+def known_length(items: Sized) -> int | None:
+    """How many there are, or None for streams that cannot tell."""
+    try:
+        return len(items)
+    except TypeError:
+        return None

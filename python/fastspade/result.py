@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastspade import maps
@@ -139,3 +140,15 @@ class Result:
 
 def _stacked(found: list[NDArray[S]]) -> NDArray[S] | list[NDArray[S]]:
     return np.stack(found) if len({one.shape for one in found}) == 1 else found
+
+
+class KeptPicture:
+    """A crop (3, H, W) in [0, 1] kept as 8-bit pixels, shown when called."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self._pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+    def __call__(self) -> Image.Image:
+        from PIL import Image
+
+        return Image.fromarray(self._pixels)

@@ -15,13 +15,14 @@ from fastspade import maps, model_file
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
-from fastspade.errors import DtypeError, FastspadeError, InputError, ModelFileError
+from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.features import Extractor
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource
 from fastspade.matching import Matcher
-from fastspade.progress import progress_bar
+from fastspade.options import IMAGE_SCORES, check_choices, check_crop, check_limits, check_numbers, check_pixels, pick_device
+from fastspade.progress import known_length, progress_bar
 from fastspade.resident import ResidentBank
-from fastspade.result import Result, ScoredImage
+from fastspade.result import KeptPicture, Result, ScoredImage
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.levels import Shape
 from fastspade.threshold import LargestValues, Threshold, check_rate, check_threshold
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from fastspade.arguments import Images
 
 __all__ = ["IMAGE_SCORES", "Result", "ScoredImage", "Spade"]
-
-IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
-
 
 # Held while a bank is brought to a device: threads that score with one Spade share what is brought.
 _resident_guard = threading.Lock()
@@ -94,27 +92,13 @@ class Spade:
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         memory_limit: int | None = None,
     ) -> None:
-        for name, number in (("k", k), ("kappa", kappa), ("batch_size", batch_size), ("resize", resize), ("crop", crop)):
-            _positive(name, number)
-        for name, limit in (("k_image", k_image), ("max_pixels", max_pixels)):
-            if limit is not None:
-                _positive(name, limit)
-        if crop > resize:
-            raise InputError(f"crop must not exceed resize ({resize}), got {crop}")
-        if not (isinstance(sigma, (int, float)) and np.isfinite(sigma) and sigma >= 0):
-            raise InputError(f"sigma must be a finite number of pixels, 0 or more, got {sigma!r}")
-        if window is not None and not (isinstance(window, (int, float)) and np.isfinite(window) and window >= 0):
-            raise InputError(f"window must be a finite number of pixels, 0 or more, or None; got {window!r}")
-        for name, value, choices in (
-            ("upsample", upsample, ("bilinear", "nearest")),
-            ("image_score", image_score, IMAGE_SCORES),
-            ("precision", precision, ("exact", "fast")),
-        ):
-            if value not in choices:
-                raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        check_numbers(k=k, kappa=kappa, batch_size=batch_size, resize=resize, crop=crop)
+        check_limits(k_image=k_image, max_pixels=max_pixels)
+        check_crop(crop, resize)
+        check_pixels(sigma, window)
+        check_choices(upsample=upsample, image_score=image_score, precision=precision)
         check_storage_dtype(storage_dtype)
-        if memory_limit is not None:
-            _positive("memory_limit", memory_limit)
+        check_limits(memory_limit=memory_limit)
         self.storage_dtype, self.memory_limit = storage_dtype, memory_limit
         self.k, self.k_image, self.kappa = int(k), None if k_image is None else int(k_image), int(kappa)
         self.upsample, self.sigma, self.image_score = upsample, float(sigma), image_score
@@ -231,7 +215,7 @@ class Spade:
     def _score_source(
         self, source: ImageSource, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> Iterator[ScoredImage]:
-        with progress_bar(_length(source), "score", self.progress) as bar:
+        with progress_bar(known_length(source), "score", self.progress) as bar:
             for batch in source:
                 yield from self._score_batch(batch, bank, threshold, pixel_threshold)
                 bar.update(len(batch.names))
@@ -256,7 +240,7 @@ class Spade:
         for i, name in enumerate(batch.names):
             picture: Callable[[], Image.Image]
             if self.keep_crop:
-                shown, picture = found.smoothed[i], _Picture(batch.pixels[i])
+                shown, picture = found.smoothed[i], KeptPicture(batch.pixels[i])
             else:
                 shown = maps.place_in_image(found.smoothed[i], batch.crops[i], batch.sizes[i])
                 picture = batch.originals[i]
@@ -342,9 +326,8 @@ class Spade:
 
         Raises MissingFileError, or ModelFileError naming what does not fit.
         """
-        _positive("batch_size", batch_size)
-        if memory_limit is not None:
-            _positive("memory_limit", memory_limit)
+        check_numbers(batch_size=batch_size)
+        check_limits(memory_limit=memory_limit)
         if Path(path).is_dir():
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
@@ -416,40 +399,3 @@ class Spade:
         pixels = min(self.k, images) * height * width
         if self.kappa > pixels:
             raise InputError(f"kappa must be at most the gallery's {pixels} pixels, got {self.kappa}")
-
-
-def _positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}")
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    if device is not None:
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise InputError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}") from error
-    from fastspade.info import build_info
-
-    return torch.device("cuda" if build_info()["cuda_architectures"] and torch.cuda.is_available() else "cpu")
-
-
-def _length(source: ImageSource) -> int | None:
-    try:
-        return len(source)
-    except TypeError:
-        return None
-
-
-class _Picture:
-    """A crop kept as 8-bit pixels, shown when called."""
-
-    def __init__(self, pixels: torch.Tensor) -> None:
-        self._pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-    def __call__(self) -> Image.Image:
-        from PIL import Image
-
-        return Image.fromarray(self._pixels)

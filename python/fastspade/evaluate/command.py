@@ -19,7 +19,8 @@ from fastspade.evaluate.protocols import PROTOCOLS, describe, placed_map
 from fastspade.evaluate.runner import CategoryResult, ScoredTest, evaluate_category
 from fastspade.map_files import write_map
 from fastspade.output_folder import check_output, written_at_once
-from fastspade.spade import Spade, pick_device
+from fastspade.options import pick_device
+from fastspade.spade import Spade
 
 
 def run(arguments: argparse.Namespace, model_options: dict[str, Any]) -> int:
