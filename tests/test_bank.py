@@ -24,24 +24,28 @@ def assert_same_bits(a: Spade, b: Spade) -> None:
         assert np.array_equal(getattr(mine, what), getattr(theirs, what)), what
 
 
+@pytest.mark.parametrize("in_folder", [False, True], ids=["in memory", "in a folder"])
 @pytest.mark.parametrize("options", [{}, {"kappa": 3, "local_average": True}, {"storage_dtype": "float16"}, {"storage_dtype": "bfloat16"}])
-def test_adding_equals_a_fresh_fit(normal, options):
-    grown = tiny_spade(**options).fit(normal[:3])
+def test_adding_equals_a_fresh_fit(normal, options, in_folder, tmp_path):
+    grown = tiny_spade(**options).fit(normal[:3], path=tmp_path / "bank" if in_folder else None)
     assert grown.add(normal[3]) == (3,) and grown.add(normal[4:]) == (4, 5)
     assert_same_bits(grown, tiny_spade(**options).fit(normal))
 
 
+@pytest.mark.parametrize("in_folder", [False, True], ids=["in memory", "in a folder"])
 @pytest.mark.parametrize("storage_dtype", ["float32", "float16", "bfloat16"])
-def test_removing_equals_a_fresh_fit_of_the_rest(normal, storage_dtype):
-    model = tiny_spade(storage_dtype=storage_dtype).fit(normal)
+def test_removing_equals_a_fresh_fit_of_the_rest(normal, storage_dtype, in_folder, tmp_path):
+    model = tiny_spade(storage_dtype=storage_dtype).fit(normal, path=tmp_path / "bank" if in_folder else None)
     model.remove([4, 0])
     assert model.bank.ids == (1, 2, 3, 5)
     assert_same_bits(model, tiny_spade(storage_dtype=storage_dtype).fit([normal[i] for i in (1, 2, 3, 5)]))
 
 
+@pytest.mark.parametrize("in_folder", [False, True], ids=["in memory", "in a folder"])
 @pytest.mark.parametrize("storage_dtype", ["float32", "float16", "bfloat16"])
-def test_merging_equals_a_fresh_fit_of_both(normal, storage_dtype):
-    model, other = (tiny_spade(storage_dtype=storage_dtype).fit(part) for part in (normal[:2], normal[2:]))
+def test_merging_equals_a_fresh_fit_of_both(normal, storage_dtype, in_folder, tmp_path):
+    parts = (("a", normal[:2]), ("b", normal[2:]))
+    model, other = (tiny_spade(storage_dtype=storage_dtype).fit(part, path=tmp_path / name if in_folder else None) for name, part in parts)
     assert model.bank.merge(other.bank) == (2, 3, 4, 5) and other.bank.ids == (0, 1, 2, 3)
     assert_same_bits(model, tiny_spade(storage_dtype=storage_dtype).fit(normal))
 

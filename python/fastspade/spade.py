@@ -29,7 +29,6 @@ from fastspade.threshold import LargestValues, Threshold, check_rate, check_thre
 
 if TYPE_CHECKING:
     from PIL import Image
-
     from fastspade.arguments import Images
 
 __all__ = ["IMAGE_SCORES", "Result", "ScoredImage", "Spade"]
