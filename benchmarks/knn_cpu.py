@@ -1,8 +1,9 @@
 """How fast is knn on plain vectors on the CPU, beside faiss.knn?
 
 Random float32 vectors, one neighbour, squared L2. Both take turns within each repeat; medians and their ratio are shown.
-Exactness is shown too: how many of each one's nearest neighbours are those of float64 distances, on vectors far from the
-origin (mean 1000, deviation 1), where the expanded form |q|^2 + |g|^2 - 2 q.g loses its digits.
+Shown too: how many of each one's nearest neighbours are those of float64 distances, on vectors far from the origin (mean
+1000, deviation 1), where an expanded form |q|^2 + |g|^2 - 2 q.g would lose its digits (64 channels: faiss computes these
+directly).
 
     python benchmarks/knn_cpu.py [--json benchmarks/results/knn_cpu.json]     (needs ".[bench]")
 """
