@@ -1,6 +1,6 @@
-"""A fastspade command that tells of every image it reads, so that a test can stop it in the middle of its work.
+"""A fastspade command that tells when it reads its N-th image and then waits, so that a test can stop it at its work.
 
-    python interrupted_command.py fit DIR -o MODEL ...
+    python interrupted_command.py N fit DIR -o MODEL ...
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import fastspade.images
 from fastspade.cli import main
 
 read_file = fastspade.images.read_file
+left = int(sys.argv[1])
 
 
 def announced(*arguments: Any, **named: Any) -> Any:
-    print("read", flush=True)
-    time.sleep(0.03)  # long enough for what the test does upon it to meet the work that follows
+    global left
+    left -= 1
+    if left == 0:
+        print("read", flush=True)
+        time.sleep(2)  # a decoding thread, which no signal wakes: the work cannot end before the signal has come
     return read_file(*arguments, **named)
 
 
 if __name__ == "__main__":
     fastspade.images.read_file = announced
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[2:]))

@@ -126,9 +126,8 @@ def fitted(images, tmp_path_factory):
 
 def stop_after(reads: int, number: signal.Signals, command: list[str]) -> tuple[int, str]:
     """Runs a command and sends it a signal once it has read so many images. Its exit code, and what it wrote to stderr."""
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(reads):
-        assert process.stdout.readline() == "read\n", process.stderr.read()
+    process = subprocess.Popen([sys.executable, str(SCRIPT), str(reads), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "read\n", process.stderr.read()
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     return process.returncode, errors
