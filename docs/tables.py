@@ -97,12 +97,42 @@ def scale_out() -> str:
     return _markdown(["workers", "images a second", "against one"], rows) + f"\n\n{alone}\n\n" + _machine(record)
 
 
+def bank() -> str:
+    """A large bank in a folder: opening it, and scoring at several limits."""
+    record = _read("bank.json")
+    rows = [
+        [f"opening the {what}", f"{row['seconds']:.2f} s", "", f"{row['peak_mib']:.0f} MiB", f"{row['bytes_read'] / 1e6:.0f} MB"]
+        for what, row in record["opening"].items()
+    ]
+    for mode, row in record["scoring"].items():
+        rates = [f"{row[when]['images_a_second']:.1f} images/s" for when in ("first", "again")]
+        asked = f"{row['again']['asked'] / 1e6:.0f} MB an image"
+        rows.append([f"scoring, features held: {mode}", *rates, f"{row['peak_mib']:.0f} MiB", asked])
+    return _markdown(["", "first", "again, from the page cache", "peak memory", "read"], rows) + "\n\n" + _machine(record)
+
+
+def storage() -> str:
+    """What scores lose when the normal images' features are kept in 16 bits."""
+    record = _read("storage.json")
+    metrics = {
+        "image_roc_auc_knn": "ROC-AUC, knn", "image_roc_auc_max": "ROC-AUC, max", "image_roc_auc_top1%": "ROC-AUC, top1%",
+        "pixel_roc_auc": "pixel ROC-AUC", "pro": "PRO",
+    }  # fmt: skip
+    rows = []
+    for dtype, row in record["rows"].items():
+        losses = [f"{row['largest_loss'][metric]:.1g}" for metric in metrics]
+        rows.append([dtype, f"{row['image_bytes'] / 2**20:.2f} MiB", *losses, f"{row['relative_change']['map']['largest']:.1g}"])
+    return _markdown(["stored as", "an image", *metrics.values(), "map"], rows) + "\n\n" + _machine(record)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
     "ablation": ablation,
     "backbones": backbones,
     "scale_out": scale_out,
+    "bank": bank,
+    "storage": storage,
 }
 
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastspade: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fastspade: interrupted; nothing was written", file=sys.stderr)
+        print("fastspade: interrupted; nothing is half-written", file=sys.stderr)
         return 130
 
 
