@@ -7,6 +7,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace fastspade {
 
 template <class T>
@@ -23,9 +27,15 @@ class Buffer {
         if (count > size_) {
             std::free(std::exchange(data_, nullptr));
             size_ = 0;
-            const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-            data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+            const size_t wanted = static_cast<size_t>(count) * sizeof(T);
+            const size_t alignment = wanted < huge_page ? 64 : huge_page;
+            const size_t bytes = (wanted + alignment - 1) / alignment * alignment;
+            data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
             if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+            // The search walks through more memory than the processor keeps ordinary pages' addresses of. Only a wish.
+            if (alignment == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
             size_ = count;
         }
         return data_;
@@ -36,6 +46,8 @@ class Buffer {
     const T& operator[](int64_t i) const { return data_[i]; }
 
   private:
+    static constexpr size_t huge_page = size_t{2} << 20;
+
     T* data_ = nullptr;
     int64_t size_ = 0;
 };

@@ -38,6 +38,21 @@ struct Hit {
     float value;
 };
 
+// A panel of vectors rounded to whole numbers (see cpu/quantised.hpp): vector = scale * numbers + a rest of norm `error`.
+struct IntegerLanes {
+    const int32_t* words;  // [word][lanes]
+    const float *norm, *scale, *error, *length;  // squared norm, 2 * scale, 2 * error, 2 * (norm + error)
+};
+struct IntegerRows {
+    const int32_t* words;  // [word][rows]
+    const int32_t* start;  // what the lanes' offset adds, taken off
+    const float *norm, *scale, *error, *length;  // squared norm, scale, error, norm
+};
+struct Rounded {
+    float scale, error;
+    int32_t sum;  // of the numbers
+};
+
 struct Kernels {
     const char* name;
     int lanes;
@@ -45,9 +60,6 @@ struct Kernels {
 
     // tile[row][lane] = sum over channels of lane_panel * row_panel; the tile's rows are `stride` floats apart.
     void (*product)(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride);
-    // base[row][lane] += lane_norm[lane] + row_norm[row] - 2 * product, in place.
-    void (*subtract_product)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                             const float* row_norm, float* base);
     // tile[row][lane] = base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product; base is left alone.
     void (*refine)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                    const float* row_norm, const float* base, float* tile);
@@ -55,7 +67,7 @@ struct Kernels {
     // Rows of padding at the end of the last panel must be told apart by the caller.
     int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                              const float* row_norm, const float* limit, Hit* hits);
-    // refine and scan in one, for at most 128 channels: the values of refine that are not above limit[lane]; padding as
+    // refine and scan in one: the values of refine that are not above limit[lane]; padding as
     // for distance_hits.
     int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                             const float* row_norm, const float* base, const float* limit, Hit* hits);
@@ -89,18 +101,30 @@ struct Kernels {
                        float* panel, double* norm);
     void (*pack_rows)(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
                       float* panel, double* norm);
+    // One contiguous vector as row[c] = (value - mean) * scale, zero padded to a multiple of 16; returns its squared norm.
+    double (*centre_row)(const float* source, int64_t channels, const float* mean, float scale, float* row);
+    // For numbers of one byte and of two; null where float32 is as fast. Lower bounds on refine's values,
+    // norm + norm - error * length - length * error - scale * scale * product (+ base where it is not null), that are not
+    // above limit[lane].
+    int64_t (*screened_hits[2])(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base,
+                                const float* limit, Hit* hits);
+    // A row of `length` floats (a multiple of 16) of at most the given norm as numbers side by side in `out`.
+    Rounded (*round_row[2])(const float* row, int64_t length, float norm, void* out);
 };
 
 const Kernels& generic_kernels();
+const Kernels& generic_integer_kernels();
 #if defined(FASTSPADE_X86)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512_vnni_kernels();
 #endif
 #if defined(FASTSPADE_NEON)
 const Kernels& neon_kernels();
 #endif
 
-// The widest table this processor can run. FASTSPADE_SIMD=generic|avx2|avx512|neon in the environment asks for another.
+// The widest table this processor can run. FASTSPADE_SIMD in the environment asks for another by name;
+// generic_integer, slow, has whole numbers everywhere, for tests.
 const Kernels& kernels();
 // A table by name, or null where it is not built or cannot run here.
 const Kernels* kernels_named(const char* name);

@@ -3,6 +3,7 @@
 #define W 8
 #define V 2
 #define N 6
+#define INTEGERS 0
 #include "cpu/kernels_simd.inl"
 
 namespace fastspade::cpu {

@@ -9,6 +9,7 @@
 #define W 16
 #define V 2
 #define N 14
+#define INTEGERS 0
 #include "cpu/kernels_simd.inl"
 
 namespace fastspade::cpu {

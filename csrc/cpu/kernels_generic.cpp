@@ -3,6 +3,7 @@
 #define W 4
 #define V 2
 #define N 4
+#define INTEGERS 0
 #include "cpu/kernels_simd.inl"
 
 namespace fastspade::cpu {

@@ -1,5 +1,5 @@
 // The kernels, written once over GCC/Clang vector types and compiled once for each instruction set. The including file
-// sets W (floats a vector), V (vectors a lane panel), N (vectors a row panel). Everything here has internal linkage and
+// sets W (floats a vector), V (vectors a lane panel), N (vectors a row panel), INTEGERS (whether whole numbers pay). Everything here has internal linkage and
 // uses no library templates: code compiled for a newer processor must never be merged into the common parts.
 
 #include "cpu/kernels.hpp"
@@ -126,11 +126,6 @@ void refine(const float* lane_panel, const float* row_panel, int64_t channels, c
         }
 }
 
-void subtract_product(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                      const float* row_norm, float* base) {
-    refine(lane_panel, row_panel, channels, lane_norm, row_norm, base, base);
-}
-
 inline int64_t append(uint32_t mask, int row, int first_lane, vec value, Hit* hits, int64_t count) {
     while (mask) {
         const int bit = __builtin_ctz(mask);
@@ -172,9 +167,17 @@ int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t c
 int64_t refined_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                      const float* row_norm, const float* base, const float* limit, Hit* hits) {
     vec total[N][V];
-    accumulate_run(lane_panel, row_panel, channels, total);
+    if (channels <= run) {
+        accumulate_run(lane_panel, row_panel, channels, total);
+        return hits_of<true>(total, lane_norm, row_norm, base, limit, hits);
+    }
+    accumulate(lane_panel, row_panel, channels, total);
     return hits_of<true>(total, lane_norm, row_norm, base, limit, hits);
 }
+
+#if INTEGERS
+#include "cpu/kernels_integer.inl"
+#endif
 
 // W x W transpose by log2(W) rounds of interleaving rows half a matrix apart.
 struct Interleaving {
@@ -435,9 +438,35 @@ void pack(const float* source, int64_t stride, int64_t count, int64_t channels, 
     }
 }
 
+double centre_row(const float* source, int64_t channels, const float* mean, float scale, float* row) {
+    double norm = 0.0;
+    int64_t c = 0;
+    for (; c + 16 <= channels; c += 16) {
+        vec sum = {};
+        for (int64_t i = c; i < c + 16; i += W) {
+            const vec value = (load(source + i) - load(mean + i)) * scale;
+            store(row + i, value);
+            sum += value * value;
+        }
+        norm += static_cast<double>(sum_of(sum));
+    }
+    float sum = 0.0f;
+    for (; c < channels; ++c) {
+        row[c] = (source[c] - mean[c]) * scale;
+        sum += row[c] * row[c];
+    }
+    for (; c % 16; ++c) row[c] = 0.0f;
+    return norm + static_cast<double>(sum);
+}
+
 constexpr Kernels table(const char* name) {
-    return Kernels{name, L, N, product, subtract_product, refine, distance_hits, refined_hits, interpolate_lanes, interpolate_row, scan,
-                   any, count, count_lanes, dot, project, near_rows, pack<L>, pack<N>};
+    return Kernels{name, L, N, product, refine, distance_hits, refined_hits, interpolate_lanes, interpolate_row, scan,
+                   any, count, count_lanes, dot, project, near_rows, pack<L>, pack<N>, centre_row,
+#if INTEGERS
+                   {screened_hits<1>, screened_hits<2>}, {round_row<1>, round_row<2>}};
+#else
+                   {}, {}};
+#endif
 }
 
 }  // namespace

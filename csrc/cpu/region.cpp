@@ -130,14 +130,17 @@ void Region::place(int64_t image, int64_t first_pixel, int64_t last_pixel) {
 void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage_buffer) {
     Coarse& level = coarse_[group];
     const bool fine = group == 0;
-    if (fine && panel && !rows && views(0).size() == 1 && views(0)[0].holds_vectors()) {
+    if (fine && views(0).size() == 1 && views(0)[0].holds_vectors()) {
         const TensorView& view = views(0)[0];
         const int64_t step = view.pixel_step(), channels = view.channels();
         const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
+        const float* mean = centring_.mean[0].data();
         const auto pack = panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
-        for (int64_t i = begin; i < end; i += panel)
-            pack(source + i * step, step, std::min<int64_t>(panel, end - i), channels, centring_.mean[0].data(),
-                 centring_.scale, fine_panels_.data() + i * channels, level.self.data() + i);
+        for (int64_t i = begin; panel && i < end; i += panel)
+            pack(source + i * step, step, std::min<int64_t>(panel, end - i), channels, mean, centring_.scale,
+                 fine_panels_.data() + i * channels, level.self.data() + i);
+        for (int64_t i = begin; rows && i < end; ++i)
+            level.self[i] = kernels_.centre_row(source + i * step, channels, mean, centring_.scale, fine_rows_.data() + i * row_length_);
         return;
     }
     const bool neighbours = !fine && views(group)[0].pixels() != views(0)[0].pixels() && level.antidiagonal.data();

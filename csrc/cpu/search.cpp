@@ -24,8 +24,13 @@ constexpr int64_t chunk_bytes = 4 << 20;
 constexpr int64_t gram_bytes = 10 << 20;
 constexpr int64_t candidate_bytes = 16 << 20;
 constexpr int64_t block_pixels = 4096;
-// Above this share of pairs left in the running, evaluating all of them is cheaper than picking them out.
-constexpr double dense_share = 0.35;
+// Above this share of pairs left in the running, doing whole panels is cheaper than picking pairs out: in float32, and in
+// whole numbers. And the share that a bound in whole numbers may leave to be worth it (of very long
+// vectors; less of shorter ones).
+constexpr double dense_share = 0.35, screened_share = 0.03, left_by_bytes = 0.01, left_by_words = 0.005;
+// With one level: this many times kappa gallery pixels seen give limits that are worth a bound.
+constexpr int64_t enough_for_limit = 8;
+constexpr int64_t probe_every = 4;
 
 }  // namespace
 
@@ -47,6 +52,8 @@ Search::Search(const Problem& problem)
     }
     if (groups_.size() > 1 && problem_.prune)
         projection_.fit(problem_, groups_[0], centring_.mean[0], centring_.scale, kernels_);
+    if (problem_.prune && kernels_.screened_hits[0])
+        panels_ = groups_[0].channels <= Quantised::most_byte_channels ? Way::bytes : Way::words;
     for (Scratch& scratch : scratch_) scratch.exact = std::make_unique<ExactDistance>(problem_, groups_);
     plan();
 }
@@ -104,7 +111,11 @@ Statistics Search::run() {
 void Search::search_block(int64_t image, int64_t first, int64_t last) {
     block_image_ = image;
     queries_.place(image, first, last);
-    queries_.pack(team_, kernels_.lanes, groups_.size() > 1, kernels_.rows);
+    // With one level the first chunk is done densely, so that there is a limit; with several, the coarse levels give one.
+    const bool several = groups_.size() > 1;
+    way_ = several && problem_.prune ? Way::sparse : Way::dense;
+    queries_.pack(team_, kernels_.lanes, several || panels_ != Way::dense, kernels_.rows);
+    query_numbers_.clear();
     const int64_t count = queries_.pixels(), lanes = kernels_.lanes, padded = tiles() * lanes;
     candidates_.reserve(count * capacity_);
     rows_.assign(static_cast<size_t>(count), CandidateRow{});
@@ -119,7 +130,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     for (int64_t q = 0; q < padded; ++q) limit_[q] = q < count ? infinity : -infinity;
     std::fill(largest_.begin(), largest_.end(), 0.0f);
     fresh_ = true;
-    share_ = 0.0;
+    chunks_ = 0;
     for (int64_t slot = 0; slot < problem_.gallery_count; ++slot)
         for (int64_t begin = 0; begin < gallery_pixels_; begin += chunk_step_) {
             poll();
@@ -127,6 +138,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
             search_chunk(slot);
             statistics_.pairs += count * chunk_.pixels();
             fresh_ = false;
+            ++chunks_;
         }
     rank_block();
 }
@@ -134,6 +146,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
 // A query's error bound grows with the largest gallery norm met so far; limits are widened to match.
 void Search::update_errors() {
     for (size_t g = 0; g < groups_.size(); ++g) largest_[g] = std::max(largest_[g], chunk_.largest_norm_bound(g));
+    const double slack = std::max(projection_.slack(), Quantised::slack);
     for (int64_t q = 0; q < queries_.pixels(); ++q) {
         // Where float32 runs out of small numbers, distances a whole step of it apart may be ties.
         double error = double{std::numeric_limits<float>::denorm_min()} * centring_.scale * centring_.scale;
@@ -144,7 +157,7 @@ void Search::update_errors() {
         CandidateRow& row = rows_[static_cast<size_t>(q)];
         row.error = static_cast<float>(error * 1.001);
         const double fine = static_cast<double>(queries_.norm_bound(0)[q]) + static_cast<double>(largest_[0]);
-        lowered_norm_[q] = static_cast<float>(static_cast<double>(queries_.fine_norm()[q]) - projection_.slack() * fine * fine);
+        lowered_norm_[q] = static_cast<float>(static_cast<double>(queries_.fine_norm()[q]) - slack * fine * fine);
         limit_[q] = row.limit();
     }
 }
@@ -172,35 +185,62 @@ void Search::multiply_coarse() {
     });
 }
 
+void Search::pack_chunk() {
+    const bool dense = way_ == Way::dense;
+    chunk_.pack(team_, dense ? kernels_.rows : 0, !dense, groups_.size() > 1 ? kernels_.lanes : 0);
+}
+
 void Search::search_chunk(int64_t slot) {
     const int64_t count = tiles();
+    const bool several = groups_.size() > 1;
     duplicates_.store(nullptr, std::memory_order_release);
-    if (groups_.size() == 1) {
-        chunk_.pack(team_, kernels_.rows, false, 0);
-        update_errors();
-        team_.run(count, [&](int64_t tile, int thread) {
-            search_tile_single(tile, slot, scratch_[static_cast<size_t>(thread)]);
-        });
-        return;
-    }
-    // Which layout of the finest level is needed depends on how well the coarse levels prune; the last chunk tells, and
-    // for the first one a few tiles are tried.
-    bool dense = !problem_.prune || share_ > dense_share;
-    chunk_.pack(team_, dense ? kernels_.rows : 0, !dense, kernels_.lanes);
+    pack_chunk();
     update_errors();
-    multiply_coarse();
-    if (fresh_ && !dense && probe() > dense_share) {
-        dense = true;
-        chunk_.pack(team_, kernels_.rows, false, kernels_.lanes);
+    if (several) {
+        multiply_coarse();
+        // How well bounds prune, the last chunk tells. For the first one a few tiles are tried, and where panels are
+        // screened again for the second, when limits are known, and now and then.
+        const double most = panels_ == Way::dense ? dense_share : screened_share;
+        if (fresh_ && way_ == Way::sparse && probe() > most) {
+            way_ = panels_;
+            if (way_ == Way::dense) pack_chunk();
+        } else if (!fresh_ && screens() && chunks_ % probe_every == 1 && probe() <= most) {
+            way_ = Way::sparse;
+        }
     }
-    std::atomic<int64_t> running{0};
+    if (screens()) {
+        const int bytes = way_ == Way::bytes ? 1 : 2;
+        if (query_numbers_.bytes() != bytes) query_numbers_.build(team_, queries_, kernels_, Side::query, bytes);
+        chunk_numbers_.build(team_, chunk_, kernels_, Side::gallery, bytes);
+    }
+    std::atomic<int64_t> fine{0}, evaluated{0};
     team_.run(count, [&](int64_t tile, int thread) {
         Scratch& scratch = scratch_[static_cast<size_t>(thread)];
-        const int64_t before = scratch.fine_pairs;
-        search_tile(tile, slot, dense, scratch);
-        running += scratch.fine_pairs - before;
+        const int64_t fine_before = scratch.fine_pairs, evaluated_before = scratch.evaluated;
+        search_tile(tile, slot, scratch);
+        fine += scratch.fine_pairs - fine_before;
+        evaluated += scratch.evaluated - evaluated_before;
     });
-    share_ = static_cast<double>(running.load()) / static_cast<double>(queries_.pixels() * chunk_.pixels());
+    choose_way(fine.load(), evaluated.load());
+}
+
+// For the next chunk, from what the last one left: pairs the coarse levels left, and pairs evaluated one by one.
+void Search::choose_way(int64_t fine_pairs, int64_t evaluated) {
+    if (!problem_.prune) return;
+    const double pairs = static_cast<double>(queries_.pixels()) * static_cast<double>(chunk_.pixels());
+    // An evaluation costs about as much as a fixed number of channels, and its vectors' way to the processor.
+    const double channels = static_cast<double>(groups_[0].channels);
+    // Pairs nearer than kappa of those seen so far have to be, whatever bounds them.
+    const double due = 2.0 * static_cast<double>(problem_.kappa) / static_cast<double>((chunks_ + 1) * chunk_.pixels());
+    const double worth = due + (way_ == Way::bytes ? left_by_bytes : left_by_words) * channels / (channels + 64.0);
+    if (screens() && !fresh_ && static_cast<double>(evaluated) > worth * pairs)
+        panels_ = way_ == Way::bytes ? Way::words : Way::dense;
+    if (groups_.size() > 1) {
+        const double most = panels_ == Way::dense ? dense_share : screened_share;
+        way_ = static_cast<double>(fine_pairs) > most * pairs ? panels_ : Way::sparse;
+    } else if (chunk_.pixels() >= enough_for_limit * problem_.kappa) {
+        way_ = panels_;
+    }
 }
 
 Statistics search(const Problem& problem) {

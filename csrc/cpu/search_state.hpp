@@ -14,12 +14,17 @@
 #include "core/problem.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/projection.hpp"
+#include "cpu/quantised.hpp"
 #include "cpu/region.hpp"
 #include "cpu/thread_team.hpp"
 
 namespace fastspade::cpu {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
+
+// How the finest level joins the pairs of a chunk: for those alone that the other bounds leave; for whole panels in whole
+// numbers of one or two bytes, another bound; or for whole panels in float32.
+enum class Way { sparse, bytes, words, dense };
 
 class Search {
   public:
@@ -32,7 +37,7 @@ class Search {
         std::vector<Hit> hits;
         std::vector<ExactPair> pairs;
         std::unique_ptr<ExactDistance> exact;
-        int64_t fine_pairs = 0, exact_pairs = 0;
+        int64_t fine_pairs = 0, evaluated = 0, exact_pairs = 0;
     };
     struct GroupWeights {  // the gallery's x taps as the kernels want them
         std::vector<int32_t> low, high;
@@ -48,9 +53,13 @@ class Search {
     void refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* out);
     void evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch);
     bool seed(int64_t tile, int64_t slot, const float* smallest, const int32_t* place, float* seeded, Scratch& scratch);
-    void search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratch);
+    void pack_chunk();
+    void choose_way(int64_t fine_pairs, int64_t evaluated);
+    bool screens() const { return way_ == Way::bytes || way_ == Way::words; }
+    void search_tile(int64_t tile, int64_t slot, Scratch& scratch);
+    void dense_tile(int64_t tile, int64_t slot, Scratch& scratch);
+    int64_t left_in_panel(int64_t first, int64_t start, int64_t height, const Scratch& scratch) const;
     void coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place);
-    void search_tile_single(int64_t tile, int64_t slot, Scratch& scratch);
     void add(int64_t query, const Candidate& candidate, float* limit, Scratch& scratch);
     bool repeats(int64_t chunk_pixel) const {
         const int32_t* ranks = duplicates_.load(std::memory_order_acquire);
@@ -80,13 +89,16 @@ class Search {
     std::vector<GroupWeights> gallery_x_;
 
     int64_t query_pixels_ = 0, gallery_pixels_ = 0;  // of one image
-    int64_t block_step_ = 0, chunk_step_ = 0, band_pixels_ = 0;
+    int64_t block_step_ = 0, chunk_step_ = 0;
     int64_t capacity_ = 0;
 
     // The state of one block of queries.
     int64_t block_image_ = 0;
     bool fresh_ = true;       // no chunk of this block has been searched yet
-    double share_ = 0.0;      // of the last chunk's pairs, how many were left in the running
+    int64_t chunks_ = 0;      // how many have been
+    Way way_ = Way::sparse;
+    Way panels_ = Way::dense;  // the best way to do whole panels; what proved worse is not tried again
+    Quantised query_numbers_, chunk_numbers_;
     std::vector<Buffer<float>> gram_;  // [coarse group]: [query coarse pixel][gallery coarse pixel]
     std::vector<int64_t> gram_stride_;
     Buffer<float> limit_;

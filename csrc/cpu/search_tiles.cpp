@@ -92,7 +92,7 @@ double Search::probe() {
             limit[lane] = -infinity;
             if (q >= queries_.pixels()) continue;
             const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(place[lane]), chunk_.row_length());
-            limit[lane] = smallest[lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[place[lane]]) - 2.0f * dot;
+            limit[lane] = std::min(limit_[q], smallest[lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[place[lane]]) - 2.0f * dot);
         }
         if (!projection_.active()) {
             left[static_cast<size_t>(i)] = kernels_.count(scratch.partial.data(), chunk_.pixels(), limit);
@@ -110,70 +110,86 @@ double Search::probe() {
     return static_cast<double>(total) / static_cast<double>(tried * lanes * chunk_.pixels());
 }
 
-void Search::search_tile(int64_t tile, int64_t slot, bool dense, Scratch& scratch) {
-    const int64_t lanes = kernels_.lanes, first = tile * lanes, pixels = chunk_.pixels();
-    const int64_t valid = std::min(lanes, queries_.pixels() - first);
+// How many pairs of a panel's rows [start, start + height) are in the running by their coarse part.
+int64_t Search::left_in_panel(int64_t first, int64_t start, int64_t height, const Scratch& scratch) const {
+    const int64_t lanes = kernels_.lanes;
+    if (groups_.size() == 1 || !problem_.prune) return height * std::min(lanes, queries_.pixels() - first);
+    return kernels_.count(scratch.partial.data() + start * lanes, height, limit_.data() + first);
+}
+
+void Search::dense_tile(int64_t tile, int64_t slot, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, first = tile * lanes, pixels = chunk_.pixels();
+    const int64_t valid = std::min(lanes, queries_.pixels() - first), channels = groups_[0].channels;
+    float* const limit = limit_.data() + first;
+    const float *lane_panel = queries_.fine_panels() + first * channels, *lane_norm = queries_.fine_norm() + first;
+    Hit* const hits = scratch.hits.data();
+    for (int64_t start = 0; start < pixels; start += rows) {
+        const int64_t height = std::min(rows, pixels - start), left = left_in_panel(first, start, height, scratch);
+        if (left == 0) continue;
+        scratch.fine_pairs += left;
+        const float *row_panel = chunk_.fine_panels() + start * channels, *row_norm = chunk_.fine_norm() + start;
+        const int64_t found =
+            groups_.size() == 1
+                ? kernels_.distance_hits(lane_panel, row_panel, channels, lane_norm, row_norm, limit, hits)
+                : kernels_.refined_hits(lane_panel, row_panel, channels, lane_norm, row_norm,
+                                        scratch.partial.data() + start * lanes, limit, hits);
+        for (const Hit* hit = hits; hit < hits + found; ++hit)
+            if (hit->lane < valid && hit->row < height)
+                add(first + hit->lane, {hit->value, static_cast<int32_t>(slot), chunk_.first_pixel() + start + hit->row},
+                    limit + hit->lane, scratch);
+    }
+}
+
+void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
+    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, first = tile * lanes, pixels = chunk_.pixels();
+    const int64_t valid = std::min(lanes, queries_.pixels() - first), before = scratch.evaluated;
+    const bool several = groups_.size() > 1;
     float smallest[max_lanes];
     int32_t place[max_lanes];
     std::fill(smallest, smallest + lanes, infinity);
     std::fill(place, place + lanes, -1);
-    coarse_tile(tile, scratch, smallest, place);
-    float* const partial = scratch.partial.data();
-    float* const limit = limit_.data() + first;
-    const float* const fine_norm = queries_.fine_norm() + first;
-    const int64_t offset = chunk_.first_pixel();
-
-    if (dense) {
-        if (problem_.prune) scratch.fine_pairs += kernels_.count(partial, pixels, limit);
-        else scratch.fine_pairs += valid * pixels;
-        const int64_t rows = kernels_.rows, channels = groups_[0].channels;
-        const float* lane_panel = queries_.fine_panels() + first * channels;
-        scratch.hits.resize(static_cast<size_t>(rows * lanes));
-        for (int64_t r = 0; r < pixels; r += rows) {
-            float* base = partial + r * lanes;
-            const int64_t height = std::min(rows, pixels - r);
-            if (problem_.prune && kernels_.count(base, height, limit) == 0) continue;
-            kernels_.subtract_product(lane_panel, chunk_.fine_panels() + r * channels, channels, fine_norm,
-                                      chunk_.fine_norm() + r, base);
-            const int64_t found = kernels_.scan(base, height, limit, scratch.hits.data());
-            for (int64_t h = 0; h < found; ++h) {
-                const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-                if (hit.lane < valid)
-                    add(first + hit.lane, {hit.value, static_cast<int32_t>(slot), offset + r + hit.row}, limit + hit.lane,
-                        scratch);
-            }
-        }
-        return;
-    }
+    scratch.hits.resize(static_cast<size_t>(rows * lanes));
+    if (several) coarse_tile(tile, scratch, smallest, place);
+    if (way_ == Way::dense) return dense_tile(tile, slot, scratch);
 
     // A good limit early: each query's coarse winner in this chunk; in the first one, enough for kappa neighbours.
+    float* const limit = limit_.data() + first;
     float seeded[max_lanes];  // pairs whose bounds do not exceed it have been evaluated
     for (int64_t lane = 0; lane < valid; ++lane)
         if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
-    const bool bounded = fresh_ && seed(tile, slot, smallest, place, seeded, scratch);
+    const bool bounded = several && fresh_ && seed(tile, slot, smallest, place, seeded, scratch);
 
-    // Panel by panel: what the coarse levels leave is bounded again with the projections, and only what that leaves is
-    // evaluated.
-    const int64_t rows = kernels_.rows;
-    scratch.hits.resize(static_cast<size_t>(rows * lanes));
+    // Panel by panel: what the coarse levels leave is bounded again, by whole numbers or by projections, and only what that
+    // leaves is evaluated.
     for (int64_t start = 0; start < pixels; start += rows) {
-        const float* const bound = (bounded ? scratch.refined.data() : partial) + start * lanes;
+        const float* const coarse = several ? scratch.partial.data() + start * lanes : nullptr;
+        const float* const seen = bounded ? scratch.refined.data() + start * lanes : nullptr;  // the bounds that seed() took
         const int64_t height = std::min(rows, pixels - start);
         int64_t found = 0;
-        if (bounded || !projection_.active())
-            found = kernels_.scan(bound, height, limit, scratch.hits.data());
-        else if (kernels_.any(bound, height, limit))
+        if (screens()) {
+            const int64_t left = left_in_panel(first, start, height, scratch);
+            scratch.fine_pairs += left;
+            if (left)
+                found = kernels_.screened_hits[way_ == Way::bytes ? 0 : 1](
+                    query_numbers_.lanes(first, lowered_norm_.data() + first),
+                    chunk_numbers_.rows(start, chunk_.fine_norm() + start), chunk_numbers_.words(), coarse, limit,
+                    scratch.hits.data());
+        } else if (bounded || !projection_.active()) {
+            found = kernels_.scan(bounded ? seen : coarse, height, limit, scratch.hits.data());
+        } else if (kernels_.any(coarse, height, limit)) {
             found = kernels_.refined_hits(queries_.projected() + first * projection_.width(),
                                           chunk_.projected() + start * projection_.width(), projection_.width(),
-                                          lowered_norm_.data() + first, chunk_.fine_norm() + start, bound, limit,
+                                          lowered_norm_.data() + first, chunk_.fine_norm() + start, coarse, limit,
                                           scratch.hits.data());
+        }
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
             if (hit.lane >= valid || hit.row >= height || hit.value > limit[hit.lane]) continue;
-            if (start + hit.row == place[hit.lane] || (bounded && !(hit.value > seeded[hit.lane]))) continue;
+            if (start + hit.row == place[hit.lane] || (seen && !(seen[hit.row * lanes + hit.lane] > seeded[hit.lane]))) continue;
             evaluate(tile, hit.lane, start + hit.row, slot, scratch);
         }
     }
+    if (way_ == Way::sparse) scratch.fine_pairs += scratch.evaluated - before;
 }
 
 // Bounds a panel's pairs by the projections on top of the coarse levels.
@@ -188,10 +204,11 @@ void Search::refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* 
 void Search::evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch) {
     const int64_t lanes = kernels_.lanes, q = tile * lanes + lane;
     if (repeats(r)) return;
-    ++scratch.fine_pairs;
+    ++scratch.evaluated;
     const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
+    const float coarse = groups_.size() > 1 ? scratch.partial[r * lanes + lane] : 0.0f;
     const float value =
-        scratch.partial[r * lanes + lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
+        coarse + (queries_.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
     if (!(value > limit_[q])) add(q, {value, static_cast<int32_t>(slot), chunk_.first_pixel() + r}, limit_.data() + q, scratch);
 }
 
@@ -241,26 +258,6 @@ bool Search::seed(int64_t tile, int64_t slot, const float* smallest, const int32
         }
     }
     return true;
-}
-
-void Search::search_tile_single(int64_t tile, int64_t slot, Scratch& scratch) {
-    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, first = tile * lanes, pixels = chunk_.pixels();
-    const int64_t valid = std::min(lanes, queries_.pixels() - first), channels = groups_[0].channels;
-    float* const limit = limit_.data() + first;
-    const float* lane_panel = queries_.fine_panels() + first * channels;
-    scratch.hits.resize(static_cast<size_t>(rows * lanes));
-    scratch.fine_pairs += valid * pixels;
-    for (int64_t r = 0; r < pixels; r += rows) {
-        const int64_t found =
-            kernels_.distance_hits(lane_panel, chunk_.fine_panels() + r * channels, channels, queries_.fine_norm() + first,
-                                   chunk_.fine_norm() + r, limit, scratch.hits.data());
-        for (int64_t h = 0; h < found; ++h) {
-            const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            if (hit.lane < valid && r + hit.row < pixels)
-                add(first + hit.lane, {hit.value, static_cast<int32_t>(slot), chunk_.first_pixel() + r + hit.row},
-                    limit + hit.lane, scratch);
-        }
-    }
 }
 
 }  // namespace fastspade::cpu

@@ -1,0 +1,16 @@
+#include <cstdint>
+
+#define W 4
+#define V 2
+#define N 4
+#define INTEGERS 1
+#include "cpu/kernels_simd.inl"
+
+namespace fastspade::cpu {
+
+const Kernels& generic_integer_kernels() {
+    static constexpr Kernels kernels = table("generic_integer");
+    return kernels;
+}
+
+}  // namespace fastspade::cpu
