@@ -13,7 +13,7 @@ from search_cases import CASES, gallery_index, pyramid
 
 from fastspade import build_info, knn, pyramid_knn
 
-SIMD = ("generic", "avx2", "avx512", "neon")
+SIMD = ("generic", "generic_integer", "avx2", "avx512", "avx512_vnni", "neon")
 
 
 def vectors(count: int, channels: int, seed: int) -> torch.Tensor:

@@ -12,11 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE = (
-    "core/duplicates", "core/exact", "core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/projection", "cpu/region", "cpu/search",
-    "cpu/search_candidates", "cpu/search_tiles", "cpu/thread_team",
+    "core/duplicates", "core/exact", "core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/projection",
+    "cpu/quantised", "cpu/region", "cpu/search", "cpu/search_candidates", "cpu/search_tiles", "cpu/thread_team",
 )
-KERNELS = {"cpu/kernels_generic": []}
+KERNELS = {"cpu/kernels_generic": [], "cpu/kernels_generic_integer": []}
 X86 = {"core/exact_avx512": ["-mavx512f", "-mavx512vl", "-ffp-contract=off"], "cpu/kernels_avx2": ["-mavx2", "-mfma"], "cpu/kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]}
+X86["cpu/kernels_avx512_vnni"] = [*X86["cpu/kernels_avx512"], "-mavx512vnni"]
 
 
 def build(compiler: str, definition: str, kernels: dict[str, list[str]], folder: Path) -> Path:

@@ -237,6 +237,6 @@ def test_other_threads_run_during_a_search():
 def test_build_info_tells_what_runs():
     info = fastspade.build_info()
     assert info["version"] == fastspade.__version__
-    assert info["simd"] in ("generic", "avx2", "avx512", "neon")
+    assert info["simd"] in ("generic", "avx2", "avx512", "avx512_vnni", "neon")
     assert info["threads"] == torch.get_num_threads()
     assert isinstance(info["cuda_architectures"], list)

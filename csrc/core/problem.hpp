@@ -26,10 +26,12 @@ struct Problem {
     std::function<bool()> interrupted;  // polled between pieces of work; true stops the search
 };
 
-// What the search did: pairs in all, and pairs whose finest level had to be evaluated.
+// What the search did: pairs in all; pairs whose finest level had to be looked at, and of these, those bounded in whole
+// numbers of one and of two bytes first; pairs ranked by exact distances.
 struct Statistics {
     int64_t pairs = 0;
     int64_t fine_pairs = 0;
+    int64_t byte_pairs = 0, word_pairs = 0;
     int64_t exact_pairs = 0;
 };
 

@@ -221,6 +221,8 @@ void Search::search_chunk(int64_t slot) {
         fine += scratch.fine_pairs - fine_before;
         evaluated += scratch.evaluated - evaluated_before;
     });
+    if (way_ == Way::bytes) statistics_.byte_pairs += fine.load();
+    if (way_ == Way::words) statistics_.word_pairs += fine.load();
     choose_way(fine.load(), evaluated.load());
 }
 

@@ -22,6 +22,8 @@ class CudaOutOfMemory(CudaError): ...
 class _Counts(TypedDict):
     pairs: int
     fine_pairs: int
+    byte_pairs: int
+    word_pairs: int
     exact_pairs: int
 
 @type_check_only
