@@ -125,6 +125,21 @@ def storage() -> str:
     return _markdown(["stored as", "an image", *metrics.values(), "map"], rows) + "\n\n" + _machine(record)
 
 
+def determinism() -> str:
+    """How much the network alone varies with its batch and its threads."""
+    record = _read("determinism.json")
+
+    def shown(value: float) -> str:
+        return f"{value:.1e}" if value else "none"
+
+    rows = [
+        [str(row["batch_size"]), str(row["threads"]), shown(row["features"]), shown(row["scores"]), shown(row["maps"])]
+        for row in record["rows"][1:]
+    ]
+    header = ["batch", "threads", "features, largest difference over the largest value"]
+    return _markdown([*header, "scores, largest relative change", "maps"], rows) + "\n\n" + _machine(record)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
@@ -133,6 +148,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale_out": scale_out,
     "bank": bank,
     "storage": storage,
+    "determinism": determinism,
 }
 
 
