@@ -209,15 +209,12 @@ def fresh(*arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def keep(folder: Path, **results: Any) -> None:
-    """Adds results to those of the same bank; the command of each is kept with it."""
-    import machine
-
+def about_bank(folder: Path) -> dict[str, Any]:
     from fastspade import Bank
     from fastspade.search.levels import image_bytes
 
     bank = Bank.open(folder)
-    about = {
+    return {
         "bytes": bytes_of(folder),
         "images": len(bank),
         "image_bytes": image_bytes(bank.snapshot.levels),
@@ -226,7 +223,17 @@ def keep(folder: Path, **results: Any) -> None:
         "shards": len(list(folder.glob("shard-*"))),
         "k": K,
     }
+
+
+def keep(folder: Path, **results: Any) -> None:
+    """Adds results to those of the same bank; a comparison of ways of reading may be of another one, which it names."""
+    import machine
+
+    about = about_bank(folder)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    if "reading" in results:
+        machine.write(RESULTS, {key: value for key, value in known.items() if key != "machine"} | {"reading": {"bank": about} | results["reading"]})
+        return
     record = {key: value for key, value in known.items() if key != "machine"} if known.get("bank") == about else {}
     record["bank"] = about
     for name, value in results.items():
