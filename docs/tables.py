@@ -111,6 +111,17 @@ def bank() -> str:
     return _markdown(["", "first", "again, from the page cache", "peak memory", "read"], rows) + "\n\n" + _machine(record)
 
 
+def reading() -> str:
+    """Features copied out of a memory map beside positioned reads."""
+    record = _read("bank.json")["reading"]
+    rows = [
+        [what, *(f"{row[f'{way}_ms']:.2f} ms" for way in ("mapped", "positioned")), f"{row['ratio']:.2f}"]
+        for what, row in record.items()
+        if what != "bank"
+    ]
+    return _markdown(["an image", "mapped", "positioned", "ratio"], rows)
+
+
 def storage() -> str:
     """What scores lose when the normal images' features are kept in 16 bits."""
     record = _read("storage.json")
@@ -147,6 +158,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "backbones": backbones,
     "scale_out": scale_out,
     "bank": bank,
+    "reading": reading,
     "storage": storage,
     "determinism": determinism,
 }

@@ -17,7 +17,6 @@ from conftest import picture, tiny_spade
 
 from fastspade import Bank
 from fastspade.bank.mapped import MappedFile
-from fastspade.errors import ModelFileError
 
 CUT = """
 import os, sys, torch
