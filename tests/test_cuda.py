@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import picture, tiny_spade
-from search_cases import CASES, pyramid
+from search_cases import CASES, Case, pyramid
 from search_checks import assert_exact
 
 from fastspade import pyramid_knn
-from fastspade.search import PreparedGallery, last_statistics
+from fastspade.search import PreparedGallery, last_statistics, reference
 
 pytestmark = pytest.mark.gpu
 CASE = next(case for case in CASES if case.name == "paper_like")
@@ -137,6 +137,27 @@ def test_paper_sized_search_is_exact_within_256_mebibytes():
     # The same channels on a grid that float64 brute force can do.
     query, gallery = ([level[:3, :, : level.shape[2] // 4, : level.shape[3] // 4] for level in side] for side in (query, gallery))
     assert_exact(pyramid_knn(query, gallery, 1), query, gallery, 1)
+
+
+@pytest.mark.parametrize("kernel", ["sm80", "sm90a"])
+@pytest.mark.parametrize("kappa", [1, 5, 20, 50, 64])
+def test_lists_of_every_length_at_the_paper_s_shapes(kappa, kernel, monkeypatch):
+    """They decide tiles, steps and stages (docs/cuda_search.md); small shapes leave room for all of them."""
+    if kernel == "sm90a" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the sm_90a search needs compute capability 9.0")
+    monkeypatch.setenv("FASTSPADE_CUDA_PATH", kernel)
+    case = Case("paper", PAPER, images=8)
+    query, gallery = pyramid(case, 1, 1), pyramid(case, 8, 2)
+    found = pyramid_knn([level.cuda() for level in query], [level.cuda() for level in gallery], kappa)
+    distances, indices = (t.cpu().reshape(56 * 56, kappa) for t in found)
+    # Rows of the first tile, from the middle, and of the ragged last one.
+    rows = torch.tensor([*range(0, 128, 8), *range(1500, 1516), *range(3120, 3136)])
+    vectors, stored = (reference.descriptors(side, "bilinear").flatten(0, 1) for side in (query, gallery))
+    true = torch.cdist(vectors[rows], stored, compute_mode="donot_use_mm_for_euclid_dist").square()
+    wanted, places = true.topk(kappa, largest=False)
+    torch.testing.assert_close(distances[rows].double(), wanted, rtol=1e-5, atol=0)
+    torch.testing.assert_close(true.gather(1, indices[rows]), wanted, rtol=1e-5, atol=0)
+    assert (indices[rows] == places).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("share", [0.6, 0.0], ids=["resident", "streamed"])
