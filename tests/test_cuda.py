@@ -108,6 +108,29 @@ def test_a_host_gallery_is_streamed(pinned, monkeypatch):
     assert equal(chosen, pyramid_knn(query, [level.cuda() for level in gallery], 3, gallery_index=index))
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_pinned_gallery_is_streamed_without_waiting(chosen, monkeypatch):
+    """With gallery_index in host memory, where the host reads which images to bring."""
+    monkeypatch.setattr("fastspade.search.streaming.PART_BYTES", 1)
+    query, gallery = on_gpu(2, 1), [level.pin_memory() for level in pyramid(CASE, 4, 2)]
+    index = torch.tensor([[3, 1, 2], [2, 1, 3]]) if chosen else None  # neighbouring images: sent as they lie
+    on_device = None if index is None else index.cuda()
+    expected = pyramid_knn(query, [level.cuda() for level in gallery], 3, gallery_index=on_device)
+    pyramid_knn(query, gallery, 3, gallery_index=index)  # pinned memory is allocated once
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(500_000_000)
+        mark = torch.cuda.Event()
+        found = pyramid_knn(query, gallery, 3, gallery_index=index)
+        mark.record()
+        assert not mark.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert equal(found, expected)
+
+
 def test_running_out_of_memory_is_torchs_error_and_leaves_the_process_usable():
     query, gallery = on_gpu(2, 1), on_gpu(4, 2)
     expected = pyramid_knn(query, gallery, 1)
