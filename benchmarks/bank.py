@@ -3,6 +3,7 @@
     python benchmarks/bank.py make FOLDER [--gib 10]        (needs ".[demo]"; takes that much room on the disk)
     python benchmarks/bank.py open FOLDER                   into results/bank.json
     python benchmarks/bank.py score FOLDER --modes MODE...  into results/bank.json; modes: see MODES
+    python benchmarks/bank.py reading FOLDER                into results/bank.json: mapped beside positioned reading
     rm -r FOLDER
 
 `make` computes one shard of real features (efficientnet_lite0 on photographs that scikit-image ships) and repeats them,
@@ -161,6 +162,42 @@ def one_score(folder: Path, mode: str, images: int) -> dict[str, Any]:
     return found | {"peak_mib": (status("VmHWM") - before) / MIB, "scores": scores}
 
 
+def one_reading(folder: Path, mode: str, cold: bool, repeats: int) -> dict[str, Any]:
+    """Mapped and positioned reading in turns, in one process: of images alone (mode "read", milliseconds an image), or of
+    scoring test images with so many bytes of features held (milliseconds a test image)."""
+    import torch
+
+    from fastspade import Spade
+    from fastspade.bank.shard import Shard
+
+    ways = {"mapped": Shard._copy, "positioned": lambda shard, start, target: shard._fill(start, target.data)}
+    model = Spade.load(folder, device="cpu", progress=False, memory_limit=MODES.get(mode))
+    levels, test = model.bank.snapshot.levels, list(pictures(2, 1, (288, 289)))
+    random, some = np.random.default_rng(0), min(len(levels), 512)
+    levels.gather(torch.arange(8))
+    list(model.score_batches(test))  # everything that is read below is verified first
+    if mode == "read":
+        for part in torch.arange(some).split(8):
+            levels.gather(part)
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(repeats):
+        for way in sorted(ways, reverse=turn % 2 == 0):
+            Shard._copy = ways[way]
+            parts = torch.from_numpy(random.permutation(some)[: 32 if cold else 128]).split(8)
+            if cold:
+                drop_pages(folder)
+            begun = time.perf_counter()
+            if mode == "read":
+                for part in parts:
+                    levels.gather(part)
+            else:
+                list(model.score_batches(test))
+            images = sum(map(len, parts)) if mode == "read" else len(test)
+            times[way].append(1000 * (time.perf_counter() - begun) / images)
+    found: dict[str, Any] = {f"{way}_ms": statistics.median(several) for way, several in times.items()}
+    return found | {"ratio": found["mapped_ms"] / found["positioned_ms"], "turns": repeats}
+
+
 # -- all of them
 
 
@@ -172,15 +209,12 @@ def fresh(*arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def keep(folder: Path, **results: Any) -> None:
-    """Adds results to those of the same bank; the command of each is kept with it."""
-    import machine
-
+def about_bank(folder: Path) -> dict[str, Any]:
     from fastspade import Bank
     from fastspade.search.levels import image_bytes
 
     bank = Bank.open(folder)
-    about = {
+    return {
         "bytes": bytes_of(folder),
         "images": len(bank),
         "image_bytes": image_bytes(bank.snapshot.levels),
@@ -189,7 +223,17 @@ def keep(folder: Path, **results: Any) -> None:
         "shards": len(list(folder.glob("shard-*"))),
         "k": K,
     }
+
+
+def keep(folder: Path, **results: Any) -> None:
+    """Adds results to those of the same bank; a comparison of ways of reading may be of another one, which it names."""
+    import machine
+
+    about = about_bank(folder)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    if "reading" in results:
+        machine.write(RESULTS, {key: value for key, value in known.items() if key != "machine"} | {"reading": {"bank": about} | results["reading"]})
+        return
     record = {key: value for key, value in known.items() if key != "machine"} if known.get("bank") == about else {}
     record["bank"] = about
     for name, value in results.items():
@@ -210,6 +254,16 @@ def measure_open(folder: Path, repeats: int) -> dict[str, Any]:
                 "bytes_read": runs[0]["asked"],
                 "runs": repeats,
             }
+            print(name, found[name], flush=True)
+    return found
+
+
+def measure_reading(folder: Path) -> dict[str, Any]:
+    found = {}
+    for mode, turns in (("read", 30), ("32 MiB", 12), ("128 MiB", 12)):
+        for cold in (False, True):
+            name = f"{mode}, {'from the disk' if cold else 'in the page cache'}"
+            found[name] = fresh("reading", folder, mode, cold, turns // 2 if cold else turns)
             print(name, found[name], flush=True)
     return found
 
@@ -237,7 +291,7 @@ def measure_score(folder: Path, modes: list[str], repeats: int, images: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "open", "score", "one"])
+    parser.add_argument("what", choices=["make", "open", "score", "reading", "one"])
     parser.add_argument("rest", nargs="+", metavar="FOLDER")
     parser.add_argument("--gib", type=float, default=10.0)
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
@@ -247,13 +301,20 @@ def main() -> None:
     if arguments.what == "one":
         kind, folder, *values = arguments.rest
         path = Path(folder)
-        print(json.dumps(one_open(path, values[0], values[1] == "True") if kind == "open" else one_score(path, values[0], int(values[1]))))
+        if kind == "open":
+            print(json.dumps(one_open(path, values[0], values[1] == "True")))
+        elif kind == "reading":
+            print(json.dumps(one_reading(path, values[0], values[1] == "True", int(values[2]))))
+        else:
+            print(json.dumps(one_score(path, values[0], int(values[1]))))
         return
     folder = Path(arguments.rest[0])
     if arguments.what == "make":
         make(folder, arguments.gib)
     elif arguments.what == "open":
         keep(folder, opening=measure_open(folder, arguments.repeats))
+    elif arguments.what == "reading":
+        keep(folder, reading=measure_reading(folder))
     else:
         keep(folder, scoring=measure_score(folder, arguments.modes, arguments.repeats, arguments.images))
 

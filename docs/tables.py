@@ -111,6 +111,17 @@ def bank() -> str:
     return _markdown(["", "first", "again, from the page cache", "peak memory", "read"], rows) + "\n\n" + _machine(record)
 
 
+def reading() -> str:
+    """Features copied out of a memory map beside positioned reads."""
+    record = _read("bank.json")["reading"]
+    rows = [
+        [what, *(f"{row[f'{way}_ms']:.2f} ms" for way in ("mapped", "positioned")), f"{row['ratio']:.2f}"]
+        for what, row in record.items()
+        if what != "bank"
+    ]
+    return _markdown(["an image", "mapped", "positioned", "ratio"], rows)
+
+
 def storage() -> str:
     """What scores lose when the normal images' features are kept in 16 bits."""
     record = _read("storage.json")
@@ -125,6 +136,21 @@ def storage() -> str:
     return _markdown(["stored as", "an image", *metrics.values(), "map"], rows) + "\n\n" + _machine(record)
 
 
+def determinism() -> str:
+    """How much the network alone varies with its batch and its threads."""
+    record = _read("determinism.json")
+
+    def shown(value: float) -> str:
+        return f"{value:.1e}" if value else "none"
+
+    rows = [
+        [str(row["batch_size"]), str(row["threads"]), shown(row["features"]), shown(row["scores"]), shown(row["maps"])]
+        for row in record["rows"][1:]
+    ]
+    header = ["batch", "threads", "features, largest difference over the largest value"]
+    return _markdown([*header, "scores, largest relative change", "maps"], rows) + "\n\n" + _machine(record)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
@@ -132,7 +158,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "backbones": backbones,
     "scale_out": scale_out,
     "bank": bank,
+    "reading": reading,
     "storage": storage,
+    "determinism": determinism,
 }
 
 

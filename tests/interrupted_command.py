@@ -1,30 +1,38 @@
-"""A fastspade command that tells when it reads its N-th image and then waits, so that a test can stop it at its work.
+"""A fastspade command that stops at a moment of its work and says so, until its standard input ends: a test can interrupt it there.
 
-    python interrupted_command.py N fit DIR -o MODEL ...
+    python interrupted_command.py read|sync N fit DIR -o MODEL ...
+
+read: when it reads its N-th image, in a thread of its own. sync: when it waits for the N-th file to be on the disk, in the
+main thread, with that file half-written.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import fastspade.images
 from fastspade.cli import main
 
-read_file = fastspade.images.read_file
-left = int(sys.argv[1])
 
+def stopping(real: Callable[..., Any], left: int) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            print("here", flush=True)
+            os.read(0, 1)
+        return real(*arguments, **named)
 
-def announced(*arguments: Any, **named: Any) -> Any:
-    global left
-    left -= 1
-    if left == 0:
-        print("read", flush=True)
-        time.sleep(2)  # a decoding thread, which no signal wakes: the work cannot end before the signal has come
-    return read_file(*arguments, **named)
+    return call
 
 
 if __name__ == "__main__":
-    fastspade.images.read_file = announced
-    sys.exit(main(sys.argv[2:]))
+    moment, number, *command = sys.argv[1:]
+    if moment == "read":
+        fastspade.images.read_file = stopping(fastspade.images.read_file, int(number))
+    else:
+        os.fsync = stopping(os.fsync, int(number))
+    sys.exit(main(command))

@@ -13,6 +13,7 @@ from test_bank import assert_same_bits
 
 from fastspade import Bank, Spade
 from fastspade.bank.folder import BankFolder
+from fastspade.bank.mapped import MappedFile
 from fastspade.errors import BankLockedError, InputError, MissingFileError, ModelFileError
 
 
@@ -149,8 +150,9 @@ def test_opening_reads_no_features_and_scoring_only_the_chosen(normal, tmp_path,
     path = tmp_path / "bank"
     tiny_spade(k=2).fit(normal, path=path)
     read = []
-    pread = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda file, buffers, at: read.append(sum(map(len, buffers))) or pread(file, buffers, at))
+    pread, copy = os.preadv, MappedFile.copy
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, at, flags=0: flags or read.append(sum(map(len, buffers))) or pread(file, buffers, at))
+    monkeypatch.setattr(MappedFile, "copy", lambda self, start, target: read.append(len(target)) or copy(self, start, target))
     model = load(path)
     image = 4 * sum(c * h * w for c, h, w in model.bank.level_shapes)
     assert max(read) <= 4096 < image

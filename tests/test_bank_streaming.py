@@ -25,12 +25,20 @@ def load(path, **options) -> Spade:
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    place = tmp_path_factory.mktemp("banks") / "bank"
-    model = tiny_spade(k=7).fit(NORMAL[:5], path=place)
-    model.add(NORMAL[5:7])
-    model.add(NORMAL[7:])
-    return place
+def paths(tmp_path_factory):
+    """A bank of each storage type, made as banks grow."""
+    place, found = tmp_path_factory.mktemp("banks"), {}
+    for dtype in ("float32", "float16", "bfloat16"):
+        found[dtype] = place / dtype
+        model = tiny_spade(k=7, storage_dtype=dtype).fit(NORMAL[:5], path=found[dtype])
+        model.add(NORMAL[5:7])
+        model.add(NORMAL[7:])
+    return found
+
+
+@pytest.fixture
+def path(paths):
+    return paths["float32"]
 
 
 def levels(images: int, seed: int) -> list[torch.Tensor]:
@@ -56,10 +64,16 @@ def test_parts_of_any_size_give_the_bits_of_one_search(chosen, dtype):
             assert torch.equal(found[0], whole[0]) and torch.equal(found[1], whole[1])
 
 
-@pytest.mark.parametrize("options", [{}, {"kappa": 3}, {"window": 9}, {"image_score": "reweighted"}])
-def test_a_limited_model_scores_to_the_same_bits_and_keeps_its_limit(path, monkeypatch, options):
+LIMITED = [(dtype, {}) for dtype in ("float32", "float16", "bfloat16")]
+LIMITED += [("float32", options) for options in ({"kappa": 3}, {"window": 9}, {"image_score": "reweighted"})]
+
+
+@pytest.mark.parametrize(("dtype", "options"), LIMITED)
+def test_a_limited_model_scores_to_the_same_bits_and_keeps_its_limit(paths, monkeypatch, dtype, options):
+    path = paths[dtype]
     free = load(path)
     image = image_bytes(free.bank.snapshot.levels)
+    assert image == sum(level[0].numel() for level in free.bank.pyramid) * (4 if dtype == "float32" else 2)
     limited = load(path, memory_limit=5 * image)
     whole = load(path, memory_limit=9 * image)
     for model in (free, limited, whole):
@@ -76,6 +90,7 @@ def test_a_limited_model_scores_to_the_same_bits_and_keeps_its_limit(path, monke
     def counted(self, images):
         change(len(images) * image)
         found = gather(self, images)
+        assert sum(level.nbytes for level in found) == len(images) * image  # as stored, not widened
         weakref.finalize(found[0], change, -len(images) * image)
         return found
 

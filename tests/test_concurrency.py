@@ -1,13 +1,9 @@
-"""Threads, worker processes and interrupted commands: the same bits, no hanging, nothing half-written."""
+"""Threads and worker processes: the same bits, and no hanging."""
 
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +12,6 @@ from conftest import picture, tiny_spade
 from torch.utils.data import DataLoader, Dataset
 
 from fastspade import Spade, knn
-from fastspade.cli import main
-
-SCRIPT = Path(__file__).with_name("interrupted_command.py")
-OPTIONS = ["--backbone", "efficientnet_lite0", "--k", "2", "--resize", "64", "--crop", "64", "--device", "cpu", "--num-workers", "1", "--quiet"]
-
 
 # -- threads
 
@@ -104,84 +95,3 @@ def test_a_model_scores_in_worker_processes(tmp_path, start):
     # One torch thread a worker, as data loaders have it: torch's OpenMP threads do not survive a fork, whoever uses them.
     with multiprocessing.get_context(start).Pool(2, torch.set_num_threads, (1,)) as pool:
         assert pool.map(scores_of, [path] * 4) == [wanted] * 4
-
-
-# -- interrupted commands
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    place = tmp_path_factory.mktemp("images")
-    for i in range(12):
-        picture(i).save(place / f"{i:02}.png")
-    return place
-
-
-@pytest.fixture(scope="module")
-def fitted(images, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fitted") / "model.safetensors"
-    assert main(["fit", str(images), "-o", str(path), *OPTIONS]) == 0
-    return path
-
-
-def stop_after(reads: int, number: signal.Signals, command: list[str]) -> tuple[int, str]:
-    """Runs a command and sends it a signal once it has read so many images. Its exit code, and what it wrote to stderr."""
-    process = subprocess.Popen([sys.executable, str(SCRIPT), str(reads), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "read\n", process.stderr.read()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
-
-
-def command(kind: str, out: Path, images: Path, fitted: Path) -> list[str]:
-    if kind == "score":
-        return ["score", str(fitted), str(images), "-o", str(out), "--save", "maps,heatmaps,overlays", "--device", "cpu", "--num-workers", "1",
-                "--batch-size", "2", "--quiet"]  # fmt: skip
-    return ["fit", str(images), "-o", str(out), "--batch-size", "2", *OPTIONS]
-
-
-KINDS = [("fit", "model.safetensors"), ("fit", "model"), ("score", "out")]
-
-
-@pytest.mark.parametrize("reads", [1, 9])
-@pytest.mark.parametrize(("kind", "name"), KINDS)
-def test_ctrl_c_leaves_nothing_and_exits_with_130(tmp_path, images, fitted, kind, name, reads):
-    status, errors = stop_after(reads, signal.SIGINT, command(kind, tmp_path / name, images, fitted))
-    assert status == 130 and "interrupted" in errors and "Traceback" not in errors
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("kind", "name"), KINDS)
-def test_sigterm_leaves_no_output_and_the_command_can_be_run_again(tmp_path, images, fitted, kind, name):
-    wanted = command(kind, tmp_path / name, images, fitted)
-    status, _ = stop_after(9, signal.SIGTERM, wanted)
-    assert status == -signal.SIGTERM and not (tmp_path / name).is_file() and not (tmp_path / name / "scores.csv").exists()
-    assert main(wanted) == 0
-    if kind == "fit":
-        assert len(Spade.load(tmp_path / name, device="cpu").bank) == 12
-    else:
-        assert len((tmp_path / name / "scores.csv").read_text().splitlines()) == 13
-
-
-def test_ctrl_c_in_python_leaves_the_old_model_as_it_was(tmp_path):
-    path = tmp_path / "model"
-    model = tiny_spade().fit([picture(seed) for seed in range(4)], path=path)
-    before = model.score([picture(9)]).image_scores
-    files = sorted(entry.name for entry in path.iterdir())
-
-    with pytest.raises(KeyboardInterrupt):
-        model.add(DataLoader(Interrupting(), batch_size=2))
-    assert sorted(entry.name for entry in path.iterdir()) == files and len(model.bank) == 4
-    assert np.array_equal(model.score([picture(9)]).image_scores, before)
-
-
-class Interrupting(Dataset):
-    """Somebody presses Ctrl-C while the seventh picture is read."""
-
-    def __len__(self) -> int:
-        return 9
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        if i == 6:
-            raise KeyboardInterrupt
-        return torch.from_numpy(np.array(picture(20 + i))).permute(2, 0, 1)

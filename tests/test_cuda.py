@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import picture, tiny_spade
-from search_cases import CASES, pyramid
+from search_cases import CASES, Case, pyramid
 from search_checks import assert_exact
 
 from fastspade import pyramid_knn
-from fastspade.search import PreparedGallery, last_statistics
+from fastspade.search import PreparedGallery, last_statistics, reference
 
 pytestmark = pytest.mark.gpu
 CASE = next(case for case in CASES if case.name == "paper_like")
@@ -108,6 +108,29 @@ def test_a_host_gallery_is_streamed(pinned, monkeypatch):
     assert equal(chosen, pyramid_knn(query, [level.cuda() for level in gallery], 3, gallery_index=index))
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_pinned_gallery_is_streamed_without_waiting(chosen, monkeypatch):
+    """With gallery_index in host memory, where the host reads which images to bring."""
+    monkeypatch.setattr("fastspade.search.streaming.PART_BYTES", 1)
+    query, gallery = on_gpu(2, 1), [level.pin_memory() for level in pyramid(CASE, 4, 2)]
+    index = torch.tensor([[3, 1, 2], [2, 1, 3]]) if chosen else None  # neighbouring images: sent as they lie
+    on_device = None if index is None else index.cuda()
+    expected = pyramid_knn(query, [level.cuda() for level in gallery], 3, gallery_index=on_device)
+    pyramid_knn(query, gallery, 3, gallery_index=index)  # pinned memory is allocated once
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(500_000_000)
+        mark = torch.cuda.Event()
+        found = pyramid_knn(query, gallery, 3, gallery_index=index)
+        mark.record()
+        assert not mark.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert equal(found, expected)
+
+
 def test_running_out_of_memory_is_torchs_error_and_leaves_the_process_usable():
     query, gallery = on_gpu(2, 1), on_gpu(4, 2)
     expected = pyramid_knn(query, gallery, 1)
@@ -137,6 +160,27 @@ def test_paper_sized_search_is_exact_within_256_mebibytes():
     # The same channels on a grid that float64 brute force can do.
     query, gallery = ([level[:3, :, : level.shape[2] // 4, : level.shape[3] // 4] for level in side] for side in (query, gallery))
     assert_exact(pyramid_knn(query, gallery, 1), query, gallery, 1)
+
+
+@pytest.mark.parametrize("kernel", ["sm80", "sm90a"])
+@pytest.mark.parametrize("kappa", [1, 5, 20, 50, 64])
+def test_lists_of_every_length_at_the_paper_s_shapes(kappa, kernel, monkeypatch):
+    """They decide tiles, steps and stages (docs/cuda_search.md); small shapes leave room for all of them."""
+    if kernel == "sm90a" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the sm_90a search needs compute capability 9.0")
+    monkeypatch.setenv("FASTSPADE_CUDA_PATH", kernel)
+    case = Case("paper", PAPER, images=8)
+    query, gallery = pyramid(case, 1, 1), pyramid(case, 8, 2)
+    found = pyramid_knn([level.cuda() for level in query], [level.cuda() for level in gallery], kappa)
+    distances, indices = (t.cpu().reshape(56 * 56, kappa) for t in found)
+    # Rows of the first tile, from the middle, and of the ragged last one.
+    rows = torch.tensor([*range(0, 128, 8), *range(1500, 1516), *range(3120, 3136)])
+    vectors, stored = (reference.descriptors(side, "bilinear").flatten(0, 1) for side in (query, gallery))
+    true = torch.cdist(vectors[rows], stored, compute_mode="donot_use_mm_for_euclid_dist").square()
+    wanted, places = true.topk(kappa, largest=False)
+    torch.testing.assert_close(distances[rows].double(), wanted, rtol=1e-5, atol=0)
+    torch.testing.assert_close(true.gather(1, indices[rows]), wanted, rtol=1e-5, atol=0)
+    assert (indices[rows] == places).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("share", [0.6, 0.0], ids=["resident", "streamed"])

@@ -74,7 +74,7 @@ def kind(name: str) -> str:
 def test_no_kernel_spills(compiled):
     found = kernels(compiled[0])
     assert {kind(name) for name in found} == set(THREADS)
-    assert sum("search_kernel" in name for name in found) == 6  # two operand types, three tile heights
+    assert sum("search_kernel" in name for name in found) == 12  # two operand types, three tile heights, two steps
     assert {name: use for name, use in found.items() if use["spills"]} == {}
 
 
@@ -88,7 +88,7 @@ def test_registers_allow_the_intended_occupancy(compiled):
 @needs_cuobjdump
 def test_tensor_cores_and_asynchronous_copies_are_used(compiled):
     searches = [text for text in machine_code(compiled[1]) if "search_kernel" in text.splitlines()[0]]
-    assert len(searches) == 6
+    assert len(searches) == 12
     for text in searches:
         suffix = "BF16" if "BFloat16Operand" in text.splitlines()[0] else ""
         assert re.search(rf"HMMA\.16816\.F32{'.' + suffix if suffix else ''}", text)
@@ -100,7 +100,7 @@ def test_tensor_cores_and_asynchronous_copies_are_used(compiled):
 def test_the_sm90_search_neither_spills_nor_waits_between_products(compiled_sm90):
     report, _ = compiled_sm90
     found = kernels(report)
-    assert len(found) == 2 and all("search_sm90_kernel" in name for name in found)  # two operand types
+    assert len(found) == 4 and all("search_sm90_kernel" in name for name in found)  # two operand types, two tile heights
     assert {name: use for name, use in found.items() if use["spills"]} == {}
     # What the compiler says where it must serialise wgmma (C75xx) or drop the registers' redistribution.
     assert "Potential Performance Loss" not in report, report
@@ -111,10 +111,11 @@ def test_the_sm90_search_neither_spills_nor_waits_between_products(compiled_sm90
 @needs_cuobjdump
 def test_the_sm90_search_s_machine_code_and_registers(compiled_sm90):
     searches = machine_code(compiled_sm90[1])
-    assert len(searches) == 2
+    assert len(searches) == 4
     for text in searches:
         suffix = ".BF16" if "BFloat16Operand" in text.splitlines()[0] else ""
-        assert re.search(rf"HGMMA\.64x128x16\.F32{suffix} ", text)
+        queries = 96 if "OperandELi3E" in text.splitlines()[0] else 128
+        assert re.search(rf"HGMMA\.64x{queries}x16\.F32{suffix} ", text)
         assert "UTMALDG.2D" in text and "UTMALDG.4D" in text, "no bulk tensor copies"
         assert not re.search(r"\b(LDL|STL)\b", text), "local memory in the search"
         # Registers are redistributed as a multiprocessor has them: one producer and two consumer warpgroups.

@@ -141,10 +141,11 @@ def plan_of_paper(engine, images, device=(232448, 132, True), kappa=1, query_ima
 
 
 @pytest.mark.parametrize("kappa", [1, 5, 64])
-def test_the_paper_s_shapes_run_on_sm90_with_three_stages(emulated, monkeypatch, kappa):
+def test_the_paper_s_shapes_run_on_sm90_with_tall_tiles_and_three_stages(emulated, monkeypatch, kappa):
     monkeypatch.delenv("FASTSPADE_CUDA_PATH")
     plan = plan_of_paper(emulated, 50, kappa=kappa)
-    assert plan["path"] == "sm90a" and plan["groups"] == 3 and plan["stages"] >= 3 and plan["shared_bytes"] <= 232448
+    assert plan["path"] == "sm90a" and plan["groups"] == 3 and plan["shared_bytes"] <= 232448
+    assert (plan["tile_rows"], plan["stages"]) == ((96, 2) if kappa == 64 else (128, 3))
 
 
 def test_few_queries_and_other_devices_take_the_other_search(emulated, monkeypatch):

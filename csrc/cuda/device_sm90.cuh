@@ -81,7 +81,7 @@ FASTSPADE_DEVICE void registers_grow() { asm volatile("setmaxnreg.inc.sync.align
 template <int Registers>
 FASTSPADE_DEVICE void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers)); }
 
-// --- products of a warpgroup (four warps), m64n128k16
+// --- products of a warpgroup (four warps), m64n128k16 and m64n96k16
 // An operand in shared memory: rows of 128 bytes in groups of eight (1024 bytes, swizzled by 128 bytes as tensor_load leaves
 // them), groups `group_stride` bytes apart. Groups are 1024-byte aligned; the next 16 channels are 32 bytes further.
 FASTSPADE_DEVICE uint64_t operand_descriptor(const void* shared, int group_stride) {
@@ -97,36 +97,47 @@ FASTSPADE_DEVICE void product_commit() { asm volatile("wgmma.commit_group.sync.a
 template <int Pending>
 FASTSPADE_DEVICE void product_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
 // Keeps the compiler from moving uses of the accumulators across a fence or wait; no instruction.
-FASTSPADE_DEVICE void product_pin(float (&d)[64]) {
+template <int Count>
+FASTSPADE_DEVICE void product_pin(float (&d)[Count]) {
 #pragma unroll
-    for (int i = 0; i < 64; ++i) asm volatile("" : "+f"(d[i])::"memory");
+    for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// d = a (64 rows) * b (128 rows, transposed) [+ d], float32 accumulation. Element i of a thread: row 16 * warp + lane / 4 +
-// 8 * ((i / 2) % 2), column 8 * (i / 4) + 2 * (lane % 4) + i % 2.
-#define FASTSPADE_PRODUCT(Operand, type)                                                                             \
-    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {          \
-        asm volatile(                                                                                                 \
-            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %66, 0;\n"                                            \
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {"                                         \
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                              \
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                    \
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                    \
-            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "                   \
-            "%64, %65, accumulate, 1, 1, 0, 0;\n}"                                                                    \
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),        \
-              "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),  \
-              "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), \
-              "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), \
-              "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
-              "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), \
-              "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
-              "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]) \
-            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                                 \
+// d = a (64 rows) * b (128 or 96 rows, transposed) [+ d], float32 accumulation. Element i of a thread: row 16 * warp +
+// lane / 4 + 8 * ((i / 2) % 2), column 8 * (i / 4) + 2 * (lane % 4) + i % 2.
+#define FASTSPADE_16_OPERANDS(d, i)                                                                                          \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),              \
+        "+f"(d[i + 7]), "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), "+f"(d[i + 13]),   \
+        "+f"(d[i + 14]), "+f"(d[i + 15])
+#define FASTSPADE_PRODUCT(Operand, type)                                                                                     \
+    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {                  \
+        asm volatile(                                                                                                         \
+            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %66, 0;\n"                                                    \
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {"                                                 \
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                \
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                \
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "                               \
+            "%64, %65, accumulate, 1, 1, 0, 0;\n}"                                                                            \
+            : FASTSPADE_16_OPERANDS(d, 0), FASTSPADE_16_OPERANDS(d, 16), FASTSPADE_16_OPERANDS(d, 32),                        \
+              FASTSPADE_16_OPERANDS(d, 48)                                                                                    \
+            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                                         \
+    }                                                                                                                         \
+    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[48], uint64_t a, uint64_t b, bool accumulate) {                  \
+        asm volatile(                                                                                                         \
+            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %50, 0;\n"                                                    \
+            "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type " {"                                                  \
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                \
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "                               \
+            "%48, %49, accumulate, 1, 1, 0, 0;\n}"                                                                            \
+            : FASTSPADE_16_OPERANDS(d, 0), FASTSPADE_16_OPERANDS(d, 16), FASTSPADE_16_OPERANDS(d, 32)                         \
+            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                                         \
     }
 FASTSPADE_PRODUCT(HalfOperand, "f16")
 FASTSPADE_PRODUCT(BFloat16Operand, "bf16")
 #undef FASTSPADE_PRODUCT
+#undef FASTSPADE_16_OPERANDS
 
 }  // namespace fastspade::cuda
 

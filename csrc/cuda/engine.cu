@@ -20,7 +20,7 @@ namespace {
 constexpr bool with_sm90a = true;
 #else
 constexpr bool with_sm90a = false;
-const void* search_sm90_kernel_of(bool) { return nullptr; }
+const void* search_sm90_kernel_of(bool, int) { return nullptr; }
 #endif
 
 std::string text_of(const std::vector<TensorView>& levels) {
@@ -50,8 +50,8 @@ class Stream {
         check(cudaGetLastError(), "kernel launch");
     }
 
-    void launch_sm90(bool bfloat16, int64_t blocks, int shared_bytes, const Sm90Parameters& parameters) {
-        const void* const kernel = with_sm90a ? search_sm90_kernel_of(bfloat16) : nullptr;
+    void launch_sm90(bool bfloat16, int tile_rows, int64_t blocks, int shared_bytes, const Sm90Parameters& parameters) {
+        const void* const kernel = with_sm90a ? search_sm90_kernel_of(bfloat16, tile_rows) : nullptr;
         if (!kernel) throw CudaError("this build has no code for sm_90a");
         allow_shared(kernel, shared_bytes);
         void* arguments[] = {const_cast<Sm90Parameters*>(&parameters)};

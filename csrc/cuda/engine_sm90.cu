@@ -5,9 +5,18 @@
 
 namespace fastspade::cuda {
 
-const void* search_sm90_kernel_of(bool bfloat16) {
-    return bfloat16 ? reinterpret_cast<const void*>(search_sm90_kernel<BFloat16Operand>)
-                    : reinterpret_cast<const void*>(search_sm90_kernel<HalfOperand>);
+namespace {
+
+template <class Operand>
+const void* kernel_of(int tile_rows) {
+    return tile_rows == 96 ? reinterpret_cast<const void*>(search_sm90_kernel<Operand, 3>)
+                           : reinterpret_cast<const void*>(search_sm90_kernel<Operand, 4>);
+}
+
+}  // namespace
+
+const void* search_sm90_kernel_of(bool bfloat16, int tile_rows) {
+    return bfloat16 ? kernel_of<BFloat16Operand>(tile_rows) : kernel_of<HalfOperand>(tile_rows);
 }
 
 }  // namespace fastspade::cuda

@@ -5,7 +5,7 @@ namespace fastspade::cuda {
 
 constexpr int sm90_block_threads = 384;
 
-// A kernel of one Sm90Parameters, for cudaLaunchKernel.
-const void* search_sm90_kernel_of(bool bfloat16);
+// A kernel of one Sm90Parameters, for cudaLaunchKernel, with tiles of 128 or 96 queries.
+const void* search_sm90_kernel_of(bool bfloat16, int tile_rows);
 
 }  // namespace fastspade::cuda

@@ -14,6 +14,7 @@ constexpr int max_levels = 16;  // of a pyramid
 constexpr int max_groups = 4;   // resolutions whose Gram matrices are computed apart: the finest and three coarser
 constexpr int tile_columns = 128;   // gallery pixels a tile
 constexpr int step_channels = 64;   // channels a pipeline step; operands are padded to a multiple with zeros
+constexpr int short_step = 32;      // the same where shared memory is short (search.cuh)
 constexpr int search_threads = 256;
 constexpr int pipeline_stages = 3;
 constexpr int patch_width = 8, patch_height = 4;  // pixels; a tile of the sm_90a search has four patches
@@ -70,7 +71,9 @@ struct PrepareParameters {
 struct SearchGroup {
     const uint16_t* query;    // (queries images * query pixels, channels), on the finest grid
     const uint16_t* gallery;  // (gallery images * pixels, channels), on the group's grid
+    int steps;         // of the pipeline, over the group's channels
     int channels, height, width;
+    int stride;        // pixels of a tile; what it has beyond is the next one's
     int ring;          // pixels of Gram columns kept on chip (0 for the finest group)
     int ring_offset;   // bytes into shared memory
 };
@@ -132,7 +135,7 @@ struct ScheduleParameters {
     AxisTap* taps;  // for every coarse group, of all columns and then of all rows of the finest grid; or null
     int tiles, group_count;
     Tiling tiling;
-    int group_height[max_groups], group_width[max_groups];
+    int group_height[max_groups], group_width[max_groups], group_stride[max_groups];
     Upsample upsample;
 };
 

@@ -49,11 +49,12 @@ void lay_out(OperandLayout& layout) {
 }
 
 // Shared memory without candidate lists; fills in offsets where a plan is given.
-int64_t shared_need(const OperandLayout& layout, int row_tiles, SearchPlan* plan) {
+int64_t shared_need(const OperandLayout& layout, int row_tiles, int channels, SearchPlan* plan) {
     const int rows = 32 * row_tiles;
-    int64_t end = static_cast<int64_t>(pipeline_stages) * (rows + tile_columns) * step_channels * 2;
+    int64_t end = static_cast<int64_t>(pipeline_stages) * (rows + tile_columns) * channels * 2;
     for (size_t g = 1; g < layout.groups.size(); ++g) {
         if (plan) {
+            plan->stride[g] = layout.groups[g].stride;
             plan->ring[g] = layout.groups[g].ring;
             plan->ring_offset[g] = static_cast<int>(end);
         }
@@ -68,7 +69,7 @@ int64_t shared_need(const OperandLayout& layout, int row_tiles, SearchPlan* plan
     return end;
 }
 
-Group finest_group(const std::vector<LevelShape>& levels) { return Group{levels[0].height, levels[0].width, 0, {}, 0}; }
+Group finest_group(const std::vector<LevelShape>& levels) { return Group{levels[0].height, levels[0].width, 0, {}}; }
 
 void count_channels(OperandLayout& layout) {
     for (Group& group : layout.groups) {
@@ -78,26 +79,36 @@ void count_channels(OperandLayout& layout) {
     }
 }
 
-// The tallest query tile that fits, still leaves every multiprocessor a block, and is not half empty for every image.
+// The tallest query tile that fits, still leaves every multiprocessor a block, and is not half empty for every image: a tile
+// streams the whole gallery, so the taller, the less traffic a pair. Steps of 32 channels make room for a taller one.
 void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t kappa, int64_t small_tiles, int64_t units, SearchPlan& plan) {
-    for (int row_tiles : {4, 2, 1}) {
-        const int64_t without = shared_need(gallery, row_tiles, nullptr);
-        const int64_t lists = static_cast<int64_t>(32) * row_tiles * plan.capacity * 8;
-        const bool on_chip = kappa <= 64 && without + lists <= device.shared_bytes;
-        const bool enough = ceil_divide(small_tiles, row_tiles) * units >= device.multiprocessors;
-        const bool fits = kappa <= 64 ? on_chip : without <= device.shared_bytes;
-        const bool half_empty = small_tiles <= row_tiles / 2;
-        if (row_tiles > 1 && (!fits || !enough || half_empty)) continue;
-        plan.row_tiles = row_tiles;
-        plan.lists_on_chip = on_chip;
-        break;
-    }
     plan.tiling = {gallery.width, gallery.height, false};
-    plan.shared_bytes = static_cast<int>(shared_need(gallery, plan.row_tiles, &plan)) +
-                        (plan.lists_on_chip ? 32 * plan.row_tiles * plan.capacity * 8 : 0);
+    for (const bool on_chip : {true, false}) {
+        if (on_chip && kappa > most_kappa_on_chip) continue;
+        for (const int row_tiles : {4, 2, 1})
+            for (const int channels : {step_channels, short_step}) {
+                const int64_t left = device.shared_bytes - shared_need(gallery, row_tiles, channels, nullptr);
+                const int capacity = on_chip ? list_capacity(plan.keep, 32 * row_tiles, left) : plan.capacity;
+                const bool enough = ceil_divide(small_tiles, row_tiles) * units >= device.multiprocessors;
+                const bool half_empty = small_tiles <= row_tiles / 2;
+                if (left < 0 || capacity == 0 || (row_tiles > 1 && (!enough || half_empty))) continue;
+                plan.row_tiles = row_tiles;
+                plan.step_channels = channels;
+                plan.capacity = capacity;
+                plan.lists_on_chip = on_chip;
+                plan.shared_bytes = static_cast<int>(shared_need(gallery, row_tiles, channels, &plan)) +
+                                    (on_chip ? 32 * row_tiles * capacity * 8 : 0);
+                return;
+            }
+    }
 }
 
 }  // namespace
+
+int list_capacity(int keep, int rows, int64_t bytes) {
+    const int64_t room = bytes / (static_cast<int64_t>(rows) * 8), least = keep + std::max(12, keep / 4), most = keep + std::max(12, keep / 2);
+    return room < least ? 0 : static_cast<int>(std::min(room, most));
+}
 
 OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images, Upsample upsample, bool bfloat16,
                            const Device& device) {
@@ -120,16 +131,19 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
             continue;
         }
         if (coarse.empty() || coarse.back().height != level.height || coarse.back().width != level.width)
-            coarse.push_back(Group{level.height, level.width, 0, {}, 0});
+            coarse.push_back(Group{level.height, level.width, 0, {}});
         coarse.back().levels.push_back(static_cast<int>(l));
     }
-    for (Group& group : coarse) group.ring = ring_length(tiling, group.height, group.width, upsample);
+    for (Group& group : coarse) {
+        group.stride = coarse_stride(tiling, group.height, group.width, upsample);
+        group.ring = ring_length(tiling, {group.height, group.width, group.stride}, upsample);
+    }
     // Too many groups, or rings too long for the smallest tile: the longest ring gives way.
     for (;;) {
         layout.groups = coarse;
         layout.groups.insert(layout.groups.begin(), finest);
         const bool narrow = std::all_of(coarse.begin(), coarse.end(), [](const Group& group) { return group.ring < 65536; });
-        if (narrow && layout.groups.size() <= max_groups && shared_need(layout, 1, nullptr) <= device.shared_bytes) break;
+        if (narrow && layout.groups.size() <= max_groups && shared_need(layout, 1, step_channels, nullptr) <= device.shared_bytes) break;
         if (coarse.empty()) throw std::runtime_error("this device's shared memory is too small for the search");
         auto longest = std::max_element(coarse.begin(), coarse.end(), [](const Group& a, const Group& b) { return a.ring < b.ring; });
         finest.levels.insert(finest.levels.end(), longest->levels.begin(), longest->levels.end());
@@ -152,6 +166,7 @@ OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelSh
     for (Group& group : layout.groups) {
         group.height = layout.height;
         group.width = layout.width;
+        group.stride = tile_columns;
         group.ring = 0;
     }
     lay_out(layout);
@@ -169,6 +184,7 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     // A margin beyond kappa, so that the certificate rarely fails; and room beyond that, so that lists are rarely cut back.
     plan.keep = static_cast<int>(std::min(kappa + std::max<int64_t>(8, kappa / 2), pairs));
     plan.capacity = plan.keep + std::max(12, plan.keep / 2);
+    plan.stride[0] = tile_columns;
 
     plan.batch = std::clamp<int64_t>(operand_budget / std::max<int64_t>(plan_query(gallery, query, 1).bytes, 1), 1, query_images);
     plan.query = plan_query(gallery, query, plan.batch);
@@ -181,7 +197,7 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     const bool enough = ceil_divide(query_pixels, 128) * query_images * slots * segments({gallery.width, gallery.height, !one_group}) >=
                         device.multiprocessors;
     if (path == Path::sm90a || (path == Path::automatic && device.sm90a && enough && query_pixels > 64)) {
-        const std::string obstacle = lay_out_sm90(gallery, device, plan);
+        const std::string obstacle = lay_out_sm90(gallery, device, kappa, plan);
         if (obstacle.empty())
             plan.path = Path::sm90a;
         else if (path == Path::sm90a)
@@ -192,7 +208,8 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     int64_t jobs = finest_tiles(plan.tiling);
     plan.segments = static_cast<int>(segments(plan.tiling));
     for (size_t g = 1; g < gallery.groups.size(); ++g)
-        jobs += coarse_tiles_needed(plan.tiling, finest_tiles(plan.tiling) - 1, gallery.groups[g].height, gallery.groups[g].width, gallery.upsample);
+        jobs += coarse_tiles_needed(plan.tiling, finest_tiles(plan.tiling) - 1, {gallery.groups[g].height, gallery.groups[g].width, plan.stride[g]},
+                                    gallery.upsample);
     plan.job_count = static_cast<int>(jobs);
     const int64_t units = slots * plan.segments;
     plan.tile_rows = 32 * plan.row_tiles;

@@ -28,7 +28,7 @@ struct LevelShape {
 struct Group {
     int height, width, channels = 0;  // channels padded to step_channels
     std::vector<int> levels;
-    int ring = 0;  // gallery pixels of Gram values kept on chip; 0 for the finest
+    int stride = tile_columns, ring = 0;  // pixels of a tile, and of Gram values kept on chip (0 for the finest), in search.cuh
 };
 
 // One side's operands in one block of device memory; offsets in bytes.
@@ -59,7 +59,8 @@ struct SearchPlan {
     int job_count = 0, segments = 1, splits = 1, keep = 0, capacity = 0;
     Tiling tiling{};
     bool lists_on_chip = true;
-    int ring[max_groups] = {}, ring_offset[max_groups] = {};
+    int step_channels = cuda::step_channels;
+    int stride[max_groups] = {}, ring[max_groups] = {}, ring_offset[max_groups] = {};
     int list_offset = 0, column_offset = 0, row_offset = 0, shared_bytes = 0;
     int stages = pipeline_stages, barrier_offset = 0;  // sm90a
     int redo_blocks = 0, redo_capacity = 0;
@@ -72,7 +73,12 @@ struct SearchPlan {
 SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShape>& query, int64_t query_images, int64_t slots,
                        int64_t kappa, const Device& device, Path path = Path::automatic);
 
+// How many candidates a list of `keep` has room for, where a tile of `rows` has `bytes` for its lists; 0: too few. Half as
+// many again are wanted; a quarter will do, for then lists are cut back 1.4 times as long (docs/cuda_search.md).
+int list_capacity(int keep, int rows, int64_t bytes);
+constexpr int64_t most_kappa_on_chip = 64;
+
 // plan_sm90.cpp: lays the sm90a search out in shared memory; what it cannot do, or nothing.
-std::string lay_out_sm90(const OperandLayout& gallery, const Device& device, SearchPlan& plan);
+std::string lay_out_sm90(const OperandLayout& gallery, const Device& device, int64_t kappa, SearchPlan& plan);
 
 }  // namespace fastspade::cuda

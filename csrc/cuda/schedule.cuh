@@ -8,13 +8,14 @@
 namespace fastspade::cuda {
 
 FASTSPADE_KERNEL(search_threads, 1) schedule_kernel(const ScheduleParameters p) {
+    const auto needed = [&](int tile, int g) {
+        return coarse_tiles_needed(p.tiling, tile, {p.group_height[g], p.group_width[g], p.group_stride[g]}, p.upsample);
+    };
     for (int tile = thread_index(); tile < p.tiles; tile += search_threads) {
         int place = tile;
-        for (int g = 1; g < p.group_count; ++g)
-            place += coarse_tiles_needed(p.tiling, tile - 1, p.group_height[g], p.group_width[g], p.upsample);
+        for (int g = 1; g < p.group_count; ++g) place += needed(tile - 1, g);
         for (int g = 1; g < p.group_count; ++g) {
-            const int done = coarse_tiles_needed(p.tiling, tile - 1, p.group_height[g], p.group_width[g], p.upsample);
-            const int due = coarse_tiles_needed(p.tiling, tile, p.group_height[g], p.group_width[g], p.upsample);
+            const int done = needed(tile - 1, g), due = needed(tile, g);
             for (int i = done; i < due; ++i) p.jobs[place++] = static_cast<uint32_t>(g) << 28 | static_cast<uint32_t>(i);
         }
         p.jobs[place] = static_cast<uint32_t>(tile);

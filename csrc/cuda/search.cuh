@@ -26,9 +26,9 @@ struct alignas(8) ColumnSample {  // in one coarse ring
     float weight[4];
     uint16_t column[4];
 };
-template <class Operand, int RowTiles>
+template <class Operand, int RowTiles, int StepChannels>
 FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
-    using Gram = Tile<RowTiles>;
+    using Gram = Tile<RowTiles, StepChannels>;
     using Ring = GramRing<RowTiles>;
     constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows a thread owns
     char* const shared = shared_memory();
@@ -54,9 +54,9 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
             const SearchGroup& group = p.groups[load.group];
             const int group_pixels = group.height * group.width;
             Gram::load(shared + stage * Gram::stage_bytes,
-                       group.query + range.query_base * group.channels + load.step * step_channels, range.valid,
-                       group.gallery + (static_cast<int64_t>(load.image) * group_pixels + load.first) * group.channels + load.step * step_channels,
-                       group_pixels - load.first, group.channels, thread);
+                       group.query + range.query_base * group.channels + load.step * StepChannels, range.valid,
+                       group.gallery + (static_cast<int64_t>(load.image) * group_pixels + load.first) * group.channels + load.step * StepChannels,
+                       group.stride < group_pixels - load.first ? group.stride : group_pixels - load.first, group.channels, thread);
             advance(p, load, query_image);
         }
         copy_commit();  // empty groups keep the count of groups in step with the count of stages
@@ -69,6 +69,9 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
     while (!use.done) {
         gram.clear();
         float ratio = 1.0f;
+        const SearchGroup& group = p.groups[use.group];
+        const int group_pixels = group.height * group.width;
+        const int end = use.first + group.stride < group_pixels ? use.first + group.stride : group_pixels;
         for (int step = 0; step < use.steps; ++step) {
             copy_wait<pipeline_stages - 2>();
             // Every thread's copies of this step have landed, and every thread is done with the stage copied to next.
@@ -86,13 +89,13 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                                             static_cast<uint32_t>(pixel)};
                         const int y = pixel / p.width;
                         for (int g = 1; g < p.group_count; ++g) {
-                            const SearchGroup& group = p.groups[g];
-                            const Tap down = axis_tap(y, group.height, p.height, p.upsample);
-                            const Tap right = axis_tap(pixel - y * p.width, group.width, p.width, p.upsample);
+                            const SearchGroup& coarse = p.groups[g];
+                            const Tap down = axis_tap(y, coarse.height, p.height, p.upsample);
+                            const Tap right = axis_tap(pixel - y * p.width, coarse.width, p.width, p.upsample);
                             ColumnSample sample{};
                             for (int i = 0; i < 4; ++i) {
-                                const int at = (i < 2 ? down.low : down.high) * group.width + (i % 2 ? right.high : right.low);
-                                sample.column[i] = static_cast<uint16_t>(at % group.ring);
+                                const int at = (i < 2 ? down.low : down.high) * coarse.width + (i % 2 ? right.high : right.low);
+                                sample.column[i] = static_cast<uint16_t>(at % coarse.ring);
                                 sample.weight[i] = static_cast<float>((i < 2 ? down.low_weight : down.high_weight) *
                                                                       (i % 2 ? right.high_weight : right.low_weight));
                             }
@@ -105,20 +108,18 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                     list.lower_limit(row, from_ordered_bits(load_volatile(p.limits + range.local_row + row)));
                 }
             }
-            // A warp whose columns all lie beyond the image has nothing to multiply.
-            if (use.first + warp_column < p.groups[use.group].height * p.groups[use.group].width)
+            // A warp whose columns all lie beyond the image or the tile has nothing to multiply.
+            if (use.first + warp_column < end)
                 gram.template multiply_step<Operand>(shared + stage * Gram::stage_bytes, warp_row, warp_column, lane);
             stage = stage == pipeline_stages - 1 ? 0 : stage + 1;
         }
 
         if (use.group > 0) {
-            const SearchGroup& group = p.groups[use.group];
             char* const ring = shared + group.ring_offset;
-            const int group_pixels = group.height * group.width;
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
                 const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
-                if (pixel >= group_pixels) continue;
+                if (pixel >= end) continue;
                 float values[own];
 #pragma unroll
                 for (int i = 0; i < own; ++i) values[i] = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];

@@ -1,7 +1,7 @@
 // The search on sm_90a: what search.cuh computes, with bulk tensor copies and warpgroup products.
 //
 // One thread of the first warpgroup starts the copies of all steps in order. The two other warpgroups take the Gram tiles in
-// turn, 128 gallery pixels by 128 queries each: while one multiplies, the other writes its coarse tile to the rings or
+// turn, 128 gallery pixels by 128 or 96 queries each: while one multiplies, the other writes its coarse tile to the rings or
 // turns its finest tile into lower bounds. Multiplications happen strictly in order, and so do the second halves, handed
 // from one warpgroup to the other by mbarriers. The first keeps a warpgroup from mistaking an earlier phase of a stage for
 // its own, of which only the parity tells; the second alone keeps rings, limits and lists consistent.
@@ -20,16 +20,19 @@
 namespace fastspade::cuda {
 
 constexpr int sm90_threads = sm90_block_threads;
-constexpr int sm90_rows = 128;  // queries a tile
-constexpr int sm90_operand_bytes = sm90_rows * step_channels * 2;
-constexpr int sm90_stage_bytes = 2 * sm90_operand_bytes;  // queries, then gallery pixels
 constexpr int sm90_most_stages = 4;
-constexpr int sm90_ring_bytes = sm90_rows * 2;  // a coarse pixel's
-constexpr int own_pixels = 4, own_chunks = 4, chunk_queries = 8;  // a thread's share of a tile
+constexpr int sm90_gallery_bytes = tile_columns * step_channels * 2;  // a step's
+constexpr int own_pixels = 4, chunk_queries = 8;  // a thread's share of a tile: pixels, and queries of each chunk
 
-// A thread's accumulators: two products of 64 pixels; its pixel v is in product v % 2, half v / 2.
+// A thread's accumulators: two products of 64 pixels; its pixel v is in product v % 2, half v / 2. `Chunks` says how many
+// queries a tile has: 32 each.
+template <int Chunks>
 struct Share {
-    float value[2][64];
+    static constexpr int rows = 32 * Chunks;
+    static constexpr int query_bytes = rows * step_channels * 2, stage_bytes = query_bytes + sm90_gallery_bytes;  // queries first
+    static constexpr int ring_bytes = rows * 2;  // a coarse pixel's
+
+    float value[2][16 * Chunks];
 
     FASTSPADE_DEVICE float& at(int v, int chunk, int i) { return value[v & 1][(chunk * 4 + (i >> 1)) * 4 + (v >> 1) * 2 + (i & 1)]; }
 };
@@ -37,9 +40,12 @@ struct Share {
 FASTSPADE_DEVICE int share_row(int warp, int lane, int v) { return 32 * warp + 8 * v + (lane >> 2); }
 FASTSPADE_DEVICE int share_query(int lane, int chunk, int i) { return (chunk * 4 + (i >> 1)) * 8 + (lane & 3) * 2 + (i & 1); }
 
-// Where a coarse pixel's values for a chunk lie: 16 bytes; pixels side by side lie in different banks.
+// Where a coarse pixel's values for a chunk lie: 16 bytes; pixels side by side lie in different banks, with three chunks
+// because of their 192 bytes.
+template <int Chunks>
 FASTSPADE_DEVICE int ring_place(int slot, int lane, int chunk) {
-    return slot * sm90_ring_bytes + (((chunk * 4 + (lane & 3)) ^ (slot & 1) << 2) << 4);
+    const int turn = Chunks % 2 == 0 ? (slot & 1) << 2 : 0;
+    return slot * Share<Chunks>::ring_bytes + (((chunk * 4 + (lane & 3)) ^ turn) << 4);
 }
 struct alignas(16) RingUnit {
     uint32_t word[4];
@@ -57,6 +63,7 @@ struct OwnPixel {
 };
 constexpr uint32_t no_place = ~0u;  // beyond the 2^32 - 1 pairs that a search numbers
 
+template <int Chunks>
 FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, char* shared, Sm90Barriers& barriers) {
     const SearchParameters& s = p.search;
     const Tiling tiling{s.width, s.height, p.patched};
@@ -71,17 +78,17 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
     uint32_t parity = 0;
     for (open_unit(s, c, range.query_image); !c.done; advance(s, c, range.query_image)) {
         const SearchGroup& group = s.groups[c.group];
-        char* const queries = shared + stage * sm90_stage_bytes;
-        char* const pixels = queries + sm90_operand_bytes;
+        char* const queries = shared + stage * Share<Chunks>::stage_bytes;
+        char* const pixels = queries + Share<Chunks>::query_bytes;
         uint64_t* const full = barriers.full + stage;
         const int channel = c.step * step_channels;
         mbarrier_wait(barriers.empty + stage, parity ^ 1u);
-        mbarrier_arrive_expect(full, sm90_stage_bytes);  // what lies outside an array is filled in and counts
+        mbarrier_arrive_expect(full, Share<Chunks>::stage_bytes);  // what lies outside an array is filled in and counts
         tensor_load(queries, p.query[c.group], full, channel, static_cast<int32_t>(range.query_base));
         if (c.group == 0 && p.patched) {
             const int patch = c.first / (patch_width * patch_height);
             for (int w = 0; w < 4; ++w)
-                tensor_load(pixels + w * sm90_operand_bytes / 4, p.gallery[0], full, channel, (patch + w) % across * patch_width,
+                tensor_load(pixels + w * sm90_gallery_bytes / 4, p.gallery[0], full, channel, (patch + w) % across * patch_width,
                             (patch + w) / across * patch_height, c.image);
         } else {
             tensor_load(pixels, p.gallery[c.group], full, channel, c.image * group.height * group.width + c.first);
@@ -94,11 +101,12 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
 }
 
 // Starts the products of one step: 64 channels.
-template <class Operand>
-FASTSPADE_DEVICE void sm90_multiply_step(char* shared, Sm90Barriers& barriers, int stage, uint32_t parity, bool accumulate, Share& share) {
+template <class Operand, int Chunks>
+FASTSPADE_DEVICE void sm90_multiply_step(char* shared, Sm90Barriers& barriers, int stage, uint32_t parity, bool accumulate,
+                                         Share<Chunks>& share) {
     mbarrier_wait(barriers.full + stage, parity);
-    const char* const queries = shared + stage * sm90_stage_bytes;
-    const char* const pixels = queries + sm90_operand_bytes;
+    const char* const queries = shared + stage * Share<Chunks>::stage_bytes;
+    const char* const pixels = queries + Share<Chunks>::query_bytes;
     // Every other group of eight rows: a product's rows are a patch's even or odd ones.
     uint64_t even = operand_descriptor(pixels, 2048), odd = operand_descriptor(pixels + 1024, 2048);
     uint64_t query = operand_descriptor(queries, 1024);
@@ -118,19 +126,19 @@ FASTSPADE_DEVICE void sm90_multiply_step(char* shared, Sm90Barriers& barriers, i
 
 // Products of one tile, over all its steps. `at` counts the steps before it, of both warpgroups; `other` is handed the
 // multiplication once the last products are under way.
-template <class Operand>
+template <class Operand, int Chunks>
 FASTSPADE_DEVICE void sm90_multiply(const Sm90Parameters& p, int steps, uint32_t at, char* shared, Sm90Barriers& barriers, int other,
-                                    int lane, Share& share) {
+                                    int lane, Share<Chunks>& share) {
     int stage = static_cast<int>(at % static_cast<uint32_t>(p.stages));
     uint32_t parity = at / static_cast<uint32_t>(p.stages) & 1u;
-    sm90_multiply_step<Operand>(shared, barriers, stage, parity, false, share);
+    sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, false, share);
     for (int step = 1; step < steps; ++step) {
         const int before = stage;
         if (++stage == p.stages) {
             stage = 0;
             parity ^= 1u;
         }
-        sm90_multiply_step<Operand>(shared, barriers, stage, parity, true, share);
+        sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, true, share);
         product_wait<1>();  // the step before has been read
         if (lane == 0) mbarrier_arrive(barriers.empty + before);
     }
@@ -142,26 +150,28 @@ FASTSPADE_DEVICE void sm90_multiply(const Sm90Parameters& p, int steps, uint32_t
 }
 
 // A coarse tile goes to its ring.
-FASTSPADE_DEVICE void sm90_store(const SearchGroup& group, int first, char* shared, int warp, int lane, Share& share) {
+template <int Chunks>
+FASTSPADE_DEVICE void sm90_store(const SearchGroup& group, int first, char* shared, int warp, int lane, Share<Chunks>& share) {
     char* const ring = shared + group.ring_offset;
-    const int pixels = group.height * group.width;
+    const int pixels = group.height * group.width, end = first + group.stride < pixels ? first + group.stride : pixels;
 #pragma unroll
     for (int v = 0; v < own_pixels; ++v) {
         const int pixel = first + share_row(warp, lane, v);
-        if (pixel >= pixels) continue;
+        if (pixel >= end) continue;
         const int slot = pixel % group.ring;
 #pragma unroll
-        for (int chunk = 0; chunk < own_chunks; ++chunk) {
+        for (int chunk = 0; chunk < Chunks; ++chunk) {
             RingUnit unit;
 #pragma unroll
             for (int i = 0; i < 4; ++i) unit.word[i] = pack_halves(share.at(v, chunk, 2 * i), share.at(v, chunk, 2 * i + 1));
-            *reinterpret_cast<RingUnit*>(ring + ring_place(slot, lane, chunk)) = unit;
+            *reinterpret_cast<RingUnit*>(ring + ring_place<Chunks>(slot, lane, chunk)) = unit;
         }
     }
 }
 
 // Adds the coarse groups' Gram values, interpolated at a patch's column: along the row first, once for its four pixels.
-FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, const char* shared, int lane, Share& share) {
+template <int Chunks>
+FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, const char* shared, int lane, Share<Chunks>& share) {
     const SearchParameters& s = p.search;
     const int column = x < s.width ? x : s.width - 1, last = y + own_pixels <= s.height ? y + own_pixels - 1 : s.height - 1;
     const AxisTap* taps = p.taps;
@@ -181,9 +191,9 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
             for (int v = 0; v < own_pixels; ++v)
                 weight[v] = row == down[v].low ? down[v].low_weight : row == down[v].high ? down[v].high_weight : 0.0f;
 #pragma unroll
-            for (int chunk = 0; chunk < own_chunks; ++chunk) {
-                const RingUnit a = *reinterpret_cast<const RingUnit*>(ring + ring_place(left_slot, lane, chunk));
-                const RingUnit b = *reinterpret_cast<const RingUnit*>(ring + ring_place(right_slot, lane, chunk));
+            for (int chunk = 0; chunk < Chunks; ++chunk) {
+                const RingUnit a = *reinterpret_cast<const RingUnit*>(ring + ring_place<Chunks>(left_slot, lane, chunk));
+                const RingUnit b = *reinterpret_cast<const RingUnit*>(ring + ring_place<Chunks>(right_slot, lane, chunk));
                 float between[chunk_queries];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
@@ -204,11 +214,12 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
 }
 
 // A finest tile's sums become lower bounds, and those below their row's limit candidates.
+template <int Chunks>
 FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list, const OwnPixel (&own)[own_pixels],
-                                  float ratio, int group, int warp, int lane, Share& share) {
-    uint32_t survivors[own_chunks];  // a bit a pair
+                                  float ratio, int group, int warp, int lane, Share<Chunks>& share) {
+    uint32_t survivors[Chunks];  // a bit a pair
 #pragma unroll
-    for (int chunk = 0; chunk < own_chunks; ++chunk) {
+    for (int chunk = 0; chunk < Chunks; ++chunk) {
         survivors[chunk] = 0u;
 #pragma unroll
         for (int i = 0; i < chunk_queries; ++i) {
@@ -223,10 +234,16 @@ FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& ran
         }
     }
     // They are rare, so they are fetched one by one. When a list is full, cut it back and try again with what did not fit.
-    while (group_any(group, 128, (survivors[0] | survivors[1] | survivors[2] | survivors[3]) != 0u)) {
+    const auto any_left = [&] {
+        uint32_t left = 0u;
+#pragma unroll
+        for (int chunk = 0; chunk < Chunks; ++chunk) left |= survivors[chunk];
+        return left != 0u;
+    };
+    while (group_any(group, 128, any_left())) {
         bool full = false;
 #pragma unroll
-        for (int chunk = 0; chunk < own_chunks; ++chunk)
+        for (int chunk = 0; chunk < Chunks; ++chunk)
             for (uint32_t left = survivors[chunk]; left != 0u; left &= left - 1u) {
                 const int bit = lowest_bit(left), v = bit % own_pixels;
                 float value = 0.0f;
@@ -242,19 +259,19 @@ FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& ran
                     full = true;
             }
         if (!group_any(group, 128, full)) break;
-        list.cut_back(s, range, sm90_rows, warp, 4, lane);
+        list.cut_back(s, range, Share<Chunks>::rows, warp, 4, lane);
         group_barrier(group, 128);
     }
 }
 
-template <class Operand>
+template <class Operand, int Chunks>
 FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& range, RowLists& list, char* shared, Sm90Barriers& barriers,
                                    int consumer, int thread) {
     const SearchParameters& s = p.search;
     const int lane = thread & 31, warp = thread >> 5, pixels = s.height * s.width;
     const Tiling tiling{s.width, s.height, p.patched};
     const int across = patches_across(tiling);
-    Share share;
+    Share<Chunks> share;
     Cursor c{};
     c.unit = range.split;
     open_unit(s, c, range.query_image);
@@ -284,13 +301,13 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
             if (s.splits > 1 && thread < range.valid) limit = from_ordered_bits(load_volatile(s.limits + range.local_row + thread));
         }
         mbarrier_wait(barriers.multiply + consumer, turn);
-        sm90_multiply<Operand>(p, c.steps, at, shared, barriers, 1 - consumer, lane, share);
+        sm90_multiply<Operand, Chunks>(p, c.steps, at, shared, barriers, 1 - consumer, lane, share);
         mbarrier_wait(barriers.finish + consumer, turn);
         turn ^= 1u;
         if (c.group > 0) {
             sm90_store(s.groups[c.group], c.first, shared, warp, lane, share);
         } else {
-            list.lower_limit(thread, limit);
+            if (thread < Share<Chunks>::rows) list.lower_limit(thread, limit);
             group_barrier(1 + consumer, 128);
             if (p.patched) {
                 // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
@@ -307,14 +324,14 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     list.write(s, range, consumer * 4 + warp, 8, lane);
 }
 
-template <class Operand>
+template <class Operand, int Chunks>
 FASTSPADE_KERNEL(sm90_threads, 1) search_sm90_kernel(FASTSPADE_BY_REFERENCE Sm90Parameters p) {
     char* const shared = shared_memory_of_boxes();
     auto& barriers = *reinterpret_cast<Sm90Barriers*>(shared + p.barrier_offset);
     const int thread = thread_index();
-    const RowRange range = row_range(p.search, sm90_rows);
-    RowLists list(p.search, shared, sm90_rows);
-    if (thread < sm90_rows) list.open(p.search, range, thread);
+    const RowRange range = row_range(p.search, Share<Chunks>::rows);
+    RowLists list(p.search, shared, Share<Chunks>::rows);
+    if (thread < Share<Chunks>::rows) list.open(p.search, range, thread);
     if (thread == 0) {
         for (int stage = 0; stage < p.stages; ++stage) {
             mbarrier_init(barriers.full + stage, 1);
@@ -331,10 +348,10 @@ FASTSPADE_KERNEL(sm90_threads, 1) search_sm90_kernel(FASTSPADE_BY_REFERENCE Sm90
     const int warpgroup = warp_shuffle(thread >> 7, 0);
     if (warpgroup == 0) {
         registers_shrink<24>();
-        if (thread == 0) sm90_load(p, range, shared, barriers);
+        if (thread == 0) sm90_load<Chunks>(p, range, shared, barriers);
     } else {
         registers_grow<240>();
-        sm90_consume<Operand>(p, range, list, shared, barriers, warpgroup - 1, thread & 127);
+        sm90_consume<Operand, Chunks>(p, range, list, shared, barriers, warpgroup - 1, thread & 127);
     }
 }
 

@@ -1,7 +1,7 @@
 // The kernels of a preparation and of a search, in order, for whoever can launch kernels: the CUDA runtime (engine.cu) and
 // the host emulation run this same code. A launcher has
 //   launch(kernel, blocks, threads, shared_bytes, parameters),   fill(address, byte, bytes),
-//   tensor_map(box)   and   launch_sm90(bfloat16, blocks, shared_bytes, parameters).
+//   tensor_map(box)   and   launch_sm90(bfloat16, tile_rows, blocks, shared_bytes, parameters).
 // Nothing here waits for the device or allocates.
 #pragma once
 
@@ -92,13 +92,18 @@ void prepare_gallery(Launcher& launcher, const OperandLayout& layout, const std:
     prepare(launcher, p);
 }
 
-template <class Launcher, class Operand>
+template <class Operand, int StepChannels, class Launcher>
 void launch_search(Launcher& launcher, const SearchParameters& p, const SearchPlan& plan, int64_t blocks) {
     switch (plan.row_tiles) {
-        case 4: return launcher.launch(search_kernel<Operand, 4>, blocks, search_threads, plan.shared_bytes, p);
-        case 2: return launcher.launch(search_kernel<Operand, 2>, blocks, search_threads, plan.shared_bytes, p);
-        default: return launcher.launch(search_kernel<Operand, 1>, blocks, search_threads, plan.shared_bytes, p);
+        case 4: return launcher.launch(search_kernel<Operand, 4, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
+        case 2: return launcher.launch(search_kernel<Operand, 2, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
+        default: return launcher.launch(search_kernel<Operand, 1, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
     }
+}
+template <class Operand, class Launcher>
+void launch_search(Launcher& launcher, const SearchParameters& p, const SearchPlan& plan, int64_t blocks) {
+    if (plan.step_channels == short_step) return launch_search<Operand, short_step>(launcher, p, plan, blocks);
+    launch_search<Operand, step_channels>(launcher, p, plan, blocks);
 }
 
 // Tensor maps of the operands: queries and coarse levels in runs of pixels, the finest level as the tiling has it.
@@ -106,19 +111,19 @@ template <class Launcher>
 Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& plan, const SearchParameters& p,
                                char* base) {
     Sm90Parameters wide{};
-    const auto run = [&](const uint16_t* data, int64_t channels, int64_t pixels) {
-        return launcher.tensor_map(TensorBox{data, gallery.bfloat16, 2, {channels, pixels}, {1, channels}, {step_channels, tile_columns}});
+    const auto run = [&](const uint16_t* data, int64_t channels, int64_t pixels, int rows) {
+        return launcher.tensor_map(TensorBox{data, gallery.bfloat16, 2, {channels, pixels}, {1, channels}, {step_channels, rows}});
     };
     for (int g = 0; g < p.group_count; ++g) {
         const SearchGroup& group = p.groups[g];
         const int64_t channels = group.channels, width = group.width, height = group.height;
-        wide.query[g] = run(group.query, channels, plan.query.images * plan.query.height * plan.query.width);
+        wide.query[g] = run(group.query, channels, plan.query.images * plan.query.height * plan.query.width, plan.tile_rows);
         if (g == 0 && plan.tiling.patched)
             wide.gallery[g] = launcher.tensor_map(TensorBox{group.gallery, gallery.bfloat16, 4, {channels, width, height, gallery.images},
                                                             {1, channels, channels * width, channels * width * height},
                                                             {step_channels, patch_width, patch_height, 1}});
         else
-            wide.gallery[g] = run(group.gallery, channels, gallery.images * width * height);
+            wide.gallery[g] = run(group.gallery, channels, gallery.images * width * height, tile_columns);
     }
     wide.taps = reinterpret_cast<const AxisTap*>(base + plan.taps_offset);
     wide.stages = plan.stages;
@@ -146,6 +151,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
         for (int g = 0; g < groups; ++g) {
             s.group_height[g] = gallery.groups[static_cast<size_t>(g)].height;
             s.group_width[g] = gallery.groups[static_cast<size_t>(g)].width;
+            s.group_stride[g] = plan.stride[g];
         }
         launcher.launch(schedule_kernel, 1, search_threads, 0, s);
     }
@@ -156,7 +162,8 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
         const Group& group = gallery.groups[static_cast<size_t>(g)];
         p.groups[g] = {reinterpret_cast<uint16_t*>(base + plan.query.group_offset[g]),
                        reinterpret_cast<uint16_t*>(stored + gallery.group_offset[g]),
-                       group.channels, group.height, group.width, plan.ring[g], plan.ring_offset[g]};
+                       group.channels / plan.step_channels, group.channels, group.height, group.width, plan.stride[g], plan.ring[g],
+                       plan.ring_offset[g]};
     }
     p.upsample = gallery.upsample;
     p.query_terms = reinterpret_cast<Terms*>(base + plan.query.terms_offset);
@@ -221,11 +228,11 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
             launcher.fill(f.failures, 0, 4);
             if (sm90) {
                 wide.search = p;
-                launcher.launch_sm90(gallery.bfloat16, now * plan.splits, plan.shared_bytes, wide);
+                launcher.launch_sm90(gallery.bfloat16, plan.tile_rows, now * plan.splits, plan.shared_bytes, wide);
             } else if (gallery.bfloat16)
-                launch_search<Launcher, BFloat16Operand>(launcher, p, plan, now * plan.splits);
+                launch_search<BFloat16Operand>(launcher, p, plan, now * plan.splits);
             else
-                launch_search<Launcher, HalfOperand>(launcher, p, plan, now * plan.splits);
+                launch_search<HalfOperand>(launcher, p, plan, now * plan.splits);
             launcher.launch(finish_kernel, blocks_for(f.rows, finish_threads / 32), finish_threads, 0, f);
             if (request.redo) launcher.launch(redo_kernel, plan.redo_blocks, redo_threads, redo_threads * 8, f);
         }

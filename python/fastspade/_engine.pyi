@@ -30,6 +30,7 @@ class _Counts(TypedDict):
 class _Plan(TypedDict):
     path: str
     stages: int
+    step_channels: int
     jobs: int
     workspace_bytes: int
     groups: int
@@ -37,10 +38,12 @@ class _Plan(TypedDict):
     splits: int
     segments: int
     keep: int
+    capacity: int
     shared_bytes: int
     launch_tiles: int
     lists_on_chip: bool
     rings: list[int]
+    strides: list[int]
 
 def simd() -> str: ...
 def search_cpu(

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from fastspade._version import __version__
 from fastspade.errors import FastspadeError, InputError
+from fastspade.sigterm import Terminated, sigterm_raises
 
 if TYPE_CHECKING:
     from fastspade.spade import Spade
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0; 2 after an error, told in one line; 130 after Ctrl-C."""
+    """Run one command. Returns 0; 2 after an error, told in one line; 130 after Ctrl-C and 143 after SIGTERM."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        status: int = arguments.run(arguments)
+        with sigterm_raises():
+            status: int = arguments.run(arguments)
         return status
     except FastspadeError as error:
         print(f"fastspade: error: {error}", file=sys.stderr)
@@ -29,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"fastspade: error: {error}", file=sys.stderr)
         return 2
+    except Terminated:
+        print("fastspade: terminated; nothing is half-written", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("fastspade: interrupted; nothing is half-written", file=sys.stderr)
         return 130

@@ -20,9 +20,12 @@ struct HostLauncher {
         if (shared_bytes > device.shared_bytes) throw std::runtime_error("a launch asks for more shared memory than the device has");
         run_grid([&] { kernel(parameters); }, blocks, threads, static_cast<size_t>(shared_bytes), seed);
     }
-    void launch_sm90(bool bfloat16, int64_t blocks, int shared_bytes, const cuda::Sm90Parameters& parameters) {
-        launch(bfloat16 ? cuda::search_sm90_kernel<cuda::BFloat16Operand> : cuda::search_sm90_kernel<cuda::HalfOperand>, blocks,
-               cuda::sm90_threads, shared_bytes, parameters);
+    void launch_sm90(bool bfloat16, int tile_rows, int64_t blocks, int shared_bytes, const cuda::Sm90Parameters& parameters) {
+        using cuda::BFloat16Operand, cuda::HalfOperand, cuda::search_sm90_kernel;
+        const auto kernel = tile_rows == 96 ? bfloat16 ? search_sm90_kernel<BFloat16Operand, 3> : search_sm90_kernel<HalfOperand, 3>
+                            : bfloat16      ? search_sm90_kernel<BFloat16Operand, 4>
+                                            : search_sm90_kernel<HalfOperand, 4>;
+        launch(kernel, blocks, cuda::sm90_threads, shared_bytes, parameters);
     }
     cuda::TensorMap tensor_map(const cuda::TensorBox& box) { return encode_tensor_map(box); }
     void fill(void* address, int byte, int64_t bytes) { std::memset(address, byte, static_cast<size_t>(bytes)); }

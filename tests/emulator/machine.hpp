@@ -21,6 +21,7 @@ namespace fastspade::emulate {
 // One warp's quarter of a warpgroup's product, not yet carried out.
 struct Product {
     bool bfloat16, accumulate;
+    int columns;
     uint64_t left, right;  // operand descriptors
     std::array<float*, 32> accumulators;
 };

@@ -28,7 +28,7 @@ enum class Collective { none, barrier, ballot, shuffle, shuffle_xor, load_matric
 // What a lane brings to a collective of its warp, and takes away.
 struct Slot {
     uint64_t value = 0;
-    int lane = 0;                  // shuffle: source lane or mask
+    int lane = 0;                  // shuffle: source lane or mask; product: columns
     const void* address = nullptr; // load_matrices: this lane's row
     uint32_t words[6] = {};        // fragments
     float* accumulators = nullptr;

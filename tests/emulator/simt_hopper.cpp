@@ -13,7 +13,7 @@ namespace {
 constexpr uint64_t map_mark = 0x70616d20726f736eull;
 constexpr uint64_t mbarrier_mark = 0x7265697272616200ull;  // kept in the barrier's own word, so that overwriting it shows
 constexpr uint32_t window = 1024;  // where dynamic shared memory starts in the shared window
-constexpr int product_columns = 128;
+constexpr int most_columns = 128;  // of a product
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what + ", " + where(*machine.current)); }
 
@@ -119,20 +119,21 @@ void read_operand(uint64_t descriptor, bool bfloat16, int first, int count, floa
 // A warp's quarter: 16 rows, with the accumulator layout of m64nNk16.
 void carry_out(const Product& product, int warp) {
     using Columns = float __attribute__((vector_size(16)));
-    static float left[16][16], right[product_columns][16];
-    static Columns by_channel[16][product_columns / 4], row[product_columns / 4];
+    static float left[16][16], right[most_columns][16];
+    static Columns by_channel[16][most_columns / 4], row[most_columns / 4];
+    const int columns = product.columns;
     read_operand(product.left, product.bfloat16, 16 * warp, 16, left);
-    read_operand(product.right, product.bfloat16, 0, product_columns, right);
+    read_operand(product.right, product.bfloat16, 0, columns, right);
     for (int k = 0; k < 16; ++k)
-        for (int n = 0; n < product_columns; ++n) by_channel[k][n / 4][n % 4] = right[n][k];
+        for (int n = 0; n < columns; ++n) by_channel[k][n / 4][n % 4] = right[n][k];
     for (int m = 0; m < 16; ++m) {
         const auto element = [&](int n) -> float& {
             return product.accumulators[static_cast<size_t>(m % 8 * 4 + n % 8 / 2)][n / 8 * 4 + m / 8 * 2 + n % 2];
         };
-        for (int n = 0; n < product_columns; ++n) row[n / 4][n % 4] = product.accumulate ? element(n) : 0.0f;
+        for (int n = 0; n < columns; ++n) row[n / 4][n % 4] = product.accumulate ? element(n) : 0.0f;
         for (int k = 0; k < 16; ++k)
-            for (int n = 0; n < product_columns / 4; ++n) row[n] += left[m][k] * by_channel[k][n];
-        for (int n = 0; n < product_columns; ++n) element(n) = row[n / 4][n % 4];
+            for (int n = 0; n < columns / 4; ++n) row[n] += left[m][k] * by_channel[k][n];
+        for (int n = 0; n < columns; ++n) element(n) = row[n / 4][n % 4];
     }
 }
 
@@ -283,7 +284,7 @@ void perform_products(Warp& warp, int first_thread, Slot* const (&slots)[32], Co
         default: break;
     }
     if (!work.fenced) refuse("multiply_async without a product_fence since the accumulators were last used");
-    Product product{kind == Collective::product_bfloat16, slots[0]->value != 0, slots[0]->left, slots[0]->right, {}};
+    Product product{kind == Collective::product_bfloat16, slots[0]->value != 0, slots[0]->lane, slots[0]->left, slots[0]->right, {}};
     for (int lane = 0; lane < 32; ++lane) {
         if (slots[lane]->left != product.left || slots[lane]->right != product.right || (slots[lane]->value != 0) != product.accumulate)
             refuse("multiply_async: lanes differ in their operands");

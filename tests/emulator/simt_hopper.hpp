@@ -69,20 +69,27 @@ inline void product_fence() { emulate::warp_rendezvous(emulate::Collective::prod
 inline void product_commit() { emulate::warp_rendezvous(emulate::Collective::product_commit); }
 template <int Pending>
 void product_wait() { emulate::product_wait(Pending); }
-inline void product_pin(float (&)[64]) {}
+template <int Count>
+void product_pin(float (&)[Count]) {}
 
-inline void multiply_async(emulate::Collective kind, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+// Two accumulators a column of the result.
+template <int Count>
+void multiply_async(emulate::Collective kind, float (&d)[Count], uint64_t a, uint64_t b, bool accumulate) {
+    static_assert(Count == 64 || Count == 48);  // what device_sm90.cuh has
     emulate::Slot& slot = emulate::own_slot();
     slot.accumulators = d;
     slot.left = a;
     slot.right = b;
+    slot.lane = 2 * Count;
     slot.value = accumulate;
     emulate::warp_rendezvous(kind);
 }
-inline void multiply_async(HalfOperand, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+template <int Count>
+void multiply_async(HalfOperand, float (&d)[Count], uint64_t a, uint64_t b, bool accumulate) {
     multiply_async(emulate::Collective::product_half, d, a, b, accumulate);
 }
-inline void multiply_async(BFloat16Operand, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+template <int Count>
+void multiply_async(BFloat16Operand, float (&d)[Count], uint64_t a, uint64_t b, bool accumulate) {
     multiply_async(emulate::Collective::product_bfloat16, d, a, b, accumulate);
 }
 

@@ -4,12 +4,14 @@
     embeddings  (n, E) F32   sha256 (n, 32): of every image's features   ids (n,)   name_ends (n,), names: UTF-8, end to end
 
 What comes after the features is the tail. It is read and verified at once when a shard is opened; an image's features when
-they are first asked for. They are read with positioned reads, not through a memory map: only what was asked for takes
-memory, and a file cut short under a reader gives an error, where a map would give a bus error.
+they are first asked for. They are copied out of a memory map, which is made when the first of them are; where the file cannot
+be mapped they are read with positioned reads. Either way only what was asked for takes memory, and a file that is cut short
+under a reader gives an error.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 
 from fastspade.bank.layout import Layout
+from fastspade.bank.mapped import MappedFile
 from fastspade.errors import ModelFileError
 
 MOST_TAIL_BYTES = 64 << 20
@@ -59,7 +62,7 @@ class Shard:
         self._file = open_regular(self.path)
         weakref.finalize(self, os.close, self._file).atexit = False
         features = record.images * layout.image_bytes
-        size = layout.header_bytes + features + tail_bytes
+        self._size = size = layout.header_bytes + features + tail_bytes
         if os.fstat(self._file).st_size != size:
             raise self._unusable(f"it has {os.fstat(self._file).st_size} bytes, not {size}")
         if self._bytes(0, layout.header_bytes) != layout.header(record.images, record.name_bytes):
@@ -69,6 +72,8 @@ class Shard:
             raise self._unusable("its embeddings, ids or names have been altered (checksum)")
         self._read_tail(tail)
         self._verified = np.zeros(record.images, dtype=bool)
+        self._map: MappedFile | None = None
+        self._may_map = True
 
     def _read_tail(self, tail: bytes) -> None:
         count, width = self.images, self.layout.embedding
@@ -104,13 +109,29 @@ class Shard:
         """The features of `rows` into out (len(rows), width), each verified the first time it is read."""
         raw = out.view(torch.uint8).numpy()
         for i, row in enumerate(rows):
-            self._fill(self.layout.header_bytes + row * self.layout.image_bytes, memoryview(raw[i]))
+            self._copy(self.layout.header_bytes + row * self.layout.image_bytes, raw[i])
             if not self._verified[row]:
                 if hashlib.sha256(raw[i]).digest() != self.checksum(row):
                     raise self._unusable(f"the features of {self.names[row]} have been altered (checksum)")
                 if not out[i].isfinite().all():
                     raise self._unusable(f"the features of {self.names[row]} hold NaN or infinity")
                 self._verified[row] = True
+
+    def _copy(self, start: int, target: np.ndarray) -> None:
+        if self._map is None and self._may_map:
+            try:
+                self._map = MappedFile(self._file, self._size)  # threads may make one each; one is kept
+            except (OSError, ValueError):
+                self._may_map = False
+        if self._map is None:
+            self._fill(start, target.data)
+            return
+        try:
+            self._map.copy(start, target)
+        except OSError as error:
+            if error.errno == errno.EFAULT:
+                raise self._unusable("it ends early, or its disk fails") from error
+            raise self._unusable(f"it cannot be read: {error.strerror}") from error
 
     def _bytes(self, start: int, size: int) -> bytes:
         data = bytearray(size)

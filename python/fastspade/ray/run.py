@@ -29,6 +29,7 @@ from fastspade.ray.shipping import Shipped
 from fastspade.ray.sources import IMAGE_COLUMNS, Listing, Source, check_column, list_source
 from fastspade.ray.storage import FileSystem, Place, locate
 from fastspade.ray.worker import Attempts, Job, PartScorer, RowScorer, part_file
+from fastspade.sigterm import keeps_handler
 from fastspade.spade import Spade
 from fastspade.threshold import check_threshold
 
@@ -262,7 +263,8 @@ def _connect() -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine, unless the caller has done so."""
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(include_dashboard=False, log_to_driver=False) if "RAY_ADDRESS" not in os.environ else ray.init()
+        with keeps_handler():
+            ray.init(include_dashboard=False, log_to_driver=False) if "RAY_ADDRESS" not in os.environ else ray.init()
 
 
 def _usual_gpus() -> int:

@@ -118,10 +118,14 @@ def pyramid_knn(
         instead be numpy arrays, or another library's that speaks DLPack (JAX, CuPy): the answers are of that library too.
         They are read in place where their layout allows.
     gallery: L tensors (N, C_l, H_l, W_l) with the same levels, or a `PreparedGallery` of them, which saves a CUDA search
-        the work of preparing it each time. With queries on CUDA, a gallery in host memory is streamed to the device.
+        the work of preparing it each time. With queries on CUDA, a gallery in host memory is streamed to the device, best
+        from pinned memory.
     kappa: how many neighbours, from 1 to K * H_1 * W_1.
     gallery_index: (B, K) int64; query image b is searched against gallery images gallery_index[b]. None: all N. On CUDA
-        the values are not looked at beforehand: those outside the gallery are skipped.
+        the values are not looked at beforehand: those outside the gallery are skipped. Where the gallery is streamed, they
+        may be in host memory too: the host must know which images to bring, and values on the device are copied back
+        once, for which the call waits. Nothing else in a CUDA search waits for the device, except that staging memory of
+        a gallery that is not pinned is filled anew only when its last copy has left.
     upsample: "bilinear" or "nearest".
     precision: "exact", or "fast", which lets the CUDA engine skip its recheck of uncertain rows; the CPU engine is
         always exact.
@@ -150,7 +154,7 @@ def pyramid_knn(
     chosen = None
     if gallery_index is not None:
         chosen = library.tensor("gallery_index", gallery_index)
-        chosen = check_gallery_index(chosen, queries[0].shape[0], device)
+        chosen = check_gallery_index(chosen, queries[0].shape[0], device, streamed=stored[0].device.type == "cpu")
         images = chosen.shape[1]
     kappa = check_kappa(kappa, images * height * width, "pixels")
     distances, indices = _search(queries, stored, prepared, kappa, chosen, upsample, precision, operand)

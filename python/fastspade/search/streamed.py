@@ -54,7 +54,8 @@ def streamed_pyramid_knn(
     upsample: str = "bilinear",
     precision: str = "exact",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The contract of `pyramid_knn`, to the same bits. Images that gallery_index does not name are not read."""
+    """The contract of `pyramid_knn`, to the same bits. Images that gallery_index does not name are not read. With queries on
+    CUDA it may be in host memory; on the device its values are copied back first, which waits for them."""
     queries = check_pyramid("query", query)
     source, device = gallery.source, queries[0].device
     # Tensors that have the gallery's shapes and take no memory.
@@ -64,7 +65,7 @@ def streamed_pyramid_knn(
     check_choice("precision", precision, PRECISIONS)
     images, (height, width) = len(source), queries[0].shape[2:]
     if gallery_index is not None:
-        gallery_index = check_gallery_index(gallery_index, len(queries[0]), device)
+        gallery_index = check_gallery_index(gallery_index, len(queries[0]), device, streamed=True)
         images = gallery_index.shape[1]
     kappa = check_kappa(kappa, images * height * width, "pixels")
     if device.type == "cpu":

@@ -103,6 +103,11 @@ class _Conveyor:
                 waiting = ahead
 
 
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Host values on the device. Through pinned memory: a copy from other memory would wait for all that the stream has to do."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def search_streamed(
     gallery: list[torch.Tensor] | Levels,
     kappa: int,
@@ -115,19 +120,22 @@ def search_streamed(
     """Runs `search(levels, gallery_index, kappa)` over parts of a gallery and merges the answers.
 
     `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part, None
-    is PART_BYTES. After gallery_index is known, waits for the device only where host memory must be reused.
+    is PART_BYTES. gallery_index may be on the device or the host, which must know what to bring: values on the device are
+    copied back, and that is the one wait for what the device has to do. Beyond it, staging memory of galleries that are not
+    pinned is filled anew only when its last copy has left.
     """
     stored: Levels = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
     images = len(stored)
     pixels = stored.shapes[0][1] * stored.shapes[0][2]
     wanted = torch.arange(images)
     if gallery_index is not None:
-        named = gallery_index.cpu().unique()
+        named = gallery_index.cpu().unique()  # no copy, and no wait, where it is on the host
+        if gallery_index.device != device:
+            gallery_index = _sent(gallery_index, device)
         named = named[(named >= 0) & (named < images)]
         wanted = named if len(named) else wanted[:1]  # where no entry names an image, one is searched for none of the queries
     parts = parts_of(stored, wanted, PART_BYTES if part_bytes is None else part_bytes)
-    # Uploaded once: a copy for every part would wait until the part before it is searched.
-    places = wanted.to(device).split(len(parts[0]))
+    places = (torch.arange(images, device=device) if gallery_index is None else _sent(wanted, device)).split(len(parts[0]))
     if device.type == "cuda":
         source: Iterator[list[torch.Tensor]] = iter(_Conveyor(stored, parts, device))
     else:

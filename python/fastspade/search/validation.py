@@ -76,8 +76,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     return str(value)
 
 
-def check_gallery_index(gallery_index: object, queries: int, device: torch.device) -> torch.Tensor:
-    """(B, K) integers on `device`, returned as contiguous int64. Their values are the engines' to check."""
+def check_gallery_index(
+    gallery_index: object, queries: int, device: torch.device, *, streamed: bool = False
+) -> torch.Tensor:
+    """(B, K) integers on `device`, returned as contiguous int64. Their values are the engines' to check.
+
+    streamed: the gallery is brought to the device as it is needed; then they may be in host memory too.
+    """
     if not isinstance(gallery_index, torch.Tensor):
         raise DtypeError(f"gallery_index must be a torch.Tensor (B, K), got {type(gallery_index).__name__}")
     if gallery_index.dtype not in (torch.int64, torch.int32):
@@ -87,7 +92,7 @@ def check_gallery_index(gallery_index: object, queries: int, device: torch.devic
             f"gallery_index must have shape ({queries}, K) with K >= 1, one row a query image; "
             f"got {shape_text(gallery_index.shape)}"
         )
-    if gallery_index.device != device:
+    if gallery_index.device != device and not (streamed and gallery_index.device.type == "cpu"):
         raise DeviceError(f"gallery_index is on {gallery_index.device}, but the features are on {device}")
     return gallery_index.to(torch.int64).contiguous()
 
