@@ -77,10 +77,16 @@ void measure(const char* name, int floats, float (*busy)(int64_t), int threads) 
     for (int64_t channels : {64, 128, 256, 512, 2048}) {
         const int64_t panels = (int64_t{4} << 20) / 4 / channels / table->rows;
         const int64_t repeats = std::max<int64_t>(1, 300'000'000 / (2 * table->lanes * table->rows * panels * channels));
-        const double time = seconds(threads, [&](int) {
+        struct Panels {
             Buffer<float> query, gallery;
-            std::fill_n(query.reserve(table->lanes * channels), table->lanes * channels, 1.0f);
-            std::fill_n(gallery.reserve(panels * table->rows * channels), panels * table->rows * channels, 1.0f);
+        };
+        std::vector<Panels> panels_of(static_cast<size_t>(threads));
+        for (Panels& own : panels_of) {  // laid out beforehand: the kernel alone is timed
+            std::fill_n(own.query.reserve(table->lanes * channels), table->lanes * channels, 1.0f);
+            std::fill_n(own.gallery.reserve(panels * table->rows * channels), panels * table->rows * channels, 1.0f);
+        }
+        const double time = seconds(threads, [&](int t) {
+            const Buffer<float>&query = panels_of[static_cast<size_t>(t)].query, &gallery = panels_of[static_cast<size_t>(t)].gallery;
             const std::vector<float> norms(static_cast<size_t>(std::max<int64_t>(table->lanes, table->rows)), 0.0f);
             const std::vector<float> limits(static_cast<size_t>(table->lanes), -std::numeric_limits<float>::infinity());
             std::vector<Hit> hits(static_cast<size_t>(table->lanes * table->rows));

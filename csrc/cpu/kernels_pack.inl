@@ -1,0 +1,71 @@
+// Laying contiguous vectors out as the kernels read them. Included by kernels_simd.inl.
+
+// `width` vectors of one panel, W channels at a time through a transpose in registers. Missing vectors repeat the last one.
+template <int width>
+void pack_columns(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
+                  float* out, int64_t out_stride, double* norm) {
+    double total[W] = {};
+    for (int64_t c = 0; c < channels; c += W) {
+        const int64_t left = channels - c;
+        vec block[W] = {};
+        if (left >= W) {
+            const vec centre = load(mean + c);
+            for (int i = 0; i < width; ++i)
+                block[i] = (load(source + (i < count ? i : count - 1) * stride + c) - centre) * scale;
+        } else {
+            for (int i = 0; i < width; ++i) {
+                const float* from = source + (i < count ? i : count - 1) * stride + c;
+                for (int k = 0; k < left; ++k) block[i][k] = (from[k] - mean[c + k]) * scale;
+            }
+        }
+        transpose(block);
+        vec sum = {};
+        for (int k = 0; k < W; ++k) {
+            sum += block[k] * block[k];
+            if (k < left) __builtin_memcpy(out + (c + k) * out_stride, &block[k], width * sizeof(float));
+        }
+        for (int i = 0; i < width; ++i) total[i] += static_cast<double>(sum[i]);
+    }
+    for (int i = 0; i < width && i < count; ++i) norm[i] = total[i];
+}
+
+template <int P>
+void pack(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
+          float* panel, double* norm) {
+    constexpr int rest = P % W;
+    for (int first = 0; first < P - rest; first += W) {
+        // A block that starts past the last vector repeats that one, as the rest of a started block does.
+        const int64_t begin = first < count ? first : count - 1;
+        double unused[W];
+        pack_columns<W>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
+                        first < count ? norm + first : unused);
+    }
+    if constexpr (rest != 0) {
+        constexpr int first = P - rest;
+        const int64_t begin = first < count ? first : count - 1;
+        double unused[W];
+        pack_columns<rest>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
+                           first < count ? norm + first : unused);
+    }
+}
+
+double centre_row(const float* source, int64_t channels, const float* mean, float scale, float* row) {
+    double norm = 0.0;
+    int64_t c = 0;
+    for (; c + 16 <= channels; c += 16) {
+        vec sum = {};
+        for (int64_t i = c; i < c + 16; i += W) {
+            const vec value = (load(source + i) - load(mean + i)) * scale;
+            store(row + i, value);
+            sum += value * value;
+        }
+        norm += static_cast<double>(sum_of(sum));
+    }
+    float sum = 0.0f;
+    for (; c < channels; ++c) {
+        row[c] = (source[c] - mean[c]) * scale;
+        sum += row[c] * row[c];
+    }
+    for (; c % 16; ++c) row[c] = 0.0f;
+    return norm + static_cast<double>(sum);
+}
