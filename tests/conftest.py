@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,12 @@ from emulator.build import build
 from fault_table import pytest_addoption, pytest_sessionfinish, record_fault  # noqa: F401 (a plugin's hooks and fixture)
 from fastspade import Spade
 from fastspade.search.cuda import has_cuda_engine
+
+def pytest_configure() -> None:
+    """What starts tests in the background may have told them to ignore Ctrl-C, which programs they start would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 LAYERS = ["first", "second", "third"]
 
