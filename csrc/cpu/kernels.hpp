@@ -67,8 +67,7 @@ struct Kernels {
     // Rows of padding at the end of the last panel must be told apart by the caller.
     int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                              const float* row_norm, const float* limit, Hit* hits);
-    // refine and scan in one: the values of refine that are not above limit[lane]; padding as
-    // for distance_hits.
+    // refine and scan in one: the values of refine that are not above limit[lane]; padding as for distance_hits.
     int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                             const float* row_norm, const float* base, const float* limit, Hit* hits);
     // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).

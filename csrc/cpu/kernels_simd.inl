@@ -1,6 +1,6 @@
 // The kernels, written once over GCC/Clang vector types and compiled once for each instruction set. The including file
-// sets W (floats a vector), V (vectors a lane panel), N (vectors a row panel), INTEGERS (whether whole numbers pay). Everything here has internal linkage and
-// uses no library templates: code compiled for a newer processor must never be merged into the common parts.
+// sets W (floats a vector), V (vectors a lane panel), N (vectors a row panel), INTEGERS (whether whole
+// numbers pay). Everything here has internal linkage and uses no library templates: code compiled for a newer processor must never be merged into the common parts.
 
 #include "cpu/kernels.hpp"
 
@@ -153,26 +153,27 @@ inline __attribute__((always_inline)) int64_t hits_of(const vec (&total)[N][V], 
 }
 
 // With one run of channels the products never leave the registers.
-int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                      const float* row_norm, const float* limit, Hit* hits) {
+template <bool based>
+inline __attribute__((always_inline)) int64_t panel_hits(const float* lane_panel, const float* row_panel, int64_t channels,
+                                                         const float* lane_norm, const float* row_norm, const float* base,
+                                                         const float* limit, Hit* hits) {
     vec total[N][V];
     if (channels <= run) {
         accumulate_run(lane_panel, row_panel, channels, total);
-        return hits_of<false>(total, lane_norm, row_norm, nullptr, limit, hits);
+        return hits_of<based>(total, lane_norm, row_norm, base, limit, hits);
     }
     accumulate(lane_panel, row_panel, channels, total);
-    return hits_of<false>(total, lane_norm, row_norm, nullptr, limit, hits);
+    return hits_of<based>(total, lane_norm, row_norm, base, limit, hits);
+}
+
+int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                      const float* row_norm, const float* limit, Hit* hits) {
+    return panel_hits<false>(lane_panel, row_panel, channels, lane_norm, row_norm, nullptr, limit, hits);
 }
 
 int64_t refined_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                      const float* row_norm, const float* base, const float* limit, Hit* hits) {
-    vec total[N][V];
-    if (channels <= run) {
-        accumulate_run(lane_panel, row_panel, channels, total);
-        return hits_of<true>(total, lane_norm, row_norm, base, limit, hits);
-    }
-    accumulate(lane_panel, row_panel, channels, total);
-    return hits_of<true>(total, lane_norm, row_norm, base, limit, hits);
+    return panel_hits<true>(lane_panel, row_panel, channels, lane_norm, row_norm, base, limit, hits);
 }
 
 #if INTEGERS

@@ -129,7 +129,6 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     std::fill(lowered_norm_.data(), lowered_norm_.data() + padded, 0.0f);
     for (int64_t q = 0; q < padded; ++q) limit_[q] = q < count ? infinity : -infinity;
     std::fill(largest_.begin(), largest_.end(), 0.0f);
-    fresh_ = true;
     chunks_ = 0;
     for (int64_t slot = 0; slot < problem_.gallery_count; ++slot)
         for (int64_t begin = 0; begin < gallery_pixels_; begin += chunk_step_) {
@@ -137,7 +136,6 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
             chunk_.place(gallery_image(slot), begin, std::min(begin + chunk_step_, gallery_pixels_));
             search_chunk(slot);
             statistics_.pairs += count * chunk_.pixels();
-            fresh_ = false;
             ++chunks_;
         }
     rank_block();
@@ -201,10 +199,10 @@ void Search::search_chunk(int64_t slot) {
         // How well bounds prune, the last chunk tells. For the first one a few tiles are tried, and where panels are
         // screened again for the second, when limits are known, and now and then.
         const double most = panels_ == Way::dense ? dense_share : screened_share;
-        if (fresh_ && way_ == Way::sparse && probe() > most) {
+        if (fresh() && way_ == Way::sparse && probe() > most) {
             way_ = panels_;
             if (way_ == Way::dense) pack_chunk();
-        } else if (!fresh_ && screens() && chunks_ % probe_every == 1 && probe() <= most) {
+        } else if (!fresh() && screens() && chunks_ % probe_every == 1 && probe() <= most) {
             way_ = Way::sparse;
         }
     }
@@ -233,14 +231,15 @@ void Search::choose_way(int64_t fine_pairs, int64_t evaluated) {
     // An evaluation costs about as much as a fixed number of channels, and its vectors' way to the processor.
     const double channels = static_cast<double>(groups_[0].channels);
     // Pairs nearer than kappa of those seen so far have to be, whatever bounds them.
-    const double due = 2.0 * static_cast<double>(problem_.kappa) / static_cast<double>((chunks_ + 1) * chunk_.pixels());
+    const int64_t seen = (chunks_ + 1) * chunk_.pixels();
+    const double due = 2.0 * static_cast<double>(problem_.kappa) / static_cast<double>(seen);
     const double worth = due + (way_ == Way::bytes ? left_by_bytes : left_by_words) * channels / (channels + 64.0);
-    if (screens() && !fresh_ && static_cast<double>(evaluated) > worth * pairs)
+    if (screens() && !fresh() && static_cast<double>(evaluated) > worth * pairs)
         panels_ = way_ == Way::bytes ? Way::words : Way::dense;
     if (groups_.size() > 1) {
         const double most = panels_ == Way::dense ? dense_share : screened_share;
         way_ = static_cast<double>(fine_pairs) > most * pairs ? panels_ : Way::sparse;
-    } else if (chunk_.pixels() >= enough_for_limit * problem_.kappa) {
+    } else if (seen >= enough_for_limit * problem_.kappa) {
         way_ = panels_;
     }
 }

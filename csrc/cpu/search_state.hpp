@@ -55,6 +55,7 @@ class Search {
     bool seed(int64_t tile, int64_t slot, const float* smallest, const int32_t* place, float* seeded, Scratch& scratch);
     void pack_chunk();
     void choose_way(int64_t fine_pairs, int64_t evaluated);
+    bool fresh() const { return chunks_ == 0; }
     bool screens() const { return way_ == Way::bytes || way_ == Way::words; }
     void search_tile(int64_t tile, int64_t slot, Scratch& scratch);
     void dense_tile(int64_t tile, int64_t slot, Scratch& scratch);
@@ -94,8 +95,7 @@ class Search {
 
     // The state of one block of queries.
     int64_t block_image_ = 0;
-    bool fresh_ = true;       // no chunk of this block has been searched yet
-    int64_t chunks_ = 0;      // how many have been
+    int64_t chunks_ = 0;      // how many chunks have been searched
     Way way_ = Way::sparse;
     Way panels_ = Way::dense;  // the best way to do whole panels; what proved worse is not tried again
     Quantised query_numbers_, chunk_numbers_;

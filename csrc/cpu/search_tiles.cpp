@@ -157,7 +157,7 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
     float seeded[max_lanes];  // pairs whose bounds do not exceed it have been evaluated
     for (int64_t lane = 0; lane < valid; ++lane)
         if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
-    const bool bounded = several && fresh_ && seed(tile, slot, smallest, place, seeded, scratch);
+    const bool bounded = several && fresh() && seed(tile, slot, smallest, place, seeded, scratch);
 
     // Panel by panel: what the coarse levels leave is bounded again, by whole numbers or by projections, and only what that
     // leaves is evaluated.
