@@ -39,8 +39,9 @@ class SearchStatistics:
     """What a search did.
 
     pairs: query pixel and gallery pixel pairs in the search. fine_pairs: those whose finest level was looked at, be it
-    in whole numbers; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64 distances. uncertain_rows: query
-    pixels whose 16-bit pass could not be certified; precision="exact" searched them again (CUDA; 0 on the CPU).
+    in whole numbers; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64
+    distances. uncertain_rows: query pixels whose 16-bit pass could not be certified; precision="exact" searched them again
+    (CUDA; 0 on the CPU).
     """
 
     pairs: int
