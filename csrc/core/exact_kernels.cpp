@@ -1,5 +1,8 @@
 #include "core/exact_kernels.hpp"
 
+#include <cstdlib>
+#include <cstring>
+
 #include "core/clones.hpp"
 #include "core/exact_lanes.hpp"
 
@@ -19,7 +22,11 @@ namespace fastspade {
 const ExactKernels& exact_kernels() {
     static constexpr ExactKernels common{mix, widen, add_mixed, add_plain, transpose};
 #if defined(FASTSPADE_X86)
-    static const ExactKernels& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") ? exact_kernels_avx512() : common;
+    static const ExactKernels& chosen = [&]() -> const ExactKernels& {
+        const char* const wanted = std::getenv("FASTSPADE_SIMD");  // as for the search's kernels
+        if (wanted && std::strncmp(wanted, "avx512", 6) != 0) return common;
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") ? exact_kernels_avx512() : common;
+    }();
     return chosen;
 #else
     return common;
