@@ -14,9 +14,6 @@ namespace fastspade {
 namespace {
 
 FASTSPADE_INLINE wide load(const float* p) { return reinterpret_cast<wide>(_mm512_cvtps_pd(_mm256_loadu_ps(p))); }
-FASTSPADE_INLINE wide multiply_add(double a, wide b, wide c) {
-    return reinterpret_cast<wide>(_mm512_fmadd_pd(_mm512_set1_pd(a), reinterpret_cast<__m512d>(b), reinterpret_cast<__m512d>(c)));
-}
 
 }  // namespace
 }  // namespace fastspade

@@ -10,7 +10,6 @@ namespace fastspade {
 namespace {
 
 FASTSPADE_INLINE wide load(const float* p) { return __builtin_convertvector(load_narrow(p), wide); }
-FASTSPADE_INLINE wide multiply_add(double a, wide b, wide c) { return a * b + c; }
 
 }  // namespace
 }  // namespace fastspade

@@ -1,34 +1,12 @@
-// The kernels of core/exact_kernels.hpp, written once. The including file gives FASTSPADE_CLONES `load`, which widens
-// eight floats, and multiply_add, which may round the product or not.
+// The kernels of core/exact_kernels.hpp, written once. The including file gives FASTSPADE_CLONES and `load`, which widens
+// eight floats.
 
 namespace fastspade {
 namespace {
 
-// A mixture unpacked, so that a loop over it reads nothing but channels. Vectors that are all equal mix to exactly
-// themselves in either form below, so that descriptors which are equal in truth tie.
-//
-// Short weights, as between grids a power of two apart: a float32 number times such a weight has no more bits than a float64
-// holds, so a product that is rounded before it is added and one that is not give the same bits, and the processor may
-// do either. Each pair of columns is summed first: where they are equal, nothing has been rounded.
-struct ShortTaps {
-    const float *a, *b, *c, *d;
-    double weight[4];
-
-    explicit ShortTaps(const Mixture& m) : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]) {
-        weight[0] = (1.0 - m.down) * (1.0 - m.right), weight[1] = (1.0 - m.down) * m.right;
-        weight[2] = m.down * (1.0 - m.right), weight[3] = m.down * m.right;
-    }
-    FASTSPADE_INLINE wide vector(int64_t i) const {
-        const wide top = multiply_add(weight[1], load(b + i), weight[0] * load(a + i));
-        return top + multiply_add(weight[3], load(d + i), weight[2] * load(c + i));
-    }
-    FASTSPADE_INLINE double at(int64_t i) const {
-        const double top = weight[0] * static_cast<double>(a[i]) + weight[1] * static_cast<double>(b[i]);
-        return top + (weight[2] * static_cast<double>(c[i]) + weight[3] * static_cast<double>(d[i]));
-    }
-};
-
-// Any other weights: steps from one vector towards the next, every operation rounded by itself.
+// A mixture unpacked, so that a loop over it reads nothing but channels. Both forms round alike. It steps from one vector
+// towards the next instead of adding up weighted ones: equal vectors then mix to exactly themselves, so that descriptors
+// which are equal in truth tie to the last bit.
 struct Taps {
     const float *a, *b, *c, *d;
     double down, right;
@@ -48,23 +26,12 @@ struct Taps {
     }
 };
 
-// Of at most 12 bits each: their product and a float32 number's 24 bits fit the 53 with room for sums.
-inline bool has_short_weights(const Mixture& m) {
-    const double down = m.down * 4096.0, right = m.right * 4096.0;
-    return down == static_cast<double>(static_cast<int>(down)) && right == static_cast<double>(static_cast<int>(right));
-}
-
-template <class Taps>
-FASTSPADE_INLINE void mix_taps(const Taps& taps, int64_t channels, double* out) {
+FASTSPADE_CLONES
+void mix(const Mixture& mixture, int64_t channels, double* out) {
+    const Taps taps(mixture);
     int64_t i = 0;
     for (; i + exact_lanes <= channels; i += exact_lanes) store(out + i, taps.vector(i));
     for (; i < channels; ++i) out[i] = taps.at(i);
-}
-
-FASTSPADE_CLONES
-void mix(const Mixture& mixture, int64_t channels, double* out) {
-    if (has_short_weights(mixture)) mix_taps(ShortTaps(mixture), channels, out);
-    else mix_taps(Taps(mixture), channels, out);
 }
 
 FASTSPADE_CLONES
@@ -72,8 +39,9 @@ void widen(const float* vector, int64_t channels, double* out) {
     for (int64_t i = 0; i < channels; ++i) out[i] = static_cast<double>(vector[i]);
 }
 
-template <class Taps>
-FASTSPADE_INLINE void add_taps(const Taps& taps, const double* query, int64_t channels, double* sum) {
+FASTSPADE_CLONES
+void add_mixed(const Mixture& mixture, const double* query, int64_t channels, double* sum) {
+    const Taps taps(mixture);
     wide local = load(sum);
     int64_t i = 0;
     for (; i + exact_lanes <= channels; i += exact_lanes) {
@@ -85,12 +53,6 @@ FASTSPADE_INLINE void add_taps(const Taps& taps, const double* query, int64_t ch
         local[k] += difference * difference;
     }
     store(sum, local);
-}
-
-FASTSPADE_CLONES
-void add_mixed(const Mixture& mixture, const double* query, int64_t channels, double* sum) {
-    if (has_short_weights(mixture)) add_taps(ShortTaps(mixture), query, channels, sum);
-    else add_taps(Taps(mixture), query, channels, sum);
 }
 
 FASTSPADE_CLONES
