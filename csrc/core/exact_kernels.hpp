@@ -1,5 +1,5 @@
-// The sums behind an exact distance, in float64 over eight fixed lanes. Multiply-adds are fused only where the product
-// is exact anyway, so every instruction set gives the same bits.
+// The sums behind an exact distance, in float64 over eight fixed lanes and without fused multiply-adds: every instruction
+// set gives the same bits.
 #pragma once
 
 #include <cstdint>
