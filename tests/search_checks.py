@@ -22,7 +22,7 @@ def assert_exact(
     """Values within `tolerance` of float64 brute force (relative; of the mean squared descriptor norm where the true
     distance is 0), and the same neighbour wherever the float64 gap to the next one is larger than that."""
     distances, indices = (t.detach().cpu() for t in found)
-    pixels = query[0].shape[2] * query[0].shape[3]
+    pixels = gallery[0].shape[2] * gallery[0].shape[3]
     images = gallery[0].shape[0] if gallery_index is None else gallery_index.shape[1]
     extra = min(kappa + 1, images * pixels)
     wanted, places = reference.pyramid_knn(query, gallery, extra, gallery_index=gallery_index, upsample=upsample)

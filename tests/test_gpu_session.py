@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from layout_cases import LAYOUT_CASES
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_session.sh"
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None or shutil.which("timeout") is None, reason="no bash or no timeout")
@@ -22,7 +23,7 @@ def session(folder: Path, step: str, *, sanitizer: str = "exit 0", capability: s
     programs, out = folder / "programs", folder / "out"
     programs.mkdir()
     stand_ins = {
-        "python3": f'case "$*" in *get_device_capability*) {capability} ;; *) echo "$FASTSPADE_CUDA_PATH: $*" ;; esac',
+        "python3": f'case "$*" in *get_device_capability*) {capability} ;; *shared_memory*) echo 227 ;; *) echo "$FASTSPADE_CUDA_PATH: $*" ;; esac',
         "compute-sanitizer": sanitizer,
         "nvcc": "exit 0",
         "ncu": "exit 1",
@@ -50,6 +51,17 @@ def test_a_slow_sanitizer_ends_with_its_own_time(tmp_path):
     assert found["sanitize_memcheck_sm80"] == found["sanitize_racecheck_sm80"] == 124 and status == 1
     assert all(code == 0 for name, code in runs if name.startswith(("build", "test", "bench")))
     assert (out / "gpu_sanitize_memcheck_sm80.log").read_text() == "started\n"
+
+
+def test_sanitizers_run_the_cases_that_reach_this_device_s_layouts(tmp_path):
+    _, runs, out = session(tmp_path, "sanitize", sanitizer='echo "$@"')
+    assert len(runs) == 4
+    for name, _ in runs:
+        device = "sm90a" if name.endswith("sm90a") else "227k"
+        command = (out / f"gpu_{name}.log").read_text()
+        assert "tests/test_cuda_layouts.py -p no:cacheprovider -k" in command
+        assert command.endswith(f"or test_layout_matches_float64_brute_force and {device}\n")
+        assert [case for case in LAYOUT_CASES if device in case.name] == [case for case in LAYOUT_CASES if device in case.devices.split()] != []
 
 
 def test_a_run_for_which_no_time_is_left_is_told(tmp_path):
