@@ -45,9 +45,9 @@ class LayoutCase:
     def sides(self, multiprocessors: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Query and gallery, random."""
         queries, images = (2, max(3, -(-multiprocessors // 2))) if self.fills else (1, 2)
-        grids = [(1, self.queries), *[(1, self.queries // 2)] * self.coarse], [(2, self.width), *((1, self.width - g) for g in range(self.coarse))]
         # Three steps of 64 channels a finest tile: more than two stages hold.
-        asked, stored = (tuple((8 if g else 130, *grid) for g, grid in enumerate(side)) for side in grids)
+        asked = ((130, 1, self.queries), *[(8, 1, self.queries // 2)] * self.coarse)
+        stored = ((130, 2, self.width), *((8, 1, self.width - g) for g in range(self.coarse)))
         return pyramid(Case("query", asked), queries, seed=1), pyramid(Case("gallery", stored), images, seed=2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -29,21 +30,22 @@ def planned(engine, case, device: str, multiprocessors: int):
 def choosable(engine, kernel: str, multiprocessors: int) -> set[tuple]:
     """Every layout that the plan chooses on the engine's device, over many shapes."""
     found = set()
-    for width in (2, 20, 35, *range(60, 500, 40), 680):
-        for coarse in (0, 1, 2, 3):
-            gallery = [(8, 2, width), *((8, 1, width - g) for g in range(min(coarse, width - 1)))]
-            for pixels in (1, 33, 65, 200):
-                for kappa in (1, 16, 24, 32, 40, 50, 57, 64, 65, 200):
-                    for images in (1, 8, multiprocessors):
-                        if kappa > images * 2 * width:
-                            continue
-                        try:
-                            found.add(layout(engine.cuda_search_plan(
-                                device=0, gallery=gallery, images=images, upsample=1, bfloat16=False, query=[(8, 1, pixels)] * len(gallery),
-                                query_images=1, slots=images, kappa=kappa, path={"sm80": 1, "sm90a": 2}[kernel],
-                            )))
-                        except ValueError:  # not for the sm_90a search
-                            assert kernel == "sm90a"
+    widths, kappas = (2, 20, 35, *range(60, 500, 40), 680), (1, 16, 24, 32, 40, 50, 57, 64, 65, 200)
+    shapes = product(widths, range(4), (1, 33, 65, 200), kappas, (1, 8, multiprocessors))
+    for width, coarse, pixels, kappa, images in shapes:
+        if kappa > images * 2 * width:
+            continue
+        gallery = [(8, 2, width), *((8, 1, width - g) for g in range(min(coarse, width - 1)))]
+        query = [(8, 1, pixels)] * len(gallery)
+        try:
+            plan = engine.cuda_search_plan(
+                device=0, gallery=gallery, images=images, upsample=1, bfloat16=False, query=query,
+                query_images=1, slots=images, kappa=kappa, path={"sm80": 1, "sm90a": 2}[kernel],
+            )
+        except ValueError:  # not for the sm_90a search
+            assert kernel == "sm90a"
+        else:
+            found.add(layout(plan))
     return found
 
 
@@ -73,7 +75,10 @@ def test_layout_matches_float64_brute_force(engine, case):
         check(search_on_cpu, case, 2)
 
 
-@pytest.mark.parametrize(("case", "device"), [(case, device) for case in LAYOUT_CASES for device in case.devices.split()], ids=lambda x: getattr(x, "name", x))
+CASES_ON_DEVICES = [(case, device) for case in LAYOUT_CASES for device in case.devices.split()]
+
+
+@pytest.mark.parametrize(("case", "device"), CASES_ON_DEVICES, ids=lambda x: getattr(x, "name", x))
 def test_layout_matches_float64_brute_force_on_the_emulated_device(emulated, monkeypatch, case, device):
     kernel, shared_bytes, _ = DEVICES[device]
     monkeypatch.setenv("FASTSPADE_CUDA_PATH", kernel)
