@@ -7,9 +7,7 @@
 #include <new>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "core/block_cache.hpp"
 
 namespace fastspade {
 
@@ -17,38 +15,43 @@ template <class T>
 class Buffer {
   public:
     Buffer() = default;
-    ~Buffer() { std::free(data_); }
+    ~Buffer() { release(); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
-    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    Buffer(Buffer&& other) noexcept : block_(std::exchange(other.block_, {})), size_(std::exchange(other.size_, 0)) {}
 
     // Contents are not kept.
     T* reserve(int64_t count) {
         if (count > size_) {
-            std::free(std::exchange(data_, nullptr));
-            size_ = 0;
+            release();
+            constexpr size_t line = 64;
             const size_t wanted = static_cast<size_t>(count) * sizeof(T);
-            const size_t alignment = wanted < huge_page ? 64 : huge_page;
-            const size_t bytes = (wanted + alignment - 1) / alignment * alignment;
-            data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
-            if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-            // The search walks through more memory than the processor keeps ordinary pages' addresses of. Only a wish.
-            if (alignment == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
+            if (wanted < block_step) {
+                block_ = {std::aligned_alloc(line, (wanted + line - 1) / line * line), 0};
+                if (!block_.data) throw std::bad_alloc();
+            } else {
+                block_ = take_block(wanted);
+            }
             size_ = count;
         }
-        return data_;
+        return data();
     }
-    T* data() { return data_; }
-    const T* data() const { return data_; }
-    T& operator[](int64_t i) { return data_[i]; }
-    const T& operator[](int64_t i) const { return data_[i]; }
+    T* data() { return static_cast<T*>(block_.data); }
+    const T* data() const { return static_cast<const T*>(block_.data); }
+    T& operator[](int64_t i) { return data()[i]; }
+    const T& operator[](int64_t i) const { return data()[i]; }
 
   private:
-    static constexpr size_t huge_page = size_t{2} << 20;
+    void release() {
+        const Block block = std::exchange(block_, {});
+        size_ = 0;
+        if (block.bytes)
+            give_block(block);
+        else
+            std::free(block.data);
+    }
 
-    T* data_ = nullptr;
+    Block block_;  // with 0 bytes: a small one of the common heap
     int64_t size_ = 0;
 };
 

@@ -23,34 +23,51 @@ inline Tap tap_x(const LevelGroup& group, Side side, int64_t x) {
     return (side == Side::query ? group.query_x : group.gallery_x)[static_cast<size_t>(x)];
 }
 
-// The native features under a range of finest-grid pixels of one image, one vector after another: worth making where
-// many exact distances fall into the range.
-class NativeRows {
-  public:
-    void place(const std::vector<LevelGroup>& groups, Side side, int64_t image, int64_t first, int64_t last);
-    // The work of filling is cut into independent pieces.
-    int64_t pieces() const;
-    void fill(int64_t piece);
-
-    const float* vector(size_t group, int64_t y, int64_t x) const {
-        const Rows& rows = rows_[group];
-        return rows.data.data() + ((y - rows.first_row) * rows.width + x - rows.first_column) * rows.channels;
-    }
-
-  private:
-    struct Rows {
-        int64_t first_row = 0, first_column = 0, width = 0, pixels = 0, channels = 0, first_piece = 0;
-        Buffer<float> data;
-    };
-    const std::vector<LevelGroup>* groups_ = nullptr;
-    Side side_ = Side::query;
-    int64_t image_ = 0, pieces_ = 0;
-    std::vector<Rows> rows_;
+// Finest-grid pixels of one image, and how many exact distances fall into them.
+struct Span {
+    int64_t image, first, last, wanted;
 };
 
-// Two pixels on the finest grid, and the answer.
+// One level's native features under spans of finest-grid pixels, one vector after another: reading scattered vectors out of
+// channel-major features is slow. Widened where the level is mixed.
+class NativeRows {
+  public:
+    // Leaves out spans that so few distances fall into that laying them out would not pay.
+    void place(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans);
+    // The work of filling is cut into independent pieces.
+    int64_t pieces() const { return pieces_; }
+    void fill(int64_t piece);
+
+    bool holds(int64_t span) const { return parts_[static_cast<size_t>(span)].pixels > 0; }
+    const float* plain(int64_t span, int64_t y, int64_t x) const { return plain_.data() + place_of(span, y, x); }
+    const double* wide(int64_t span, int64_t y, int64_t x) const { return wide_.data() + place_of(span, y, x); }
+
+    // What a span of whole images takes.
+    static int64_t bytes(const LevelGroup& group, Side side, int64_t images);
+
+  private:
+    struct Part {
+        int64_t image = 0, first_row = 0, first_column = 0, pixels = 0, first_pixel = 0, first_piece = 0;
+    };
+    int64_t place_of(int64_t span, int64_t y, int64_t x) const {
+        const Part& part = parts_[static_cast<size_t>(span)];
+        return (part.first_pixel + (y - part.first_row) * width_ + x - part.first_column) * channels_;
+    }
+    template <class Out>
+    void fill(const Part& part, int64_t begin, int64_t end, Out* out) const;
+
+    const LevelGroup* group_ = nullptr;
+    Side side_ = Side::query;
+    bool mixed_ = false;
+    int64_t width_ = 0, channels_ = 0, pieces_ = 0;
+    std::vector<Part> parts_;
+    Buffer<float> plain_;
+    Buffer<double> wide_;
+};
+
+// Two pixels on the finest grid, the span of the gallery's NativeRows, and the answer.
 struct ExactPair {
-    int64_t query, gallery;
+    int64_t query, image, pixel, span;
     double distance;
 };
 
@@ -62,23 +79,29 @@ class ExactDistance {
     void set_query(int64_t image, int64_t pixel);
     double to(int64_t image, int64_t pixel);
 
-    // Fills in many distances between two images: the same bits as one by one, but level by level, so that a level's
-    // features stay in the cache. Pairs of one query should stand together. Features are read from `rows` where given.
-    void between(int64_t query_image, int64_t gallery_image, std::vector<ExactPair>& pairs, const NativeRows* query_rows,
-                 const NativeRows* gallery_rows);
+    // Adds one level to many distances: the same bits as one by one, but a level's features stay in the cache. Pairs of one
+    // query should stand together. The query's rows have one span.
+    void add_level(size_t g, int64_t query_image, ExactPair* first, ExactPair* last, const NativeRows& query_rows,
+                   const NativeRows& gallery_rows);
 
   private:
-    Mixture mixture(const LevelGroup& group, Side side, size_t g, int64_t image, const Tap& y, const Tap& x,
-                    const NativeRows* rows);
+    Mixture mixture(const LevelGroup& group, Side side, int64_t image, const Tap& y, const Tap& x, const NativeRows* rows,
+                    int64_t span);
+    const float* vector(const LevelGroup& group, Side side, int64_t image, int64_t y, int64_t x, const NativeRows* rows,
+                        int64_t span);
     void mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
-    void add_group(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, const double* query, double* sum);
+    double level(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span, const double* query);
 
     const ExactKernels& kernels_;
     const std::vector<LevelGroup>& groups_;
+    struct Mixed {
+        bool query, gallery;
+    };
+    std::vector<Mixed> mixed_;  // [group] whether pixels lie between native ones
     const int64_t query_width_, gallery_width_;
     std::vector<double> query_;
-    std::vector<double> sums_;  // [pair][exact_lanes]
-    std::vector<float> taps_;   // up to four native vectors side by side
+    std::vector<double> taps_;  // up to four native vectors side by side
+    std::vector<float> vector_;
 };
 
 }  // namespace fastspade

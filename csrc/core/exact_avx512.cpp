@@ -13,7 +13,7 @@
 namespace fastspade {
 namespace {
 
-FASTSPADE_INLINE wide load(const float* p) { return reinterpret_cast<wide>(_mm512_cvtps_pd(_mm256_loadu_ps(p))); }
+FASTSPADE_INLINE wide widened(narrow v) { return reinterpret_cast<wide>(_mm512_cvtps_pd(reinterpret_cast<__m256>(v))); }
 
 }  // namespace
 }  // namespace fastspade
@@ -23,7 +23,7 @@ FASTSPADE_INLINE wide load(const float* p) { return reinterpret_cast<wide>(_mm51
 namespace fastspade {
 
 const ExactKernels& exact_kernels_avx512() {
-    static constexpr ExactKernels kernels{mix, widen, add_mixed, add_plain, transpose};
+    static constexpr ExactKernels kernels{mix, widen, from_mixed, from_plain, transpose, transpose_wide};
     return kernels;
 }
 

@@ -9,7 +9,7 @@
 namespace fastspade {
 namespace {
 
-FASTSPADE_INLINE wide load(const float* p) { return __builtin_convertvector(load_narrow(p), wide); }
+FASTSPADE_INLINE wide widened(narrow v) { return __builtin_convertvector(v, wide); }
 
 }  // namespace
 }  // namespace fastspade
@@ -19,7 +19,7 @@ FASTSPADE_INLINE wide load(const float* p) { return __builtin_convertvector(load
 namespace fastspade {
 
 const ExactKernels& exact_kernels() {
-    static constexpr ExactKernels common{mix, widen, add_mixed, add_plain, transpose};
+    static constexpr ExactKernels common{mix, widen, from_mixed, from_plain, transpose, transpose_wide};
 #if defined(FASTSPADE_X86)
     static const ExactKernels& chosen = [&]() -> const ExactKernels& {
         const char* const wanted = std::getenv("FASTSPADE_SIMD");  // as for the search's kernels

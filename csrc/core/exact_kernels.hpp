@@ -6,9 +6,10 @@
 
 namespace fastspade {
 
-// Four native vectors (top left, top right, bottom left, bottom right) and how far to go down and to the right.
+// Four native vectors (top left, top right, bottom left, bottom right) and how far to go down and to the right. They are
+// widened beforehand: each is mixed many times.
 struct Mixture {
-    const float* tap[4];
+    const double* tap[4];
     double down, right;
 };
 
@@ -18,11 +19,12 @@ struct ExactKernels {
     // out = the mixture, or the vector itself.
     void (*mix)(const Mixture& mixture, int64_t channels, double* out);
     void (*widen)(const float* vector, int64_t channels, double* out);
-    // sum[c % 8] += (query[c] - mixture or vector [c])^2.
-    void (*add_mixed)(const Mixture& mixture, const double* query, int64_t channels, double* sum);
-    void (*add_plain)(const float* vector, const double* query, int64_t channels, double* sum);
+    // The squared distance of the query from the mixture, or from the vector itself.
+    double (*from_mixed)(const Mixture& mixture, const double* query, int64_t channels);
+    double (*from_plain)(const float* vector, const double* query, int64_t channels);
     // out[i * out_step + c] = from[c * step + i], i < count, c < channels.
     void (*transpose)(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step);
+    void (*transpose_wide)(const float* from, int64_t step, int64_t channels, int64_t count, double* out, int64_t out_step);
 };
 
 // The fastest table that this processor can run.

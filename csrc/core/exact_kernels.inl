@@ -1,14 +1,21 @@
-// The kernels of core/exact_kernels.hpp, written once. The including file gives FASTSPADE_CLONES and `load`, which widens
-// eight floats.
+// The kernels of core/exact_kernels.hpp, written once. The including file gives FASTSPADE_CLONES and `widened`, eight
+// floats as doubles.
 
 namespace fastspade {
 namespace {
+
+FASTSPADE_INLINE wide load(const float* p) { return widened(load_narrow(p)); }
+FASTSPADE_INLINE void store(double* p, narrow value) { store(p, widened(value)); }
+
+FASTSPADE_INLINE double total(wide sum) {
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
 
 // A mixture unpacked, so that a loop over it reads nothing but channels. Both forms round alike. It steps from one vector
 // towards the next instead of adding up weighted ones: equal vectors then mix to exactly themselves, so that descriptors
 // which are equal in truth tie to the last bit.
 struct Taps {
-    const float *a, *b, *c, *d;
+    const double *a, *b, *c, *d;
     double down, right;
 
     explicit Taps(const Mixture& m)
@@ -19,9 +26,7 @@ struct Taps {
         return top + down * (bottom - top);
     }
     FASTSPADE_INLINE double at(int64_t i) const {
-        const double from = static_cast<double>(a[i]), below = static_cast<double>(c[i]);
-        const double top = from + right * (static_cast<double>(b[i]) - from);
-        const double bottom = below + right * (static_cast<double>(d[i]) - below);
+        const double top = a[i] + right * (b[i] - a[i]), bottom = c[i] + right * (d[i] - c[i]);
         return top + down * (bottom - top);
     }
 };
@@ -40,38 +45,39 @@ void widen(const float* vector, int64_t channels, double* out) {
 }
 
 FASTSPADE_CLONES
-void add_mixed(const Mixture& mixture, const double* query, int64_t channels, double* sum) {
+double from_mixed(const Mixture& mixture, const double* query, int64_t channels) {
     const Taps taps(mixture);
-    wide local = load(sum);
+    wide sum = {};
     int64_t i = 0;
     for (; i + exact_lanes <= channels; i += exact_lanes) {
         const wide difference = load(query + i) - taps.vector(i);
-        local += difference * difference;
+        sum += difference * difference;
     }
     for (int k = 0; i < channels; ++i, ++k) {
         const double difference = query[i] - taps.at(i);
-        local[k] += difference * difference;
+        sum[k] += difference * difference;
     }
-    store(sum, local);
+    return total(sum);
 }
 
 FASTSPADE_CLONES
-void add_plain(const float* vector, const double* query, int64_t channels, double* sum) {
-    wide local = load(sum);
+double from_plain(const float* vector, const double* query, int64_t channels) {
+    wide sum = {};
     int64_t i = 0;
     for (; i + exact_lanes <= channels; i += exact_lanes) {
         const wide difference = load(query + i) - load(vector + i);
-        local += difference * difference;
+        sum += difference * difference;
     }
     for (int k = 0; i < channels; ++i, ++k) {
         const double difference = query[i] - static_cast<double>(vector[i]);
-        local[k] += difference * difference;
+        sum[k] += difference * difference;
     }
-    store(sum, local);
+    return total(sum);
 }
 
 // Eight by eight at a time: pairs of rows, then pairs of pairs, then halves change places.
-FASTSPADE_INLINE void transpose_block(const float* from, int64_t step, float* out, int64_t out_step) {
+template <class Out>
+FASTSPADE_INLINE void transpose_block(const float* from, int64_t step, Out* out, int64_t out_step) {
     narrow row[8], pair[8], four[8];
     for (int i = 0; i < 8; ++i) row[i] = load_narrow(from + i * step);
     for (int i = 0; i < 8; i += 2) {
@@ -89,14 +95,25 @@ FASTSPADE_INLINE void transpose_block(const float* from, int64_t step, float* ou
     }
 }
 
-FASTSPADE_CLONES
-void transpose(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step) {
+template <class Out>
+FASTSPADE_INLINE void transpose_all(const float* from, int64_t step, int64_t channels, int64_t count, Out* out,
+                                    int64_t out_step) {
     const int64_t whole = channels / 8 * 8;
     int64_t i = 0;
     for (; i + 8 <= count; i += 8)
         for (int64_t c = 0; c < whole; c += 8) transpose_block(from + c * step + i, step, out + i * out_step + c, out_step);
     for (int64_t c = 0; c < channels; ++c)
-        for (int64_t k = c < whole ? i : 0; k < count; ++k) out[k * out_step + c] = from[c * step + k];
+        for (int64_t k = c < whole ? i : 0; k < count; ++k) out[k * out_step + c] = static_cast<Out>(from[c * step + k]);
+}
+
+FASTSPADE_CLONES
+void transpose(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step) {
+    transpose_all(from, step, channels, count, out, out_step);
+}
+
+FASTSPADE_CLONES
+void transpose_wide(const float* from, int64_t step, int64_t channels, int64_t count, double* out, int64_t out_step) {
+    transpose_all(from, step, channels, count, out, out_step);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // One search, as every engine receives it, and the form the engines work with: levels grouped by resolution.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
@@ -54,6 +55,10 @@ class AxisTaps {
         : size_(static_cast<size_t>(target)), taps_(source == target ? std::vector<Tap>() : axis_taps(source, target, mode)) {}
 
     size_t size() const { return size_; }
+    // Whether any position lies between two of the level's.
+    bool mixes() const {
+        return std::any_of(taps_.begin(), taps_.end(), [](const Tap& tap) { return tap.high_weight != 0.0; });
+    }
     Tap operator[](size_t i) const {
         if (!taps_.empty()) return taps_[i];
         const int64_t place = static_cast<int64_t>(i);
@@ -71,6 +76,8 @@ struct LevelGroup {
     std::vector<TensorView> query, gallery;
     int64_t channels = 0;
     AxisTaps query_y, query_x, gallery_y, gallery_x;  // from the finest grid into this one
+
+    bool finest() const { return levels[0] == 0; }
 };
 
 inline std::vector<LevelGroup> group_levels(const Problem& problem) {

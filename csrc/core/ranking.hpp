@@ -11,14 +11,17 @@
 
 namespace fastspade {
 
-struct Ranked {
+struct Answer {
     float distance;
     int64_t flat;  // image * pixels an image + pixel
-    Candidate candidate;
 
-    bool operator<(const Ranked& other) const {
+    bool operator<(const Answer& other) const {
         return distance < other.distance || (distance == other.distance && flat < other.flat);
     }
+};
+
+struct Ranked : Answer {
+    Candidate candidate;
 };
 
 // Keeps the kappa nearest of a row that ties have crowded; rank(candidate) gives its Ranked.
@@ -33,11 +36,11 @@ void keep_nearest(CandidateRow& row, int64_t kappa, Rank&& rank) {
 }
 
 // Writes the kappa nearest to the outputs' row `at`.
-inline void write_nearest(std::vector<Ranked>& ranked, const Problem& problem, int64_t at) {
-    std::partial_sort(ranked.begin(), ranked.begin() + problem.kappa, ranked.end());
+inline void write_nearest(std::vector<Answer>& answers, const Problem& problem, int64_t at) {
+    std::partial_sort(answers.begin(), answers.begin() + problem.kappa, answers.end());
     for (int64_t i = 0; i < problem.kappa; ++i) {
-        problem.distances[at * problem.kappa + i] = ranked[static_cast<size_t>(i)].distance;
-        problem.indices[at * problem.kappa + i] = ranked[static_cast<size_t>(i)].flat;
+        problem.distances[at * problem.kappa + i] = answers[static_cast<size_t>(i)].distance;
+        problem.indices[at * problem.kappa + i] = answers[static_cast<size_t>(i)].flat;
     }
 }
 

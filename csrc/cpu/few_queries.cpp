@@ -102,7 +102,7 @@ void FewQueries::check_finite(const float* row, const char* side, int64_t image)
 
 Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
     const int64_t image = image_of(candidate.slot);
-    return {static_cast<float>(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel, candidate};
+    return {{static_cast<float>(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel}, candidate};
 }
 
 Statistics FewQueries::run() {
@@ -130,10 +130,10 @@ Statistics FewQueries::run() {
         }
         all.compact();
         exact.set_query(0, q);
-        std::vector<Ranked> ranked;
-        for (int64_t i = 0; i < all.count; ++i) ranked.push_back(rank(all.items[i], exact));
+        std::vector<Answer> answers;
+        for (int64_t i = 0; i < all.count; ++i) answers.push_back(rank(all.items[i], exact));
         statistics.exact_pairs += all.count;
-        write_nearest(ranked, problem_, q);
+        write_nearest(answers, problem_, q);
     }
     for (const State& state : states_) statistics.exact_pairs += state.exact_pairs;
     return statistics;

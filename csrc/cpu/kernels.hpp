@@ -60,14 +60,19 @@ struct Kernels {
 
     // tile[row][lane] = sum over channels of lane_panel * row_panel; the tile's rows are `stride` floats apart.
     void (*product)(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride);
-    // tile[row][lane] = base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product; base is left alone.
-    void (*refine)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                   const float* row_norm, const float* base, float* tile);
+    // Projections, of a lane panel and of vectors one after the other, `width` numbers each: tile[row][lane] =
+    // base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product, for as many vectors as a row panel has.
+    void (*refine)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm, const float* row_norm,
+                   const float* base, float* tile);
+    // The same for `count` listed rows alone, at most a row panel; appends the values that are not above limit[lane].
+    int64_t (*refined_rows)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm,
+                            const float* row_norm, const float* base, const int32_t* list, int64_t count, const float* limit,
+                            Hit* hits);
     // One level: distance = lane_norm + row_norm - 2 * product; appends those not above limit[lane]; returns how many.
     // Rows of padding at the end of the last panel must be told apart by the caller.
     int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                              const float* row_norm, const float* limit, Hit* hits);
-    // refine and scan in one: the values of refine that are not above limit[lane]; padding as for distance_hits.
+    // Several: base[row][lane] joins the distance.
     int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                             const float* row_norm, const float* base, const float* limit, Hit* hits);
     // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).
@@ -77,18 +82,18 @@ struct Kernels {
                             float* out, float* smallest, int32_t* place);
     // Appends every value not above its lane's limit, with rows numbered from 0; returns how many.
     int64_t (*scan)(const float* values, int64_t rows, const float* limit, Hit* hits);
-    // Whether any value is not above its lane's limit.
-    bool (*any)(const float* values, int64_t rows, const float* limit);
+    // Lists the rows, numbered from `first`, with any value not above its lane's limit; returns how many.
+    int64_t (*rows_left)(const float* values, int64_t rows, const float* limit, int32_t first, int32_t* list);
     // How many values are not above their lane's limit.
     int64_t (*count)(const float* values, int64_t rows, const float* limit);
     // The same lane by lane.
     void (*count_lanes)(const float* values, int64_t rows, const float* limit, int32_t* counts);
     // Dot product of two rows of `length` floats (a multiple of 16, zero padded).
     float (*dot)(const float* a, const float* b, int64_t length);
-    // out[direction * stride + i] = row i . direction, for `count` rows, `row_step` floats apart, and the 16 directions of
-    // `basis`, [channel][16].
+    // out[direction * direction_step + i * step] = row i . direction, for `count` rows, `row_step` floats apart, and the 16
+    // directions of `basis`, [channel][16].
     void (*project)(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions,
-                    float* out, int64_t stride);
+                    float* out, int64_t direction_step, int64_t step);
     // Squared differences of `count` contiguous rows, `step` floats apart, from every query; appends those not above
     // limit[query] and those that overflow, with `lane` the query; returns how many. Queries are `query_stride` floats
     // apart, zero padded to a multiple of 16, and query_count is a multiple of 4.

@@ -12,7 +12,7 @@ float dot(const float* a, const float* b, int64_t length) {
 
 // Four rows at a time, a vector of directions at once.
 void project(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions,
-             float* out, int64_t stride) {
+             float* out, int64_t direction_step, int64_t step) {
     constexpr int together = 4, parts = 16 / W;
     for (int64_t first = 0; first < count; first += together) {
         const float* row[together];
@@ -33,7 +33,7 @@ void project(const float* rows, int64_t row_step, int64_t count, int64_t channel
             for (int i = 0; i < together; ++i) store(sums[i] + part * W, total[i]);
         }
         for (int i = 0; i < together && first + i < count; ++i)
-            for (int d = 0; d < directions; ++d) out[d * stride + first + i] = sums[i][d];
+            for (int d = 0; d < directions; ++d) out[d * direction_step + (first + i) * step] = sums[i][d];
     }
 }
 

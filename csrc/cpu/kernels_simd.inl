@@ -115,17 +115,6 @@ void product(const float* lane_panel, const float* row_panel, int64_t channels, 
         for (int v = 0; v < V; ++v) store(tile + j * stride + v * W, total[j][v]);
 }
 
-void refine(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-            const float* row_norm, const float* base, float* tile) {
-    vec total[N][V];
-    accumulate(lane_panel, row_panel, channels, total);
-    for (int j = 0; j < N; ++j)
-        for (int v = 0; v < V; ++v) {
-            const int at = j * L + v * W;
-            store(tile + at, load(base + at) + (load(lane_norm + v * W) + row_norm[j]) - 2.0f * total[j][v]);
-        }
-}
-
 inline int64_t append(uint32_t mask, int row, int first_lane, vec value, Hit* hits, int64_t count) {
     while (mask) {
         const int bit = __builtin_ctz(mask);
@@ -175,6 +164,8 @@ int64_t refined_hits(const float* lane_panel, const float* row_panel, int64_t ch
                      const float* row_norm, const float* base, const float* limit, Hit* hits) {
     return panel_hits<true>(lane_panel, row_panel, channels, lane_norm, row_norm, base, limit, hits);
 }
+
+#include "cpu/kernels_projected.inl"
 
 #if INTEGERS
 #include "cpu/kernels_integer.inl"
@@ -285,13 +276,17 @@ int64_t scan(const float* values, int64_t rows, const float* limit, Hit* hits) {
     return count;
 }
 
-bool any(const float* values, int64_t rows, const float* limit) {
+int64_t rows_left(const float* values, int64_t rows, const float* limit, int32_t first, int32_t* list) {
     vec bound[V];
     for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
-    uint32_t mask = 0;
-    for (int64_t row = 0; row < rows; ++row)
+    int64_t count = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        uint32_t mask = 0;
         for (int v = 0; v < V; ++v) mask |= not_above(load(values + row * L + v * W), bound[v]);
-    return mask != 0;
+        list[count] = first + static_cast<int32_t>(row);  // which rows stay is hard to predict: no branch
+        count += mask != 0;
+    }
+    return count;
 }
 
 int64_t count(const float* values, int64_t rows, const float* limit) {
@@ -316,8 +311,8 @@ void count_lanes(const float* values, int64_t rows, const float* limit, int32_t*
 #include "cpu/kernels_pack.inl"
 
 constexpr Kernels table(const char* name) {
-    return Kernels{name, L, N, product, refine, distance_hits, refined_hits, interpolate_lanes, interpolate_row, scan,
-                   any, count, count_lanes, dot, project, near_rows, pack<L>, pack<N>, centre_row,
+    return Kernels{name, L, N, product, refine, refined_rows, distance_hits, refined_hits, interpolate_lanes,
+                   interpolate_row, scan, rows_left, count, count_lanes, dot, project, near_rows, pack<L>, pack<N>, centre_row,
 #if INTEGERS
                    {screened_hits<1>, screened_hits<2>}, {round_row<1>, round_row<2>}};
 #else

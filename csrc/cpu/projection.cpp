@@ -100,16 +100,16 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
 }
 
 void Projection::project(const float* rows, int64_t row_step, int64_t count, const double* norms, const Kernels& kernels,
-                         float* out, int64_t stride) const {
-    kernels.project(rows, row_step, count, channels_, basis_.data(), directions_, out, stride);
+                         float* out, int64_t direction_step, int64_t step) const {
+    kernels.project(rows, row_step, count, channels_, basis_.data(), directions_, out, direction_step, step);
     for (int64_t i = 0; i < count; ++i) {
         double along = 0.0;
         for (int j = 0; j < directions_; ++j) {
-            const double value = static_cast<double>(out[j * stride + i]);
+            const double value = static_cast<double>(out[j * direction_step + i * step]);
             along += value * value;
         }
         const double residual = std::max(0.0, norms[i] - along) + 16.0 * factor_ * norms[i];
-        out[directions_ * stride + i] = static_cast<float>(std::sqrt(residual) * (1.0 + 0x1p-22));
+        out[directions_ * direction_step + i * step] = static_cast<float>(std::sqrt(residual) * (1.0 + 0x1p-22));
     }
 }
 

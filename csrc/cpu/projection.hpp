@@ -27,10 +27,10 @@ class Projection {
 
     bool active() const { return directions_ > 0; }
 
-    // out[d * stride + i], d < width(), for `count` centred and scaled rows, `row_step` floats apart, with squared norms
-    // `norms`. The residual norm is rounded up, so that the bound above stays a bound.
+    // out[d * direction_step + i * step], d < width(), for `count` centred and scaled rows, `row_step` floats apart, with
+    // squared norms `norms`. The residual norm is rounded up, so that the bound above stays a bound.
     void project(const float* rows, int64_t row_step, int64_t count, const double* norms, const Kernels& kernels, float* out,
-                 int64_t stride) const;
+                 int64_t direction_step, int64_t step) const;
 
     // What rounding may add to the bound, in units of (|f| + |g|)^2.
     double slack() const { return slack_; }

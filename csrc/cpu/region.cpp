@@ -305,21 +305,22 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
     fine_norm_.reserve(padded(pixels(), 64) + 64);
     coarse_norm_.reserve(padded(pixels(), 64) + 64);
     for (auto& bound : norm_bound_) bound.reserve(padded(pixels(), 64) + 64);
+    // Query projections lie in lane panels, gallery projections one after the other.
     const bool projected = fine_rows && projection_.active();
-    const int panel = side_ == Side::query ? kernels_.lanes : kernels_.rows;
+    const int64_t width = projection_.width(), panel = side_ == Side::query ? kernels_.lanes : 1;
     if (projected) {
-        const int64_t size = padded(pixels(), panel) * projection_.width();
+        const int64_t size = padded(pixels(), side_ == Side::query ? kernels_.lanes : kernels_.rows) * width;
         float* const data = projected_.reserve(size);
-        std::fill(data, data + size, 0.0f);
+        std::fill(data + pixels() / panel * panel * width, data + size, 0.0f);
     }
     const int64_t pieces = (pixels() + 511) / 512;
     team.run(pieces, [&](int64_t i, int) {
         const int64_t begin = i * 512, end = std::min(pixels(), begin + 512);
         interpolate_norms(begin, end);
         for (int64_t p = begin, next; projected && p < end; p = next) {
-            next = std::min(end, (p / panel + 1) * panel);
+            next = panel == 1 ? end : std::min(end, (p / panel + 1) * panel);
             projection_.project(fine_row(p), row_length_, next - p, coarse_[0].self.data() + p, kernels_,
-                                projected_.data() + p / panel * panel * projection_.width() + p % panel, panel);
+                                projected_.data() + p / panel * panel * width + p % panel, panel, panel == 1 ? width : 1);
         }
     });
     for (int64_t p = pixels(); p < padded(pixels(), 64) + 64; ++p) {

@@ -47,7 +47,7 @@ class Region {
     const float* fine_panels() const { return fine_panels_.data(); }
     const float* fine_row(int64_t pixel) const { return fine_rows_.data() + pixel * row_length_; }
     int64_t row_length() const { return row_length_; }
-    // The finest vectors' projections, in lane panels (query) or row panels (gallery); there when rows were packed.
+    // The finest vectors' projections, in lane panels (query) or one after the other (gallery); there when rows were packed.
     const float* projected() const { return projected_.data(); }
     const float* coarse_panels(size_t group) const { return coarse_[group].panels.data(); }
 

@@ -12,6 +12,7 @@
 #include "core/candidates.hpp"
 #include "core/exact.hpp"
 #include "core/problem.hpp"
+#include "core/ranking.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/projection.hpp"
 #include "cpu/quantised.hpp"
@@ -35,7 +36,7 @@ class Search {
     struct Scratch {  // one a thread
         Buffer<float> interpolated, partial, blended, refined;
         std::vector<Hit> hits;
-        std::vector<ExactPair> pairs;
+        std::vector<Answer> answers;
         std::unique_ptr<ExactDistance> exact;
         int64_t fine_pairs = 0, evaluated = 0, exact_pairs = 0;
     };
@@ -106,7 +107,8 @@ class Search {
     Buffer<Candidate> candidates_;
     Buffer<float> nearest_;  // beside candidates_: see CandidateRow
     Buffer<float> distances_;  // exact, beside candidates_
-    NativeRows query_native_, gallery_native_;
+    std::vector<NativeRows> query_native_;  // [group]
+    NativeRows gallery_native_;
     std::vector<CandidateRow> rows_;
     std::vector<float> largest_;  // [group] largest gallery norm bound seen in this block
     Statistics statistics_;

@@ -7,6 +7,12 @@
 
 namespace fastspade::cpu {
 
+namespace {
+
+constexpr int64_t listed_panels = 16;
+
+}  // namespace
+
 // The coarse levels' part of every distance between a tile of queries and the chunk, in scratch.partial.
 void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place) {
     const int64_t lanes = kernels_.lanes, first = tile * lanes;
@@ -159,34 +165,48 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
         if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
     const bool bounded = several && fresh() && seed(tile, slot, smallest, place, seeded, scratch);
 
-    // Panel by panel: what the coarse levels leave is bounded again, by whole numbers or by projections, and only what that
-    // leaves is evaluated.
-    for (int64_t start = 0; start < pixels; start += rows) {
-        const float* const coarse = several ? scratch.partial.data() + start * lanes : nullptr;
-        const float* const seen = bounded ? scratch.refined.data() + start * lanes : nullptr;  // the bounds that seed() took
-        const int64_t height = std::min(rows, pixels - start);
-        int64_t found = 0;
-        if (screens()) {
-            const int64_t left = left_in_panel(first, start, height, scratch);
-            scratch.fine_pairs += left;
-            if (left)
-                found = kernels_.screened_hits[way_ == Way::bytes ? 0 : 1](
-                    query_numbers_.lanes(first, lowered_norm_.data() + first),
-                    chunk_numbers_.rows(start, chunk_.fine_norm() + start), chunk_numbers_.words(), coarse, limit,
-                    scratch.hits.data());
-        } else if (bounded || !projection_.active()) {
-            found = kernels_.scan(bounded ? seen : coarse, height, limit, scratch.hits.data());
-        } else if (kernels_.any(coarse, height, limit)) {
-            found = kernels_.refined_hits(queries_.projected() + first * projection_.width(),
-                                          chunk_.projected() + start * projection_.width(), projection_.width(),
-                                          lowered_norm_.data() + first, chunk_.fine_norm() + start, coarse, limit,
-                                          scratch.hits.data());
+    // What the coarse levels leave is bounded again, by whole numbers or by projections, and only what that leaves is
+    // evaluated.
+    const float* const seen = bounded ? scratch.refined.data() : nullptr;  // the bounds that seed() took
+    auto evaluate_hits = [&](int64_t found, int64_t start, int64_t height) {
+        for (const Hit* hit = scratch.hits.data(); found > 0; --found, ++hit) {
+            const int64_t r = start + hit->row;
+            if (hit->lane >= valid || hit->row >= height || hit->value > limit[hit->lane] || r == place[hit->lane]) continue;
+            if (seen && !(seen[r * lanes + hit->lane] > seeded[hit->lane])) continue;
+            evaluate(tile, hit->lane, r, slot, scratch);
         }
-        for (int64_t h = 0; h < found; ++h) {
-            const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            if (hit.lane >= valid || hit.row >= height || hit.value > limit[hit.lane]) continue;
-            if (start + hit.row == place[hit.lane] || (seen && !(seen[hit.row * lanes + hit.lane] > seeded[hit.lane]))) continue;
-            evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+    };
+    if (!screens() && !bounded && projection_.active()) {
+        // Rows that some query is left with, a few panels at a time, for limits fall meanwhile.
+        for (int64_t start = 0; start < pixels; start += listed_panels * rows) {
+            int32_t list[listed_panels * max_rows];
+            const int64_t left = kernels_.rows_left(scratch.partial.data() + start * lanes,
+                                                    std::min(listed_panels * rows, pixels - start), limit,
+                                                    static_cast<int32_t>(start), list);
+            for (int64_t i = 0; i < left; i += rows)
+                evaluate_hits(kernels_.refined_rows(queries_.projected() + first * projection_.width(), chunk_.projected(),
+                                                    projection_.width(), lowered_norm_.data() + first, chunk_.fine_norm(),
+                                                    scratch.partial.data(), list + i, std::min(rows, left - i), limit,
+                                                    scratch.hits.data()),
+                              0, pixels);
+        }
+    } else {
+        for (int64_t start = 0; start < pixels; start += rows) {
+            const float* const coarse = several ? scratch.partial.data() + start * lanes : nullptr;
+            const int64_t height = std::min(rows, pixels - start);
+            int64_t found = 0;
+            if (screens()) {
+                const int64_t left = left_in_panel(first, start, height, scratch);
+                scratch.fine_pairs += left;
+                if (left)
+                    found = kernels_.screened_hits[way_ == Way::bytes ? 0 : 1](
+                        query_numbers_.lanes(first, lowered_norm_.data() + first),
+                        chunk_numbers_.rows(start, chunk_.fine_norm() + start), chunk_numbers_.words(), coarse, limit,
+                        scratch.hits.data());
+            } else {
+                found = kernels_.scan(bounded ? seen + start * lanes : coarse, height, limit, scratch.hits.data());
+            }
+            evaluate_hits(found, start, height);
         }
     }
     if (way_ == Way::sparse) scratch.fine_pairs += scratch.evaluated - before;
