@@ -1,6 +1,7 @@
 #include "core/exact.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 namespace fastspade {
@@ -10,15 +11,17 @@ namespace {
 constexpr int64_t piece_pixels = 512;
 constexpr int64_t line_pixels = 16;  // a scattered read fetches as many
 
-bool mixes(const LevelGroup& group, Side side) {
-    return side == Side::query ? group.query_y.mixes() || group.query_x.mixes()
-                               : group.gallery_y.mixes() || group.gallery_x.mixes();
+Mixing mixing(const AxisTaps& y, const AxisTaps& x) {
+    auto coarse = [](double weight) { return std::fmod(weight, weight_step) == 0.0; };
+    if (!y.any([](const Tap& tap) { return tap.high_weight != 0.0; }) && !x.any([](const Tap& tap) { return tap.high_weight != 0.0; }))
+        return Mixing::none;
+    auto fine = [&](const Tap& tap) { return !coarse(tap.high_weight); };
+    return y.any(fine) || x.any(fine) ? Mixing::steps : Mixing::weights;
 }
 
 // Reads the channels of `count` pixels of every view of a group into out[i * channels + c]. Channels may lie far apart and
 // neighbouring pixels on one cache line: all pixels of a channel are read together.
-template <class Out>
-void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64_t (*at)[2], int count, Out* out) {
+void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64_t (*at)[2], int count, float* out) {
     for (const TensorView& view : views_of(group, side)) {
         with_element(view.dtype, [&](auto element) {
             using Element = decltype(element);
@@ -27,7 +30,7 @@ void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64
                 from[i] = static_cast<const typename Element::Storage*>(view.data) + view.offset(image, 0, at[i][0], at[i][1]);
             const int64_t step = view.stride[1], channels = view.channels();
             for (int64_t c = 0; c < channels; ++c)
-                for (int i = 0; i < count; ++i) out[i * group.channels + c] = static_cast<Out>(Element::load(from[i][c * step]));
+                for (int i = 0; i < count; ++i) out[i * group.channels + c] = Element::load(from[i][c * step]);
         });
         out += view.channels();
     }
@@ -36,12 +39,11 @@ void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64
 }  // namespace
 
 int64_t NativeRows::bytes(const LevelGroup& group, Side side, int64_t images) {
-    const auto size = static_cast<int64_t>(mixes(group, side) ? sizeof(double) : sizeof(float));
-    return images * views_of(group, side)[0].pixels() * group.channels * size;
+    return images * views_of(group, side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
 }
 
 void NativeRows::place(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans) {
-    group_ = &group, side_ = side, mixed_ = mixes(group, side);
+    group_ = &group, side_ = side;
     width_ = views_of(group, side)[0].width(), channels_ = group.channels, pieces_ = 0;
     parts_.clear();
     int64_t pixels = 0;
@@ -62,10 +64,7 @@ void NativeRows::place(const LevelGroup& group, Side side, int64_t fine_width, c
         pieces_ += (part.pixels + piece_pixels - 1) / piece_pixels;
         parts_.push_back(part);
     }
-    if (mixed_)
-        wide_.reserve(pixels * channels_);
-    else
-        plain_.reserve(pixels * channels_);
+    data_.reserve(pixels * channels_);
 }
 
 void NativeRows::fill(int64_t piece) {
@@ -73,15 +72,7 @@ void NativeRows::fill(int64_t piece) {
     while (parts_[p].first_piece > piece) --p;
     const Part& part = parts_[p];
     const int64_t begin = (piece - part.first_piece) * piece_pixels, end = std::min(part.pixels, begin + piece_pixels);
-    const int64_t at = (part.first_pixel + begin) * channels_;
-    if (mixed_)
-        fill(part, begin, end, wide_.data() + at);
-    else
-        fill(part, begin, end, plain_.data() + at);
-}
-
-template <class Out>
-void NativeRows::fill(const Part& part, int64_t begin, int64_t end, Out* out) const {
+    float* out = data_.data() + (part.first_pixel + begin) * channels_;
     const int64_t origin = part.first_row * width_ + part.first_column;
     constexpr int64_t block = 16;  // channels read side by side, so that writes stay together
     for (const TensorView& view : views_of(*group_, side_)) {
@@ -91,17 +82,14 @@ void NativeRows::fill(const Part& part, int64_t begin, int64_t end, Out* out) co
             const int64_t step = view.stride[1], uniform = view.pixel_step();
             for (int64_t c0 = 0; c0 < view.channels(); c0 += block) {
                 const int64_t count = std::min(block, view.channels() - c0);
-                Out* to = out + c0;
+                float* to = out + c0;
                 auto read = [&](const auto* from) {
-                    for (int64_t c = 0; c < count; ++c) to[c] = static_cast<Out>(Element::load(from[c * step]));
+                    for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
                     to += channels_;
                 };
                 if (std::is_same_v<Element, Float32> && uniform == 1) {
                     const float* from = reinterpret_cast<const float*>(base) + view.offset(part.image, c0, 0, 0) + origin + begin;
-                    if constexpr (std::is_same_v<Out, float>)
-                        exact_kernels().transpose(from, step, count, end - begin, to, channels_);
-                    else
-                        exact_kernels().transpose_wide(from, step, count, end - begin, to, channels_);
+                    exact_kernels().transpose(from, step, count, end - begin, to, channels_);
                 } else if (uniform) {
                     const auto* from = base + view.offset(part.image, c0, 0, 0) + (origin + begin) * uniform;
                     for (int64_t i = begin; i < end; ++i, from += uniform) read(from);
@@ -119,10 +107,10 @@ Mixture ExactDistance::mixture(const LevelGroup& group, Side side, int64_t image
                                const NativeRows* rows, int64_t span) {
     Mixture m{{}, y.high_weight, x.high_weight};
     if (rows) {
-        m.tap[0] = rows->wide(span, y.low, x.low);
-        m.tap[1] = rows->wide(span, y.low, x.high);
-        m.tap[2] = rows->wide(span, y.high, x.low);
-        m.tap[3] = rows->wide(span, y.high, x.high);
+        m.tap[0] = rows->vector(span, y.low, x.low);
+        m.tap[1] = rows->vector(span, y.low, x.high);
+        m.tap[2] = rows->vector(span, y.high, x.low);
+        m.tap[3] = rows->vector(span, y.high, x.high);
         return m;
     }
     const int64_t at[4][2] = {{y.low, x.low}, {y.low, x.high}, {y.high, x.low}, {y.high, x.high}};
@@ -133,7 +121,7 @@ Mixture ExactDistance::mixture(const LevelGroup& group, Side side, int64_t image
 
 const float* ExactDistance::vector(const LevelGroup& group, Side side, int64_t image, int64_t y, int64_t x,
                                    const NativeRows* rows, int64_t span) {
-    if (rows) return rows->plain(span, y, x);
+    if (rows) return rows->vector(span, y, x);
     const int64_t at[1][2] = {{y, x}};
     read_vectors(group, side, image, at, 1, vector_.data());
     return vector_.data();
@@ -145,7 +133,7 @@ ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGrou
     for (const LevelGroup& group : groups) {
         channels += group.channels;
         widest = std::max(widest, group.channels);
-        mixed_.push_back({mixes(group, Side::query), mixes(group, Side::gallery)});
+        mixed_.push_back({mixing(group.query_y, group.query_x), mixing(group.gallery_y, group.gallery_x)});
     }
     query_.resize(static_cast<size_t>(channels));
     taps_.resize(static_cast<size_t>(4 * widest));
@@ -155,19 +143,20 @@ ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGrou
 void ExactDistance::mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out) {
     const LevelGroup& group = groups_[g];
     const Tap ty = tap_y(group, Side::query, pixel / query_width_), tx = tap_x(group, Side::query, pixel % query_width_);
-    if (mixed_[g].query)
-        kernels_.mix(mixture(group, Side::query, image, ty, tx, rows, 0), group.channels, out);
-    else
+    if (mixed_[g].query == Mixing::none)
         kernels_.widen(vector(group, Side::query, image, ty.low, tx.low, rows, 0), group.channels, out);
+    else
+        kernels_.mix[mixed_[g].query == Mixing::weights](mixture(group, Side::query, image, ty, tx, rows, 0), group.channels, out);
 }
 
 // One level's part of a distance.
 double ExactDistance::level(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span, const double* query) {
     const LevelGroup& group = groups_[g];
     const Tap ty = tap_y(group, Side::gallery, pixel / gallery_width_), tx = tap_x(group, Side::gallery, pixel % gallery_width_);
-    if (mixed_[g].gallery)
-        return kernels_.from_mixed(mixture(group, Side::gallery, image, ty, tx, rows, span), query, group.channels);
-    return kernels_.from_plain(vector(group, Side::gallery, image, ty.low, tx.low, rows, span), query, group.channels);
+    if (mixed_[g].gallery == Mixing::none)
+        return kernels_.from_plain(vector(group, Side::gallery, image, ty.low, tx.low, rows, span), query, group.channels);
+    return kernels_.from_mixed[mixed_[g].gallery == Mixing::weights](
+        mixture(group, Side::gallery, image, ty, tx, rows, span), query, group.channels);
 }
 
 void ExactDistance::set_query(int64_t image, int64_t pixel) {

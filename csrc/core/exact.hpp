@@ -29,7 +29,7 @@ struct Span {
 };
 
 // One level's native features under spans of finest-grid pixels, one vector after another: reading scattered vectors out of
-// channel-major features is slow. Widened where the level is mixed.
+// channel-major features is slow.
 class NativeRows {
   public:
     // Leaves out spans that so few distances fall into that laying them out would not pay.
@@ -39,8 +39,7 @@ class NativeRows {
     void fill(int64_t piece);
 
     bool holds(int64_t span) const { return parts_[static_cast<size_t>(span)].pixels > 0; }
-    const float* plain(int64_t span, int64_t y, int64_t x) const { return plain_.data() + place_of(span, y, x); }
-    const double* wide(int64_t span, int64_t y, int64_t x) const { return wide_.data() + place_of(span, y, x); }
+    const float* vector(int64_t span, int64_t y, int64_t x) const { return data_.data() + place_of(span, y, x); }
 
     // What a span of whole images takes.
     static int64_t bytes(const LevelGroup& group, Side side, int64_t images);
@@ -53,16 +52,12 @@ class NativeRows {
         const Part& part = parts_[static_cast<size_t>(span)];
         return (part.first_pixel + (y - part.first_row) * width_ + x - part.first_column) * channels_;
     }
-    template <class Out>
-    void fill(const Part& part, int64_t begin, int64_t end, Out* out) const;
 
     const LevelGroup* group_ = nullptr;
     Side side_ = Side::query;
-    bool mixed_ = false;
     int64_t width_ = 0, channels_ = 0, pieces_ = 0;
     std::vector<Part> parts_;
-    Buffer<float> plain_;
-    Buffer<double> wide_;
+    Buffer<float> data_;
 };
 
 // Two pixels on the finest grid, the span of the gallery's NativeRows, and the answer.
@@ -95,12 +90,12 @@ class ExactDistance {
     const ExactKernels& kernels_;
     const std::vector<LevelGroup>& groups_;
     struct Mixed {
-        bool query, gallery;
+        Mixing query, gallery;
     };
-    std::vector<Mixed> mixed_;  // [group] whether pixels lie between native ones
+    std::vector<Mixed> mixed_;  // [group]
     const int64_t query_width_, gallery_width_;
     std::vector<double> query_;
-    std::vector<double> taps_;  // up to four native vectors side by side
+    std::vector<float> taps_;  // up to four native vectors side by side
     std::vector<float> vector_;
 };
 

@@ -14,6 +14,9 @@ namespace fastspade {
 namespace {
 
 FASTSPADE_INLINE wide widened(narrow v) { return reinterpret_cast<wide>(_mm512_cvtps_pd(reinterpret_cast<__m256>(v))); }
+FASTSPADE_INLINE wide add_exact(double a, wide b, wide c) {
+    return reinterpret_cast<wide>(_mm512_fmadd_pd(_mm512_set1_pd(a), reinterpret_cast<__m512d>(b), reinterpret_cast<__m512d>(c)));
+}
 
 }  // namespace
 }  // namespace fastspade
@@ -23,8 +26,7 @@ FASTSPADE_INLINE wide widened(narrow v) { return reinterpret_cast<wide>(_mm512_c
 namespace fastspade {
 
 const ExactKernels& exact_kernels_avx512() {
-    static constexpr ExactKernels kernels{mix, widen, from_mixed, from_plain, transpose, transpose_wide};
-    return kernels;
+    return exact_table;
 }
 
 }  // namespace fastspade

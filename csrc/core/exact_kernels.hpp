@@ -1,30 +1,33 @@
-// The sums behind an exact distance, in float64 over eight fixed lanes and without fused multiply-adds: every instruction
-// set gives the same bits.
+// The sums behind an exact distance, in float64 over eight fixed lanes and without fused multiply-adds that would round: every
+// instruction set gives the same bits.
 #pragma once
 
 #include <cstdint>
 
 namespace fastspade {
 
-// Four native vectors (top left, top right, bottom left, bottom right) and how far to go down and to the right. They are
-// widened beforehand: each is mixed many times.
+// Four native vectors (top left, top right, bottom left, bottom right) and how far to go down and to the right.
 struct Mixture {
-    const double* tap[4];
+    const float* tap[4];
     double down, right;
 };
+
+// How a level's pixels lie between its native ones. Where every weight is a multiple of 2^-14, as for ratios that are powers
+// of two, products of weights and float32 are exact in float64: then it does not matter who fuses them with an addition.
+enum class Mixing { none, steps, weights };
+constexpr double weight_step = 0x1p-14;
 
 constexpr int exact_lanes = 8;
 
 struct ExactKernels {
-    // out = the mixture, or the vector itself.
-    void (*mix)(const Mixture& mixture, int64_t channels, double* out);
+    // out = the mixture (by steps, by weights), or the vector itself.
+    void (*mix[2])(const Mixture& mixture, int64_t channels, double* out);
     void (*widen)(const float* vector, int64_t channels, double* out);
     // The squared distance of the query from the mixture, or from the vector itself.
-    double (*from_mixed)(const Mixture& mixture, const double* query, int64_t channels);
+    double (*from_mixed[2])(const Mixture& mixture, const double* query, int64_t channels);
     double (*from_plain)(const float* vector, const double* query, int64_t channels);
     // out[i * out_step + c] = from[c * step + i], i < count, c < channels.
     void (*transpose)(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step);
-    void (*transpose_wide)(const float* from, int64_t step, int64_t channels, int64_t count, double* out, int64_t out_step);
 };
 
 // The fastest table that this processor can run.

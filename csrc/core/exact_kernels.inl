@@ -1,5 +1,5 @@
-// The kernels of core/exact_kernels.hpp, written once. The including file gives FASTSPADE_CLONES and `widened`, eight
-// floats as doubles.
+// The kernels of core/exact_kernels.hpp, written once. The including file gives FASTSPADE_CLONES; `widened`, eight
+// floats as doubles; and `add_exact`, c + a * b where a * b needs no rounding.
 
 namespace fastspade {
 namespace {
@@ -11,14 +11,14 @@ FASTSPADE_INLINE double total(wide sum) {
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-// A mixture unpacked, so that a loop over it reads nothing but channels. Both forms round alike. It steps from one vector
-// towards the next instead of adding up weighted ones: equal vectors then mix to exactly themselves, so that descriptors
-// which are equal in truth tie to the last bit.
-struct Taps {
-    const double *a, *b, *c, *d;
+// Mixtures unpacked, so that a loop over them reads nothing but channels. Both forms of each round alike, and both mix equal
+// vectors to exactly themselves, so that descriptors which are equal in truth tie to the last bit: this one because it steps
+// from one vector towards the next,
+struct Steps {
+    const float *a, *b, *c, *d;
     double down, right;
 
-    explicit Taps(const Mixture& m)
+    explicit Steps(const Mixture& m)
         : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]), down(m.down), right(m.right) {}
     FASTSPADE_INLINE wide vector(int64_t i) const {
         const wide from = load(a + i), below = load(c + i);
@@ -26,26 +26,40 @@ struct Taps {
         return top + down * (bottom - top);
     }
     FASTSPADE_INLINE double at(int64_t i) const {
-        const double top = a[i] + right * (b[i] - a[i]), bottom = c[i] + right * (d[i] - c[i]);
+        const double from = static_cast<double>(a[i]), below = static_cast<double>(c[i]);
+        const double top = from + right * (static_cast<double>(b[i]) - from);
+        const double bottom = below + right * (static_cast<double>(d[i]) - below);
         return top + down * (bottom - top);
     }
 };
 
-FASTSPADE_CLONES
-void mix(const Mixture& mixture, int64_t channels, double* out) {
+// this one because the products are exact.
+struct Weights {
+    const float *a, *b, *c, *d;
+    double wa, wb, wc, wd;
+
+    explicit Weights(const Mixture& m)
+        : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]), wa((1.0 - m.down) * (1.0 - m.right)),
+          wb((1.0 - m.down) * m.right), wc(m.down * (1.0 - m.right)), wd(m.down * m.right) {}
+    FASTSPADE_INLINE wide vector(int64_t i) const {
+        return add_exact(wd, load(d + i), add_exact(wc, load(c + i), add_exact(wb, load(b + i), wa * load(a + i))));
+    }
+    FASTSPADE_INLINE double at(int64_t i) const {
+        return ((wa * static_cast<double>(a[i]) + wb * static_cast<double>(b[i])) + wc * static_cast<double>(c[i])) +
+               wd * static_cast<double>(d[i]);
+    }
+};
+
+template <class Taps>
+FASTSPADE_INLINE void mix_all(const Mixture& mixture, int64_t channels, double* out) {
     const Taps taps(mixture);
     int64_t i = 0;
     for (; i + exact_lanes <= channels; i += exact_lanes) store(out + i, taps.vector(i));
     for (; i < channels; ++i) out[i] = taps.at(i);
 }
 
-FASTSPADE_CLONES
-void widen(const float* vector, int64_t channels, double* out) {
-    for (int64_t i = 0; i < channels; ++i) out[i] = static_cast<double>(vector[i]);
-}
-
-FASTSPADE_CLONES
-double from_mixed(const Mixture& mixture, const double* query, int64_t channels) {
+template <class Taps>
+FASTSPADE_INLINE double from_mixture(const Mixture& mixture, const double* query, int64_t channels) {
     const Taps taps(mixture);
     wide sum = {};
     int64_t i = 0;
@@ -58,6 +72,25 @@ double from_mixed(const Mixture& mixture, const double* query, int64_t channels)
         sum[k] += difference * difference;
     }
     return total(sum);
+}
+
+FASTSPADE_CLONES
+void mix_by_steps(const Mixture& mixture, int64_t channels, double* out) { mix_all<Steps>(mixture, channels, out); }
+FASTSPADE_CLONES
+void mix_by_weights(const Mixture& mixture, int64_t channels, double* out) { mix_all<Weights>(mixture, channels, out); }
+
+FASTSPADE_CLONES
+double from_mixed_by_steps(const Mixture& mixture, const double* query, int64_t channels) {
+    return from_mixture<Steps>(mixture, query, channels);
+}
+FASTSPADE_CLONES
+double from_mixed_by_weights(const Mixture& mixture, const double* query, int64_t channels) {
+    return from_mixture<Weights>(mixture, query, channels);
+}
+
+FASTSPADE_CLONES
+void widen(const float* vector, int64_t channels, double* out) {
+    for (int64_t i = 0; i < channels; ++i) out[i] = static_cast<double>(vector[i]);
 }
 
 FASTSPADE_CLONES
@@ -111,10 +144,8 @@ void transpose(const float* from, int64_t step, int64_t channels, int64_t count,
     transpose_all(from, step, channels, count, out, out_step);
 }
 
-FASTSPADE_CLONES
-void transpose_wide(const float* from, int64_t step, int64_t channels, int64_t count, double* out, int64_t out_step) {
-    transpose_all(from, step, channels, count, out, out_step);
-}
+constexpr ExactKernels exact_table{{mix_by_steps, mix_by_weights}, widen, {from_mixed_by_steps, from_mixed_by_weights}, from_plain,
+                                   transpose};
 
 }  // namespace
 }  // namespace fastspade

@@ -55,9 +55,10 @@ class AxisTaps {
         : size_(static_cast<size_t>(target)), taps_(source == target ? std::vector<Tap>() : axis_taps(source, target, mode)) {}
 
     size_t size() const { return size_; }
-    // Whether any position lies between two of the level's.
-    bool mixes() const {
-        return std::any_of(taps_.begin(), taps_.end(), [](const Tap& tap) { return tap.high_weight != 0.0; });
+    // Whether any position's tap meets a condition; the finest level's own positions have no weights to speak of.
+    template <class Condition>
+    bool any(Condition&& condition) const {
+        return std::any_of(taps_.begin(), taps_.end(), condition);
     }
     Tap operator[](size_t i) const {
         if (!taps_.empty()) return taps_[i];
