@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE = (
-    "core/duplicates", "core/exact", "core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/projection",
+    "core/block_cache", "core/duplicates", "core/exact", "core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/projection",
     "cpu/quantised", "cpu/region", "cpu/search", "cpu/search_candidates", "cpu/search_tiles", "cpu/thread_team",
 )
 KERNELS = {"cpu/kernels_generic": [], "cpu/kernels_generic_integer": []}
