@@ -12,11 +12,10 @@ constexpr int64_t piece_pixels = 512;
 constexpr int64_t line_pixels = 16;  // a scattered read fetches as many
 
 Mixing mixing(const AxisTaps& y, const AxisTaps& x) {
-    auto coarse = [](double weight) { return std::fmod(weight, weight_step) == 0.0; };
-    if (!y.any([](const Tap& tap) { return tap.high_weight != 0.0; }) && !x.any([](const Tap& tap) { return tap.high_weight != 0.0; }))
-        return Mixing::none;
-    auto fine = [&](const Tap& tap) { return !coarse(tap.high_weight); };
-    return y.any(fine) || x.any(fine) ? Mixing::steps : Mixing::weights;
+    auto between = [](const Tap& tap) { return tap.high_weight != 0.0; };
+    auto too_fine = [](const Tap& tap) { return std::fmod(tap.high_weight, weight_step) != 0.0; };
+    if (!y.any(between) && !x.any(between)) return Mixing::none;
+    return y.any(too_fine) || x.any(too_fine) ? Mixing::steps : Mixing::weights;
 }
 
 // Reads the channels of `count` pixels of every view of a group into out[i * channels + c]. Channels may lie far apart and
@@ -38,8 +37,8 @@ void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64
 
 }  // namespace
 
-int64_t NativeRows::bytes(const LevelGroup& group, Side side, int64_t images) {
-    return images * views_of(group, side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
+int64_t NativeRows::image_bytes(const LevelGroup& group, Side side) {
+    return views_of(group, side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
 }
 
 void NativeRows::place(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans) {

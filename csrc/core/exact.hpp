@@ -41,8 +41,8 @@ class NativeRows {
     bool holds(int64_t span) const { return parts_[static_cast<size_t>(span)].pixels > 0; }
     const float* vector(int64_t span, int64_t y, int64_t x) const { return data_.data() + place_of(span, y, x); }
 
-    // What a span of whole images takes.
-    static int64_t bytes(const LevelGroup& group, Side side, int64_t images);
+    // What a span of a whole image takes.
+    static int64_t image_bytes(const LevelGroup& group, Side side);
 
   private:
     struct Part {

@@ -5,7 +5,6 @@ namespace fastspade {
 namespace {
 
 FASTSPADE_INLINE wide load(const float* p) { return widened(load_narrow(p)); }
-FASTSPADE_INLINE void store(double* p, narrow value) { store(p, widened(value)); }
 
 FASTSPADE_INLINE double total(wide sum) {
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
@@ -109,8 +108,7 @@ double from_plain(const float* vector, const double* query, int64_t channels) {
 }
 
 // Eight by eight at a time: pairs of rows, then pairs of pairs, then halves change places.
-template <class Out>
-FASTSPADE_INLINE void transpose_block(const float* from, int64_t step, Out* out, int64_t out_step) {
+FASTSPADE_INLINE void transpose_block(const float* from, int64_t step, float* out, int64_t out_step) {
     narrow row[8], pair[8], four[8];
     for (int i = 0; i < 8; ++i) row[i] = load_narrow(from + i * step);
     for (int i = 0; i < 8; i += 2) {
@@ -128,20 +126,14 @@ FASTSPADE_INLINE void transpose_block(const float* from, int64_t step, Out* out,
     }
 }
 
-template <class Out>
-FASTSPADE_INLINE void transpose_all(const float* from, int64_t step, int64_t channels, int64_t count, Out* out,
-                                    int64_t out_step) {
+FASTSPADE_CLONES
+void transpose(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step) {
     const int64_t whole = channels / 8 * 8;
     int64_t i = 0;
     for (; i + 8 <= count; i += 8)
         for (int64_t c = 0; c < whole; c += 8) transpose_block(from + c * step + i, step, out + i * out_step + c, out_step);
     for (int64_t c = 0; c < channels; ++c)
-        for (int64_t k = c < whole ? i : 0; k < count; ++k) out[k * out_step + c] = static_cast<Out>(from[c * step + k]);
-}
-
-FASTSPADE_CLONES
-void transpose(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step) {
-    transpose_all(from, step, channels, count, out, out_step);
+        for (int64_t k = c < whole ? i : 0; k < count; ++k) out[k * out_step + c] = from[c * step + k];
 }
 
 constexpr ExactKernels exact_table{{mix_by_steps, mix_by_weights}, widen, {from_mixed_by_steps, from_mixed_by_weights}, from_plain,

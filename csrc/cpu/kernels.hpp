@@ -60,7 +60,7 @@ struct Kernels {
 
     // tile[row][lane] = sum over channels of lane_panel * row_panel; the tile's rows are `stride` floats apart.
     void (*product)(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride);
-    // Projections, of a lane panel and of vectors one after the other, `width` numbers each: tile[row][lane] =
+    // Projections, of a lane panel and of vectors one after the other, `width` (8 or 16) numbers each: tile[row][lane] =
     // base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product, for as many vectors as a row panel has.
     void (*refine)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm, const float* row_norm,
                    const float* base, float* tile);

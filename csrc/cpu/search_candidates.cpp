@@ -75,7 +75,7 @@ void Search::rank_block() {
     const int64_t chunks = problem_.gallery_count * chunks_an_image;
     int64_t widest = 1;
     for (const LevelGroup& group : groups_)
-        widest = std::max(widest, NativeRows::bytes(group, Side::gallery, 1) / chunks_an_image);
+        widest = std::max(widest, NativeRows::image_bytes(group, Side::gallery) / chunks_an_image);
     const int64_t together = std::clamp<int64_t>(native_bytes / widest, 1, chunks);
 
     // Candidates by the batch of chunks they lie in, then by query.
@@ -110,13 +110,13 @@ void Search::rank_block() {
     for (size_t b = 0; b + 1 < start.size(); ++b) {
         const Entry* const batch = entries.data() + start[b];
         const int64_t size = start[b + 1] - start[b], first_chunk = static_cast<int64_t>(b) * together;
+        if (size == 0) continue;
         spans.clear();
         for (int64_t i = 0; i < std::min(together, chunks - first_chunk); ++i) {
             const int64_t chunk = first_chunk + i, begin = chunk % chunks_an_image * chunk_step_;
             const int64_t end = std::min(begin + chunk_step_, gallery_pixels_);
             spans.push_back({gallery_image(chunk / chunks_an_image), begin, end, found[static_cast<size_t>(chunk)]});
         }
-        if (size == 0) continue;
         pairs.resize(static_cast<size_t>(size));
         // Pieces long enough for a level's features to be used again while they are in the cache.
         const int64_t piece = std::clamp<int64_t>((size + 2 * team_.size() - 1) / (2 * team_.size()), 64, 4096);
