@@ -53,7 +53,7 @@ def make(folder: Path, gib: float) -> None:
 
     from fastspade import Bank, Spade
     from fastspade.bank.shard_writer import SHARD_BYTES
-    from fastspade.features import Features
+    from fastspade.backbones.extractor import Features
     from fastspade.search.levels import MemoryLevels, image_bytes
 
     model = Spade("efficientnet_lite0", k=K, resize=SIDE, crop=SIDE, device="cpu", progress=False)

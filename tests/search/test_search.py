@@ -1,0 +1,241 @@
+"""The CPU engine against float64 brute force, over awkward shapes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import fastspade
+import pytest
+import torch
+import torch.nn.functional as F
+from fastspade import knn, pyramid_knn
+from fastspade.search import last_statistics, reference
+from fastspade.search.cpu import search_cpu
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from search_cases import CASES, Case, gallery_index, pyramid, smooth
+from search_checks import assert_exact
+
+
+def run(case: Case, **features):
+    query = pyramid(case, case.queries, seed=1, **features)
+    gallery = pyramid(case, case.images, seed=2, **features)
+    index = gallery_index(case)
+    found = pyramid_knn(query, gallery, case.kappa, gallery_index=index, upsample=case.upsample)
+    assert_exact(found, query, gallery, case.kappa, gallery_index=index, upsample=case.upsample)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_matches_float64_brute_force(case):
+    run(case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("paper_like", "odd_ratio", "one_level")], ids=lambda c: c.name)
+def test_half_precision_inputs_are_read_exactly(case, dtype):
+    run(case, dtype=dtype)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("paper_like", "odd_ratio", "one_level")], ids=lambda c: c.name)
+def test_holds_far_from_the_origin(case):
+    run(case, mean=1000.0, spread=1.0)
+
+
+@pytest.mark.parametrize("spread", [1e-12, 1e-3, 1e9, 1e15])
+def test_holds_at_any_scale(spread):
+    run(CASES[3], spread=spread)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_matches_float64_brute_force_on_drawn_shapes(data):
+    height, width = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
+    levels = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        levels.append((data.draw(st.integers(1, 40)), height, width))
+        height, width = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    images = data.draw(st.integers(1, 3))
+    case = Case(
+        "drawn",
+        tuple(levels),
+        queries=data.draw(st.integers(1, 2)),
+        images=images,
+        kappa=data.draw(st.integers(1, min(20, images * levels[0][1] * levels[0][2]))),
+        upsample=data.draw(st.sampled_from(["bilinear", "nearest"])),
+    )
+    run(case, mean=data.draw(st.sampled_from([0.0, 100.0])))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_thread_count_does_not_change_a_bit(case):
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            results.append(run(case))
+    finally:
+        torch.set_num_threads(before)
+    for distances, indices in results[1:]:
+        assert torch.equal(distances, results[0][0]) and torch.equal(indices, results[0][1])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_pruning_does_not_change_a_bit(case):
+    query, gallery = smooth(case, 1, 1), smooth(case, case.images, 2)
+    sampling = {"nearest": 0, "bilinear": 1}[case.upsample]
+    pruned = search_cpu(query, gallery, case.kappa, None, sampling)
+    full = search_cpu(query, gallery, case.kappa, None, sampling, prune=False)
+    assert torch.equal(pruned[0], full[0]) and torch.equal(pruned[1], full[1])
+    assert full[2]["fine_pairs"] == full[2]["pairs"]
+
+
+def test_coarse_levels_rule_out_most_pairs_of_smooth_features():
+    case = Case("smooth", ((16, 32, 32), (24, 16, 16), (40, 8, 8)))
+    pyramid_knn(smooth(case, 1, 1), smooth(case, 2, 1), 1)
+    assert last_statistics().skipped > 0.8
+
+
+def test_strides_do_not_matter():
+    case = CASES[3]
+    query, gallery = pyramid(case, 2, 1), pyramid(case, 4, 2)
+    plain = pyramid_knn(query, gallery, 3)
+    forms = {
+        "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
+        "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+        "sliced": lambda t: F.pad(t, (1, 2, 3, 1, 2, 0))[:, 2:, 3:-1, 1:-2],
+        "every_other": lambda t: t.repeat_interleave(2, dim=3)[..., ::2],
+    }
+    for form in forms.values():
+        changed = [form(level) for level in query], [form(level) for level in gallery]
+        assert torch.equal(changed[0][0], query[0])
+        found = pyramid_knn(*changed, 3)
+        assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[1])
+    expanded = [level[:1].expand(3, -1, -1, -1) for level in gallery]
+    assert_exact(pyramid_knn(query, expanded, 3), query, [level.contiguous() for level in expanded], 3)
+
+
+def test_identical_images_give_zero_at_the_lower_index():
+    case = CASES[3]
+    image = pyramid(case, 1, 5)
+    gallery = [level.expand(3, -1, -1, -1) for level in image]
+    distances, indices = pyramid_knn(image, gallery, 2, gallery_index=torch.tensor([[2, 0, 1]]))
+    pixels = torch.arange(16 * 16).reshape(1, 16, 16)
+    assert (distances == 0).all()
+    assert torch.equal(indices[..., 0], pixels) and torch.equal(indices[..., 1], pixels + 256)
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
+def test_constant_images_tie_at_the_lowest_index(upsample):
+    query = [torch.full((1, 4, 20, 24), 0.7), torch.full((1, 3, 10, 12), 0.1)]
+    gallery = [torch.full((2, 4, 20, 24), 0.2), torch.full((2, 3, 10, 12), 0.3)]
+    distances, indices = pyramid_knn(query, gallery, 3, upsample=upsample)
+    assert torch.allclose(distances, torch.tensor(4 * 0.25 + 3 * 0.04))
+    assert (indices == torch.arange(3)).all()
+
+
+@pytest.mark.parametrize("source", range(1, 41))
+def test_sampling_positions_are_torchs(source):
+    # A one-channel level holding its own positions shows where each fine pixel reads from.
+    for target in range(source, 90, 3):
+        for upsample in ("nearest", "bilinear"):
+            ramp = torch.arange(source, dtype=torch.float32).reshape(1, 1, 1, source)
+            options = {"align_corners": False} if upsample == "bilinear" else {}
+            wanted = F.interpolate(ramp.double(), size=(1, target), mode=upsample, **options).flatten()
+            # Against a gallery of zeros the distance is the sampled position squared.
+            query = [torch.zeros(1, 1, 1, target), ramp]
+            gallery = [torch.zeros(1, 1, 1, target), torch.zeros(1, 1, 1, source)]
+            distances, _ = pyramid_knn(query, gallery, 1, upsample=upsample)
+            assert torch.allclose(distances.flatten().double(), wanted.square(), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(("q", "g", "d", "kappa"), [(1, 1, 1, 1), (3, 50, 7, 50), (70, 129, 33, 5), (200, 1000, 64, 1), (33, 5000, 3, 17)])
+def test_knn_matches_float64_brute_force(q, g, d, kappa):
+    generator = torch.Generator().manual_seed(q)
+    query, gallery = torch.randn(q, d, generator=generator) + 20, torch.randn(g, d, generator=generator) + 20
+    distances, indices = knn(query, gallery, kappa)
+    wanted, places = reference.knn(query, gallery, kappa)
+    assert torch.allclose(distances.double(), wanted, rtol=1e-5)
+    assert torch.equal(indices, places)
+
+
+def test_knn_breaks_ties_by_the_lower_index():
+    gallery = torch.randn(20, 6).repeat(30, 1)
+    distances, indices = knn(gallery[:20], gallery, 3)
+    assert (distances == 0).all()
+    assert torch.equal(indices, torch.arange(20)[:, None] + 20 * torch.arange(3))
+
+
+def test_knn_is_exact_where_the_expanded_form_is_not():
+    query = 1e4 + 1e-2 * torch.arange(50.0)[:, None]
+    gallery = 1e4 + 1e-2 * torch.arange(0, 50.0, 0.25)[:, None]
+    distances, indices = knn(query, gallery, 1)
+    wanted, places = reference.knn(query, gallery, 1)
+    assert torch.equal(indices, places) and torch.allclose(distances.double(), wanted, rtol=1e-6)
+
+
+def test_overflow_in_the_screen_hides_nothing():
+    query = torch.randn(40, 8)
+    gallery = torch.randn(300, 8)
+    gallery[7] = 3e37
+    query[3] = 3e37
+    distances, indices = knn(query, gallery, 2)
+    wanted, places = reference.knn(query, gallery, 2)
+    assert torch.equal(indices, places)
+    assert torch.allclose(distances.double(), wanted.float().double(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("side", ["query", "gallery"])
+def test_non_finite_features_are_refused_by_name(bad, side):
+    case = CASES[3]
+    features = {"query": pyramid(case, 1, 1), "gallery": pyramid(case, 3, 2)}
+    features[side][1][0, 5, 2, 3] = bad
+    with pytest.raises(ValueError, match=rf"{side}\[1\].*image 0") as caught:
+        pyramid_knn(features["query"], features["gallery"], 1)
+    assert isinstance(caught.value, fastspade.FastspadeError)
+
+
+def test_ctrl_c_stops_a_long_search_within_a_second():
+    query, gallery = torch.randn(40_000, 64), torch.randn(400_000, 64)
+    pressed = []
+
+    def press() -> None:
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.5, press)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        knn(query, gallery, 1)
+    assert time.monotonic() - pressed[0] < 1.0
+
+
+def test_other_threads_run_during_a_search():
+    ticks = []
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.wait(0.005):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    start = time.monotonic()
+    knn(torch.randn(6000, 64), torch.randn(60_000, 64), 1)
+    end = time.monotonic()
+    stop.set()
+    thread.join()
+    assert sum(start < t < end for t in ticks) >= 3
+
+
+def test_build_info_tells_what_runs():
+    info = fastspade.build_info()
+    assert info["version"] == fastspade.__version__
+    assert info["simd"] in ("generic", "avx2", "avx512", "avx512_vnni", "neon")
+    assert info["threads"] == torch.get_num_threads()
+    assert isinstance(info["cuda_architectures"], list)
