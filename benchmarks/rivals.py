@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -31,7 +32,7 @@ def rerank(query: torch.Tensor, gallery: torch.Tensor, candidates: torch.Tensor,
     for vectors, places in zip(query.split(rows), candidates.split(rows), strict=True):
         chosen = gallery[places.to(gallery.device)].to(query.device)
         squared = (chosen.double() - vectors[:, None].double()).square().sum(-1)
-        found.append(places.gather(1, squared.float().sort(1, stable=True).indices[:, :kappa]))
+        found.append(places.gather(1, squared.float().sort(dim=1, stable=True).indices[:, :kappa]))
     return torch.cat(found)
 
 
@@ -49,6 +50,11 @@ def rivals(query: torch.Tensor, gallery: torch.Tensor, kappa: int, compiled: boo
         return lambda: rerank(query, gallery, search(), kappa)
 
     return {name: reranked(search) for name, search in raw.items()}
+
+
+@cache
+def _tell_missing(library: str) -> None:
+    print(f"{library} is not installed: left out")
 
 
 def _squared_norms(gallery: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -71,6 +77,7 @@ def _product(norms: torch.Tensor, query: torch.Tensor, gallery: torch.Tensor) ->
 def dense(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> Contenders:
     """One matrix product and one reduction; and torch.cdist."""
     keep, device = margin(kappa, len(gallery)), query.device
+    norms = _squared_norms(gallery, device)
     chunk = max(4096, ON_CHIP // len(query))
 
     def in_chunks(distances: Callable[[torch.Tensor, slice], torch.Tensor], stored: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -85,10 +92,13 @@ def dense(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> Contenders:
         merged = torch.cat(places, 1)
         return merged if reduction == "min" else merged.gather(1, torch.cat(values, 1).topk(keep, largest=False).indices)
 
+    @cache
+    def rounded(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        stored = gallery.to(dtype)
+        return query.to(dtype), stored.pin_memory() if device.type == "cuda" and not stored.is_cuda else stored
+
     def addmm(kind: str, reduction: str) -> Callable[[], torch.Tensor]:
-        dtype = TYPES[kind]
-        asked, stored, norms = query.to(dtype), gallery.to(dtype), _squared_norms(gallery, device)
-        stored = stored.pin_memory() if device.type == "cuda" and not stored.is_cuda else stored
+        asked, stored = rounded(TYPES[kind])
 
         def call() -> torch.Tensor:
             before = torch.backends.cuda.matmul.allow_tf32
@@ -126,7 +136,7 @@ def inductor(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> Contende
 def triton_top1(query: torch.Tensor, gallery: torch.Tensor) -> Contenders:
     """triton_top1.py; on the CPU only under Triton's interpreter."""
     if importlib.util.find_spec("triton") is None:
-        print("Triton is not installed: left out")
+        _tell_missing("Triton")
         return {}
     from triton.knobs import runtime
 
@@ -156,18 +166,18 @@ def libraries(query: torch.Tensor, gallery: torch.Tensor, keep: int) -> Contende
         if "use_cuvs" in inspect.signature(faiss.knn_gpu).parameters:
             found["faiss.knn_gpu, cuVS"] = lambda: faiss.knn_gpu(resources, query, gallery, keep, use_cuvs=True)[1]
     except (ImportError, AttributeError):
-        print("FAISS with GPU support is not installed: left out")
+        _tell_missing("FAISS with GPU support")
     try:
         from cuvs.neighbors import brute_force
 
         index = brute_force.build(gallery, metric="sqeuclidean")
         found["cuvs.brute_force"] = lambda: torch.as_tensor(brute_force.search(index, query, keep)[1], device=query.device)
     except ImportError:
-        print("cuVS is not installed: left out")
+        _tell_missing("cuVS")
     try:
         from pykeops.torch import LazyTensor
 
         found["KeOps argKmin"] = lambda: ((LazyTensor(query[:, None]) - LazyTensor(gallery[None])) ** 2).sum(-1).argKmin(keep, dim=1)
     except ImportError:
-        print("KeOps is not installed: left out")
+        _tell_missing("KeOps")
     return found

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+NO_GRAPH = ("torch.compile", "faiss", "cuvs", "KeOps")  # they have graphs of their own, or wait for the device
+
 Contenders = dict[str, Callable[[], torch.Tensor]]
 
 
@@ -33,28 +35,27 @@ def those_that_work(contenders: Contenders, device: torch.device) -> Contenders:
     return found
 
 
-def measure(contenders: Contenders, repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Of each: "milliseconds" of a call alone and "host_us" until it returns, medians of `repeats`, contenders taking turns;
-    "back_to_back_ms" per call of a queue of `repeats`; "graph_ms" per replay, where a CUDA graph can hold the call."""
+def measure(contenders: Contenders, repeats: int, device: torch.device, graphs: bool = True) -> dict[str, dict[str, float]]:
+    """Of each: "milliseconds" of a call alone and "host_us" until it returns, medians, contenders taking turns;
+    "back_to_back_ms" per call of a queue; "graph_ms" per replay, where a CUDA graph can hold the call. At most `repeats` each,
+    and at least 3: fewer of those that take long."""
+    times = {name: max(3, min(repeats, int(500 / max(_timed(call, 1, device), 1e-3)))) for name, call in contenders.items()}
     alone: dict[str, list[float]] = {name: [] for name in contenders}
     host: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
+    for turn in range(max(times.values(), default=0)):
         for name, call in contenders.items():
-            synchronize(device)
-            start = time.perf_counter()
-            elapsed = _timed(call, 1, device, host[name])
-            alone[name].append(elapsed if device.type == "cuda" else 1e3 * (time.perf_counter() - start))
+            if turn < times[name]:
+                alone[name].append(_timed(call, 1, device, host[name]))
     found = {}
     for name, call in contenders.items():
         found[name] = {
             "milliseconds": statistics.median(alone[name]),
             "host_us": 1e6 * statistics.median(host[name]),
-            "back_to_back_ms": _timed(call, repeats, device) / repeats,
+            "back_to_back_ms": _timed(call, times[name], device) / times[name],
         }
-        replay = captured(call, name) if device.type == "cuda" else None
-        if replay is not None:
+        if device.type == "cuda" and graphs and not name.startswith(NO_GRAPH) and (replay := captured(call, name)) is not None:
             replay()
-            found[name]["graph_ms"] = _timed(replay, repeats, device) / repeats
+            found[name]["graph_ms"] = _timed(replay, times[name], device) / times[name]
     return found
 
 
