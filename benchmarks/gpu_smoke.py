@@ -10,16 +10,17 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from fastspade import build_info, knn, pyramid_knn
+from fastspade.errors import InputError
 from fastspade.info import cuda_devices
 from fastspade.search import PreparedGallery, reference
 
 FINE, ODD, FLAT = ((24, 20, 20), (40, 10, 10), (72, 5, 5)), ((7, 13, 11), (3, 6, 5)), ((130, 12, 12),)
-Case = tuple[str, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # name, distances and indices, found and right
+Case = tuple[str, Callable[[], list[torch.Tensor]]]  # a name; distances and indices found, then those that are right
 
 
 def pyramid(shapes: tuple[tuple[int, int, int], ...], images: int, seed: int, scale: float = 1.0) -> list[torch.Tensor]:
@@ -28,7 +29,7 @@ def pyramid(shapes: tuple[tuple[int, int, int], ...], images: int, seed: int, sc
 
 
 def cases(device: torch.device) -> Iterator[Case]:
-    """Each with its answer on `device` and float64's."""
+    """Searches on `device`, and float64's."""
 
     def check(name: str, query: list[torch.Tensor], gallery: list[torch.Tensor], kappa: int, **options: object) -> Case:
         there = [[level.to(device) for level in side] for side in (query, gallery)]
@@ -39,8 +40,12 @@ def cases(device: torch.device) -> Iterator[Case]:
         elif options.pop("prepared", False):
             there[1] = PreparedGallery(there[1], upsample=upsample)
         placed = None if index is None else index.to(device)
-        found = pyramid_knn(*there, kappa, gallery_index=placed, **options)
-        return name, *found, *reference.pyramid_knn(query, gallery, kappa, gallery_index=index, upsample=upsample)
+
+        def answers() -> list[torch.Tensor]:
+            found = pyramid_knn(*there, kappa, gallery_index=placed, **options)
+            return [*found, *reference.pyramid_knn(query, gallery, kappa, gallery_index=index, upsample=upsample)]
+
+        return name, answers
 
     query, gallery = pyramid(FINE, 1, 1), pyramid(FINE, 3, 2)
     yield check("three levels", query, gallery, 1)
@@ -61,8 +66,8 @@ def cases(device: torch.device) -> Iterator[Case]:
     yield check("half black", *dark, 5)
     yield check("gallery in host memory", query, gallery, 2, streamed=True)
     vectors = torch.randn(300, 33, generator=torch.Generator().manual_seed(10))
-    found = knn(vectors[:50].to(device), vectors[50:].to(device), 3)
-    yield "vectors", *found, *reference.knn(vectors[:50], vectors[50:], 3)
+    sides = vectors[:50], vectors[50:]
+    yield "vectors", lambda: [*knn(*(side.to(device) for side in sides), 3), *reference.knn(*sides, 3)]
 
 
 def first_wrong(distances: torch.Tensor, indices: torch.Tensor, right: torch.Tensor, right_indices: torch.Tensor) -> str | None:
@@ -84,11 +89,21 @@ def main() -> int:
     where = os.environ.get("FASTSPADE_CUDA_PATH") or "auto" if device.type == "cuda" else "cpu"
     print(build_info(), cuda_devices())
     passed = 0
-    for name, *answers in cases(device):
-        if (difference := first_wrong(*answers)) is not None:
+    for name, answers in cases(device):
+        try:
+            difference = first_wrong(*answers())
+        except InputError as error:
+            if "search was asked for" not in str(error):
+                raise
+            print(f"{name}: not on this path, {error}")
+            continue
+        if difference is not None:
             print(f"FAIL {where}, {name}: {difference}")
             return 1
         passed += 1
+    if passed < 12:
+        print(f"FAIL {where}: only {passed} cases ran")
+        return 1
     print(f"PASS {where}: {passed} cases in {time.perf_counter() - start:.1f} s")
     return 0
 
