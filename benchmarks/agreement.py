@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-
-from fastspade.search import reference
 from features import Pyramid
 from timing import Contenders
+
+from fastspade.search import reference
 
 ONE_ULP = 1 + 2.0**-23  # distances equal as float32 are ties by fastspade's contract
 
@@ -28,7 +28,9 @@ def float64_shares(contenders: Contenders, query: Pyramid, gallery: Pyramid, kap
         kept = []
         for start in range(0, rows, block):
             part = slice(start, start + block)
-            distances = torch.addmm(stored.square().sum(1)[None] + norms[part, None], wanted[part], stored.t(), alpha=-2).clamp_(min=0)
+            distances = torch.addmm(stored.square().sum(1)[None] + norms[part, None], wanted[part], stored.t(), alpha=-2).clamp_(
+                min=0
+            )
             kept.append(distances.topk(min(kappa, pixels), largest=False).values)
             for name, places in found.items():
                 here = places[part] // pixels == image

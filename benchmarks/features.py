@@ -1,6 +1,6 @@
 """What the benchmarks search: random features in a network's shapes, or real features of real photographs.
 
-    python benchmarks/features.py aligned 20 112 benchmarks/real_features.npz   # for machines that cannot make them
+python benchmarks/features.py aligned 20 112 benchmarks/real_features.npz   # for machines that cannot make them
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def make_features(data: str, shapes: str, images: int, seed: int = 0, size: int 
     backbone = load_backbone("efficientnet_lite0")
     batches = []
     for start in range(0, len(pictures), 8):
-        resized = (Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC) for picture in pictures[start : start + 8])
+        resized = (
+            Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC) for picture in pictures[start : start + 8]
+        )
         pixels = np.stack([np.asarray(picture) for picture in resized])
         batches.append(backbone(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)[1])
     levels = [torch.cat(level).contiguous() for level in zip(*batches, strict=True)]
@@ -82,7 +84,10 @@ def load_features(path: str | Path) -> tuple[Pyramid, Pyramid]:
     """What save_features wrote: float16, (1, C, H, W) and (images, C, H, W) per level."""
     with np.load(path) as planes:
         levels = range(len(planes.files) // 4)
-        sides = [[np.stack([planes[f"{side}{i}_{half}"] for half in ("low", "high")], -1) for i in levels] for side in ("query", "gallery")]
+        sides = [
+            [np.stack([planes[f"{side}{i}_{half}"] for half in ("low", "high")], -1) for i in levels]
+            for side in ("query", "gallery")
+        ]
     return tuple([torch.from_numpy(level.view(np.float16)[..., 0]) for level in side] for side in sides)
 
 

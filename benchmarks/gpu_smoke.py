@@ -1,7 +1,7 @@
 """Does the search answer as float64 does? A dozen small searches on one path, in seconds: prints PASS or the first wrong value.
 
-    FASTSPADE_CUDA_PATH=sm90a python benchmarks/gpu_smoke.py
-    python benchmarks/gpu_smoke.py --device cpu
+FASTSPADE_CUDA_PATH=sm90a python benchmarks/gpu_smoke.py
+python benchmarks/gpu_smoke.py --device cpu
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def first_wrong(distances: torch.Tensor, indices: torch.Tensor, right: torch.Ten
         return None
     where = tuple(wrong[0].tolist())
     text = f"{len(wrong)} of {distances.numel()} differ; at {where} "
-    return text + f"found pixel {indices[where]} at {distances[where]:.9g}, float64 has {right_indices[where]} at {right[where]:.9g}"
+    return (
+        text + f"found pixel {indices[where]} at {distances[where]:.9g}, float64 has {right_indices[where]} at {right[where]:.9g}"
+    )
 
 
 def main() -> int:

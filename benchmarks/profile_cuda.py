@@ -1,6 +1,6 @@
 """Where a search's time goes on a GPU: preparation, search, finish and host apart, by torch.profiler.
 
-    FASTSPADE_CUDA_PATH=sm90a python benchmarks/profile_cuda.py
+FASTSPADE_CUDA_PATH=sm90a python benchmarks/profile_cuda.py
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import os
 import re
 from collections.abc import Iterable
 
+import machine
 import torch
+from features import SHAPES, make_features
 from torch.profiler import ProfilerActivity, profile
 
-import machine
 from fastspade import pyramid_knn
 from fastspade.search import PreparedGallery
-from features import SHAPES, make_features
 
 # A part and the kernels that it has, the first that matches: csrc/cuda/*.cuh.
 PARTS = {
     "search": r"search_(sm90_)?kernel",
-    "finish": r"(finish|redo\w*|filter\w*)_kernel",
-    "preparation": r"(centre|largest|scale|operand|terms|schedule|taps?|jobs?)_kernel|[Mm]emset",
+    "finish": r"(finish|redo|repeat)_kernel",
+    "preparation": r"(centre|largest|scale|operand|terms|schedule|equal)_kernel|[Mm]emset",
 }
 
 
@@ -37,7 +37,9 @@ def table(kernels: Iterable[tuple[str, float, int]], host_us: float, calls: int)
         parts[part_of(kernel[0])].append(kernel)
     lines = [f"{'':58s} {'us per call':>12s} {'launches':>9s}"]
     for part, found in parts.items():
-        lines.append(f"{part:58s} {sum(time for _, time, _ in found) / calls:12.1f} {sum(count for *_, count in found) / calls:9.1f}")
+        lines.append(
+            f"{part:58s} {sum(time for _, time, _ in found) / calls:12.1f} {sum(count for *_, count in found) / calls:9.1f}"
+        )
         for name, time, count in sorted(found, key=lambda kernel: -kernel[1]):
             lines.append(f"    {name[:54]:54s} {time / calls:12.1f} {count / calls:9.1f}")
     return [*lines, f"{'host, until the call returns':58s} {host_us / calls:12.1f}"]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-
 from timing import Contenders
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -159,7 +158,7 @@ def libraries(query: torch.Tensor, gallery: torch.Tensor, keep: int) -> Contende
         return found
     try:
         import faiss
-        import faiss.contrib.torch_utils  # noqa: F401  faiss then takes torch tensors
+        import faiss.contrib.torch_utils
 
         resources = faiss.StandardGpuResources()
         found["faiss.knn_gpu"] = lambda: faiss.knn_gpu(resources, query, gallery, keep)[1]
@@ -177,7 +176,9 @@ def libraries(query: torch.Tensor, gallery: torch.Tensor, keep: int) -> Contende
     try:
         from pykeops.torch import LazyTensor
 
-        found["KeOps argKmin"] = lambda: ((LazyTensor(query[:, None]) - LazyTensor(gallery[None])) ** 2).sum(-1).argKmin(keep, dim=1)
+        found["KeOps argKmin"] = lambda: (
+            ((LazyTensor(query[:, None]) - LazyTensor(gallery[None])) ** 2).sum(-1).argKmin(keep, dim=1)
+        )
     except ImportError:
         _tell_missing("KeOps")
     return found

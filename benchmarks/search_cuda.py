@@ -19,17 +19,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
-
 import machine
+import torch
 from agreement import float64_shares
+from features import REAL, SHAPES, STORED, Pyramid, load_features, make_features, with_background
+from rivals import rivals
+from timing import Contenders, matrix_peak, measure, peak_bytes, those_that_work
+
 from fastspade import knn, pyramid_knn
 from fastspade.errors import InputError
 from fastspade.search import PreparedGallery, last_statistics, ops, reference
 from fastspade.search.cuda import PATHS, plan_cuda
-from features import REAL, SHAPES, STORED, Pyramid, load_features, make_features, with_background
-from rivals import rivals
-from timing import Contenders, matrix_peak, measure, peak_bytes, those_that_work
 
 TINY = ((8, 6, 6), (16, 3, 3))
 
@@ -71,7 +71,13 @@ CASES = {
         PyramidCase(200, host=True),
         PyramidCase(50, upsample="nearest", rivals=False),
     ],
-    "real": [PyramidCase(20), PyramidCase(20, kappa=5), PyramidCase(20, kappa=50, rivals=False), PyramidCase(20, black=0.3), PyramidCase(1, rivals=False)],
+    "real": [
+        PyramidCase(20),
+        PyramidCase(20, kappa=5),
+        PyramidCase(20, kappa=50, rivals=False),
+        PyramidCase(20, black=0.3),
+        PyramidCase(1, rivals=False),
+    ],
 }
 # queries, vectors, dimension, kappa
 VECTORS = {
@@ -106,23 +112,36 @@ class Benchmark:
     def __init__(self, device: torch.device, paths: list[str], repeats: int, out: str | None) -> None:
         self.device, self.paths, self.repeats, self.out = device, paths, repeats, out
         size = 8192 if device.type == "cuda" else 64
-        self.peaks = {str(dtype).removeprefix("torch."): matrix_peak(dtype, device, size) for dtype in (torch.float16, torch.bfloat16)}
+        self.peaks = {
+            str(dtype).removeprefix("torch."): matrix_peak(dtype, device, size) for dtype in (torch.float16, torch.bfloat16)
+        }
         self.cases: list[dict[str, object]] = []
         print("matrix peak, TFLOP/s:", {name: round(value, 1) for name, value in self.peaks.items()})
 
     def keep(
-        self, title: str, contenders: Contenders, shares: Callable[[Contenders], dict[str, float]], extra: dict[str, dict[str, float]],
-        graphs: bool = True, **more: object,
-    ) -> dict[str, dict[str, float]]:  # fmt: skip
+        self,
+        title: str,
+        contenders: Contenders,
+        shares: Callable[[Contenders], dict[str, float]],
+        extra: dict[str, dict[str, float]],
+        graphs: bool = True,
+        **more: object,
+    ) -> dict[str, dict[str, float]]:
         contenders = those_that_work(contenders, self.device)
         found = measure(contenders, self.repeats, self.device, graphs)
         right = shares(contenders)
         for name, call in contenders.items():
-            found[name] |= {"share_of_float64": right[name], "peak_mib": peak_bytes(call, self.device) / 2**20, **extra.get(name, {})}
+            found[name] |= {
+                "share_of_float64": right[name],
+                "peak_mib": peak_bytes(call, self.device) / 2**20,
+                **extra.get(name, {}),
+            }
             if "work" in found[name]:  # multiply-adds, twice
                 tflops = found[name].pop("work") / found[name]["milliseconds"] / 1e9
                 found[name] |= {"tflops": tflops, "share_of_peak": tflops / self.peaks["float16"]}
-        own = min((result["milliseconds"] for name, result in found.items() if name.startswith("fastspade")), default=float("nan"))
+        own = min(
+            (result["milliseconds"] for name, result in found.items() if name.startswith("fastspade")), default=float("nan")
+        )
         print(f"\n{title}")
         for name, result in sorted(found.items(), key=lambda item: item[1]["milliseconds"]):
             more_text = "  ".join(f"{key} {value:.4g}" for key, value in result.items() if key != "milliseconds")
@@ -137,7 +156,9 @@ class Benchmark:
         rows = case.batch * query[0].shape[2] * query[0].shape[3]
 
         def search(stored: Pyramid | PreparedGallery, precision: str = "exact") -> torch.Tensor:
-            return pyramid_knn(query, stored, case.kappa, upsample=case.upsample, precision=precision)[1].reshape(rows, case.kappa)
+            return pyramid_knn(query, stored, case.kappa, upsample=case.upsample, precision=precision)[1].reshape(
+                rows, case.kappa
+            )
 
         prepared = gallery if case.host else PreparedGallery(gallery, upsample=case.upsample)
         pairs = rows * case.images
@@ -157,14 +178,18 @@ class Benchmark:
             contenders[f"{exact}, fast"] = on_path(name, lambda: search(prepared, "fast"))
             if not case.host:
                 contenders[f"{exact}, unprepared"] = on_path(name, lambda: search(gallery))
-            extra[exact] = {"work": work, "uncertain_rows": counted.uncertain_rows, "exact_pairs_per_row": counted.exact_pairs / rows}
+            extra[exact] = {
+                "work": work,
+                "uncertain_rows": counted.uncertain_rows,
+                "exact_pairs_per_row": counted.exact_pairs / rows,
+            }
             if self.device.type == "cuda" and not case.host:
                 with path(name):
                     plans[name] = plan_cuda(query, gallery, case.kappa, case.images, {"nearest": 0, "bilinear": 1}[case.upsample])
         if case.rivals:
             flat = [flattened(side, case.upsample, case.host and i == 1) for i, side in enumerate((query, gallery))]
             contenders |= rivals(*flat, case.kappa, case.compiled)
-        shares = lambda found: float64_shares(found, query, gallery, case.kappa, case.upsample)  # noqa: E731
+        shares = lambda found: float64_shares(found, query, gallery, case.kappa, case.upsample)
         title = case.title(source, query)
         found = self.keep(title, contenders, shares, extra, graphs=not case.host, plans=plans)
         if case == PyramidCase(50, compiled=True) and self.device.type == "cuda":
@@ -178,11 +203,11 @@ class Benchmark:
         contenders: Contenders = {}
         for name in self.paths:
             contenders[f"fastspade.knn {name}"] = on_path(name, lambda: knn(query, gallery, kappa)[1])
-            call = lambda: ops.search(*sides, prepared, kappa, None, "nearest", "exact", "float16")[1]  # noqa: E731
+            call = lambda: ops.search(*sides, prepared, kappa, None, "nearest", "exact", "float16")[1]
             contenders[f"fastspade {name}, prepared"] = on_path(name, call)
         extra = {name: {"work": 2.0 * queries * vectors * dimension} for name in contenders}
         contenders |= rivals(query, gallery, kappa, False)
-        shares = lambda found: float64_shares(found, *sides, kappa, "nearest")  # noqa: E731
+        shares = lambda found: float64_shares(found, *sides, kappa, "nearest")
         self.keep(f"knn {queries} in {vectors} of {dimension}, kappa={kappa}", contenders, shares, extra)
 
 
@@ -207,7 +232,10 @@ def judge(found: dict[str, dict[str, float]]) -> dict[str, bool]:
     targets = {}
     for name, most in (("sm80", 1.0), ("sm90a", 0.6)):
         if (own := found.get(f"fastspade {name}")) is not None:
-            targets |= {f"{name}: at most {most} ms": own["milliseconds"] <= most, f"{name}: at most 256 MiB": own["peak_mib"] <= 256}
+            targets |= {
+                f"{name}: at most {most} ms": own["milliseconds"] <= most,
+                f"{name}: at most 256 MiB": own["peak_mib"] <= 256,
+            }
     best = min(result["milliseconds"] for name, result in found.items() if name.startswith("fastspade"))
     others = {name: result for name, result in found.items() if not name.startswith("fastspade")}
     if "torch.cdist + topk" in others:
@@ -228,7 +256,9 @@ def read_features(arguments: argparse.Namespace, cases: list[PyramidCase]) -> tu
         return load_features(STORED), "real"
     images = max(case.images for case in cases)
     query, gallery = make_features(arguments.data, arguments.shapes, max(images, 16))
-    return ([level[:16] for level in gallery], gallery) if max(case.batch for case in cases) > 1 and arguments.data == "random" else (query, gallery), arguments.data
+    return ([level[:16] for level in gallery], gallery) if max(
+        case.batch for case in cases
+    ) > 1 and arguments.data == "random" else (query, gallery), arguments.data
 
 
 def main() -> None:
@@ -244,7 +274,9 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("benchmarks/search_cuda.py needs a CUDA device, and torch sees none; --device cpu --tiny tries its paths")
+        raise SystemExit(
+            "benchmarks/search_cuda.py needs a CUDA device, and torch sees none; --device cpu --tiny tries its paths"
+        )
     torch.manual_seed(0)
     cases, vectors = CASES[arguments.cases], VECTORS[arguments.cases]
     if arguments.tiny:

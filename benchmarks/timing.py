@@ -39,7 +39,10 @@ def measure(contenders: Contenders, repeats: int, device: torch.device, graphs: 
     """Of each: "milliseconds" of a call alone and "host_us" until it returns, medians, contenders taking turns;
     "back_to_back_ms" per call of a queue; "graph_ms" per replay, where a CUDA graph can hold the call. At most `repeats` each:
     fewer of those that take long, but at least 3."""
-    times = {name: max(min(3, repeats), min(repeats, int(500 / max(_timed(call, 1, device), 1e-3)))) for name, call in contenders.items()}
+    times = {
+        name: max(min(3, repeats), min(repeats, int(500 / max(_timed(call, 1, device), 1e-3))))
+        for name, call in contenders.items()
+    }
     alone: dict[str, list[float]] = {name: [] for name in contenders}
     host: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(max(times.values(), default=0)):

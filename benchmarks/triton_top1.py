@@ -52,7 +52,9 @@ def _kernel() -> object:
     if not _tuned:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         tiles = [(16, 16, 16, 4, 1)] if interpreted else TILES
-        configs = [triton.Config({"M": m, "N": n, "K": k}, num_warps=warps, num_stages=stages) for m, n, k, warps, stages in tiles]
+        configs = [
+            triton.Config({"M": m, "N": n, "K": k}, num_warps=warps, num_stages=stages) for m, n, k, warps, stages in tiles
+        ]
         _tuned["kernel"] = triton.autotune(configs, key=["queries", "vectors", "channels", "tf32", "split"])(top1_kernel)
     return _tuned["kernel"]
 
@@ -69,7 +71,6 @@ def top1_candidates(query: torch.Tensor, gallery: torch.Tensor, norms: torch.Ten
     def grid(tile: dict[str, int]) -> tuple[int, int]:
         return -(-len(query) // tile["M"]), splits
 
-    _kernel()[grid](
-        query, gallery, norms, distances, places, len(query), len(gallery), split, channels=query.shape[1], tf32=query.dtype == torch.float32
-    )  # fmt: skip
+    sides = query, gallery, norms, distances, places, len(query), len(gallery), split
+    _kernel()[grid](*sides, channels=query.shape[1], tf32=query.dtype == torch.float32)
     return places.t().long()

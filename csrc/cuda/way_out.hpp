@@ -21,7 +21,7 @@ inline std::string way_out(cudaError_t status) {
             return versions + ": update the driver, or build fastspade with a toolkit that is no newer than it";
         case cudaErrorUnsupportedPtxVersion:
         case cudaErrorNoKernelImageForDevice:
-            return versions + ": build fastspade with this device's compute capability in FASTSPADE_CUDA_ARCHITECTURES, "
+            return versions + ": build fastspade with this device's compute capability, 8.0 or newer, in FASTSPADE_CUDA_ARCHITECTURES, "
                               "or with a toolkit that is no newer than the driver";
         default:
             return {};

@@ -41,7 +41,9 @@ def build_info() -> BuildInfo:
         "compiler": engine.compiler,
         "simd": engine.simd(),
         "cuda_architectures": engine.cuda_architectures.split(),
-        "cuda_versions": {} if versions is None else {name: version_text(n) if n else None for name, n in versions._asdict().items()},
+        "cuda_versions": {}
+        if versions is None
+        else {name: version_text(n) if n else None for name, n in versions._asdict().items()},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -59,10 +61,12 @@ def cuda_devices() -> list[CudaDevice]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         capability, obstacle = torch.cuda.get_device_capability(index), cuda_obstacle(index)
         search = "sm90a" if capability == (9, 0) and has_sm90a_search() else "sm80"
-        found.append({
-            "name": torch.cuda.get_device_name(index),
-            "compute_capability": ".".join(map(str, capability)),
-            "search": None if obstacle else search,
-            "obstacle": obstacle,
-        })
+        found.append(
+            {
+                "name": torch.cuda.get_device_name(index),
+                "compute_capability": ".".join(map(str, capability)),
+                "search": None if obstacle else search,
+                "obstacle": obstacle,
+            }
+        )
     return found

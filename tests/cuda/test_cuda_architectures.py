@@ -34,7 +34,7 @@ def choose(tmp_path):
         listed = NVCC[version]
         names = "exit 1" if listed is None else "\n".join(f"echo compute_{name}" for name in listed.split())
         bodies = {
-            "nvcc": f'case "$1" in --version) echo "Cuda compilation tools, release {version}, V{version}.99" ;; *)\n{names}\n;; esac',
+            "nvcc": f'case "$1" in --version) echo "release {version}, V{version}.99" ;; *)\n{names}\n;; esac',
             "nvidia-smi": "exit 9" if gpus is None else "\n".join(f"echo {gpu}" for gpu in gpus.split()),
         }
         for name, body in bodies.items():

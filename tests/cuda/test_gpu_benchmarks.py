@@ -31,12 +31,26 @@ def run(name: str, *arguments: str, **environment: str) -> str:
 @pytest.mark.slow
 def test_every_rival_runs_and_finds_the_neighbours_of_float64(tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed")
-    told = run("search_cuda.py", "--device", "cpu", "--tiny", "--cases", "full", "--out", str(tmp_path / "out.json"), TRITON_INTERPRET="1")
+    told = run(
+        "search_cuda.py",
+        "--device",
+        "cpu",
+        "--tiny",
+        "--cases",
+        "full",
+        "--out",
+        str(tmp_path / "out.json"),
+        TRITON_INTERPRET="1",
+    )
     assert "failed" not in told and "left out" in told  # those that are not installed are named
     cases = json.loads((tmp_path / "out.json").read_text())["cases"]
     assert len(cases) == 13
     types = ("fp32", "tf32", "bf16", "fp16")
-    rivals = {"torch.cdist + topk", *(f"addmm {kind} + {how}" for kind in types for how in ("min", "topk")), "Triton fused top-1 fp16"}
+    rivals = {
+        "torch.cdist + topk",
+        *(f"addmm {kind} + {how}" for kind in types for how in ("min", "topk")),
+        "Triton fused top-1 fp16",
+    }
     rivals |= {"Triton fused top-1 tf32", "torch.compile(max-autotune) fp16 + min"}
     first = {name for name in cases[0]["results"] if not name.startswith(("fastspade", "faiss", "cuvs", "KeOps"))}
     assert first == rivals
@@ -63,7 +77,11 @@ for dtype in (torch.float16, torch.float32):
 @pytest.mark.slow  # Triton must be imported by a process that interprets
 def test_the_triton_kernel_finds_the_nearest_of_each_split():
     pytest.importorskip("triton", reason="Triton is not installed")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")]),
+    }
     ended = subprocess.run([sys.executable, "-c", TOP1], capture_output=True, text=True, env=environment, timeout=100)
     assert ended.returncode == 0, ended.stderr[-2000:]
 
@@ -72,7 +90,10 @@ def test_a_rerank_orders_by_exact_distances_and_ties_by_index():
     from rivals import rerank
 
     gallery = torch.tensor([[0.0], [2.0], [1.0], [-1.0], [5.0]])
-    assert rerank(torch.tensor([[0.0], [4.0]]), gallery, torch.tensor([[4, 3, 2, 0], [1, 4, 2, 0]]), 3).tolist() == [[0, 2, 3], [4, 1, 2]]
+    assert rerank(torch.tensor([[0.0], [4.0]]), gallery, torch.tensor([[4, 3, 2, 0], [1, 4, 2, 0]]), 3).tolist() == [
+        [0, 2, 3],
+        [4, 1, 2],
+    ]
 
 
 def test_the_share_of_float64_notices_a_wrong_neighbour_and_takes_a_tie():
@@ -80,8 +101,16 @@ def test_the_share_of_float64_notices_a_wrong_neighbour_and_takes_a_tie():
 
     query = [torch.zeros(1, 1, 2, 2)]
     gallery = [torch.tensor([1.0, 2.0, 3.0, 2.0, 4.0, 5.0, 6.0, 1.0]).reshape(2, 1, 2, 2)]
-    found = {"right": [[0, 7]] * 4, "tie": [[7, 0]] * 4, "second wrong": [[0, 1]] * 4, "half of rows": [[0, 7]] * 2 + [[4, 5]] * 2, "none": [[-1, -1]] * 4}
-    shares = float64_shares({name: lambda rows=rows: torch.tensor(rows) for name, rows in found.items()}, query, gallery, 2, "nearest")
+    found = {
+        "right": [[0, 7]] * 4,
+        "tie": [[7, 0]] * 4,
+        "second wrong": [[0, 1]] * 4,
+        "half of rows": [[0, 7]] * 2 + [[4, 5]] * 2,
+        "none": [[-1, -1]] * 4,
+    }
+    shares = float64_shares(
+        {name: lambda rows=rows: torch.tensor(rows) for name, rows in found.items()}, query, gallery, 2, "nearest"
+    )
     assert shares == {"right": 1, "tie": 1, "second wrong": 0.5, "half of rows": 0.5, "none": 0}
 
 
@@ -91,8 +120,14 @@ def test_stored_features_come_back_as_they_were(tmp_path):
     sides = tuple([torch.randn(n, 3, 4, 4), torch.randn(n, 5, 2, 2)] for n in (1, 2))
     save_features(tmp_path / "features.npz", sides)
     found = load_features(tmp_path / "features.npz")
-    assert all(torch.equal(a, b.half()) for side, given in zip(found, sides, strict=True) for a, b in zip(side, given, strict=True))
-    assert STORED.stat().st_size < 12e6 and [level.shape for level in load_features(STORED)[1]] == [(20, 144, 28, 28), (20, 240, 14, 14), (20, 672, 7, 7)]
+    assert all(
+        torch.equal(a, b.half()) for side, given in zip(found, sides, strict=True) for a, b in zip(side, given, strict=True)
+    )
+    assert STORED.stat().st_size < 12e6 and [level.shape for level in load_features(STORED)[1]] == [
+        (20, 144, 28, 28),
+        (20, 240, 14, 14),
+        (20, 672, 7, 7),
+    ]
 
 
 def test_the_profile_s_table_keeps_preparation_search_finish_and_host_apart():
@@ -107,7 +142,12 @@ def test_the_profile_s_table_keeps_preparation_search_finish_and_host_apart():
     ]
     lines = [line.split() for line in table(kernels, 100.0, 2)]
     found = {line[0]: line[1:] for line in lines if line[0] in ("preparation", "search", "finish", "other")}
-    assert found == {"preparation": ["16.0", "3.0"], "search": ["400.0", "1.0"], "finish": ["5.0", "1.0"], "other": ["3.0", "1.0"]}
+    assert found == {
+        "preparation": ["16.0", "3.0"],
+        "search": ["400.0", "1.0"],
+        "finish": ["5.0", "1.0"],
+        "other": ["3.0", "1.0"],
+    }
     assert lines[-1] == ["host,", "until", "the", "call", "returns", "50.0"]
 
 
@@ -127,9 +167,18 @@ def test_the_smoke_test_passes_on_the_cpu_and_names_the_first_wrong_value(capsys
 
     right, places = torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.tensor([[3, 4]])
     assert gpu_smoke.first_wrong(right.float(), places, right, places) is None
-    assert "at (0, 1) found pixel 5 at 2, float64 has 4 at 2" in gpu_smoke.first_wrong(right.float(), torch.tensor([[3, 5]]), right, places)
+    assert "at (0, 1) found pixel 5 at 2, float64 has 4 at 2" in gpu_smoke.first_wrong(
+        right.float(), torch.tensor([[3, 5]]), right, places
+    )
     assert "at (0, 0) found pixel 3 at 1.5" in gpu_smoke.first_wrong(torch.tensor([[1.5, 2.0]]), places, right, places)
     monkeypatch.setattr(sys, "argv", ["gpu_smoke.py", "--device", "cpu"])
     assert gpu_smoke.main() == 0 and "PASS cpu: 14 cases" in capsys.readouterr().out
-    monkeypatch.setattr(gpu_smoke, "pyramid_knn", lambda *arguments, **options: [answer + 1 for answer in gpu_smoke.reference.pyramid_knn(arguments[0], arguments[1], arguments[2], upsample="bilinear")])
+    monkeypatch.setattr(
+        gpu_smoke,
+        "pyramid_knn",
+        lambda *arguments, **options: [
+            answer + 1
+            for answer in gpu_smoke.reference.pyramid_knn(arguments[0], arguments[1], arguments[2], upsample="bilinear")
+        ],
+    )
     assert gpu_smoke.main() == 1 and "FAIL cpu, three levels: 400 of 400 differ; at (0, 0, 0, 0) found" in capsys.readouterr().out

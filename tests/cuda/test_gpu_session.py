@@ -25,27 +25,42 @@ RUNS = {
 class Session:
     """A call of the script: its exit status, its runs by name, in order, with their ends, and the logs of its archive."""
 
-    def __init__(self, folder: Path, step: str, capability: str = "echo 90", built: bool = False, environment: dict[str, str] | None = None, **tools: str):
+    def __init__(
+        self,
+        folder: Path,
+        step: str,
+        capability: str = "echo 90",
+        built: bool = False,
+        environment: dict[str, str] | None = None,
+        **tools: str,
+    ):
         place, programs, out = folder / "place", folder / "programs", folder / "out"
         (place / "benchmarks").mkdir(parents=True)
         programs.mkdir()
         shutil.copy(SCRIPT, place / "benchmarks")
         if built:
             (place / "build" / "gpu-site" / "fastspade").mkdir(parents=True)
-        says = f'case "$*" in *get_device_capability*) {capability} ;; *shared_memory*) echo 227 ;; *) echo "$FASTSPADE_CUDA_PATH: $*" ;; esac'
+        asked = f"*get_device_capability*) {capability} ;; *shared_memory*) echo 227 ;;"
+        says = f'case "$*" in {asked} *) echo "$FASTSPADE_CUDA_PATH: $*" ;; esac'
         working = 'case "$*" in *.ten_lines) exit 0 ;; esac; echo "$@"'
         compiles = 'while [ "$1" != -o ]; do shift; done; printf "#!/bin/sh\\n" >"$2"; chmod +x "$2"'
-        stand_ins = {"python3": says, "compute-sanitizer": working, "ncu": working, "nvcc": compiles} | {name.replace("_", "-"): body for name, body in tools.items()}
+        stand_ins = {"python3": says, "compute-sanitizer": working, "ncu": working, "nvcc": compiles} | {
+            name.replace("_", "-"): body for name, body in tools.items()
+        }
         for name, body in stand_ins.items():
             (programs / name).write_text(f"#!/bin/sh\n{body}\n")
             (programs / name).chmod(0o755)
         wanted = {**os.environ, **(environment or {}), "PATH": f"{programs}:{os.environ['PATH']}"}
-        ended = subprocess.run(["bash", place / "benchmarks" / SCRIPT.name, step, out], capture_output=True, text=True, env=wanted, timeout=60)
+        ended = subprocess.run(
+            ["bash", place / "benchmarks" / SCRIPT.name, step, out], capture_output=True, text=True, env=wanted, timeout=60
+        )
         self.status, self.errors, self.logs = ended.returncode, ended.stderr, {}
         self.written = sorted(path.name for path in out.iterdir()) if out.exists() else []
         if self.written:
             with tarfile.open(out / f"gpu_session_{step}.tar.gz") as archive:
-                self.logs = {Path(member.name).name: archive.extractfile(member).read().decode() for member in archive if member.isfile()}
+                self.logs = {
+                    Path(member.name).name: archive.extractfile(member).read().decode() for member in archive if member.isfile()
+                }
         lines = self.logs.get("runs.txt", "").splitlines()
         self.runs = {line.split()[1].rstrip(":"): line.split(": ", 1)[1] for line in lines}
 
@@ -56,7 +71,9 @@ def test_each_step_builds_and_does_its_runs_in_order(tmp_path, step):
     assert session.status == 0, session.errors
     assert list(session.runs) == RUNS[step].split() and all(end.startswith("exit 0") for end in session.runs.values())
     assert session.written == [f"gpu_session_{step}.tar.gz"]  # everything in one file
-    assert {f"{name}.log" for name in session.runs} <= set(session.logs) and not [name for name in session.logs if name.startswith(".")]
+    assert {f"{name}.log" for name in session.runs} <= set(session.logs) and not [
+        name for name in session.logs if name.startswith(".")
+    ]
 
 
 def test_a_failed_run_stops_nothing_and_is_told_in_the_end(tmp_path):
@@ -91,7 +108,8 @@ def test_a_slow_run_ends_with_its_share_of_the_step(tmp_path):
 
 def test_a_call_cut_off_leaves_the_archive_of_what_ended(tmp_path):
     """As `timeout -s KILL` does; no trap runs."""
-    python = 'case "$*" in *get_device_capability*) echo 80 ;; *test_operators*) kill -9 $(ps -o ppid= -p $PPID) ;; *) echo "$*" ;; esac'
+    killed = "*test_operators*) kill -9 $(ps -o ppid= -p $PPID) ;;"
+    python = f'case "$*" in *get_device_capability*) echo 80 ;; {killed} *) echo "$*" ;; esac'
     session = Session(tmp_path, "first", python3=python)
     assert session.status == -9 and list(session.runs) == ["build"] and session.written == ["gpu_session_first.tar.gz"]
     assert "FASTSPADE_CUDA_ARCHITECTURES=80-real" in session.logs["build.log"]
@@ -104,7 +122,11 @@ def test_sanitizers_run_the_cases_that_reach_this_device_s_layouts(tmp_path):
         command = session.logs[f"{name}.log"]
         assert "tests/cuda/test_cuda_layouts.py -p no:cacheprovider -k" in command
         assert command.endswith(f"or test_layout_matches_float64_brute_force and {device}\n")
-        assert [case for case in LAYOUT_CASES if device in case.name] == [case for case in LAYOUT_CASES if device in case.devices.split()] != []
+        assert (
+            [case for case in LAYOUT_CASES if device in case.name]
+            == [case for case in LAYOUT_CASES if device in case.devices.split()]
+            != []
+        )
 
 
 def test_a_run_for_which_no_time_is_left_is_told(tmp_path):
@@ -123,5 +145,7 @@ def test_nothing_is_done_without_a_device_or_after_a_failed_build(tmp_path):
 
 def test_files_that_it_names_are_there():
     text = SCRIPT.read_text()
-    named = {word for word in text.replace('"', " ").split() if word.startswith(("benchmarks/", "tests/")) and word.endswith(".py")}
+    named = {
+        word for word in text.replace('"', " ").split() if word.startswith(("benchmarks/", "tests/")) and word.endswith(".py")
+    }
     assert len(named) >= 6 and all((SCRIPT.parents[1] / name).exists() for name in named)

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import LAYERS, TinyNet
+
 from fastspade import Spade
 from fastspade.cli.main import main
 from fastspade.errors import DeviceError, InputError
 from fastspade.search import device as devices
 from fastspade.search.device import cuda_obstacle, pick_device
-from tiny import LAYERS, TinyNet
 
 BUILT = "80-real 90-real 100-real 120 90a-real"
 
@@ -23,7 +24,9 @@ def machine(monkeypatch):
     """A machine with GPUs of `capabilities`, a driver, and a build for `built` with a toolkit (None: no CUDA engine)."""
 
     def make(*capabilities, built=BUILT, toolkit=13000, driver=13000):
-        engine = SimpleNamespace(compiler="", simd=lambda: "", cuda_architectures=built, cuda_versions=lambda: [toolkit, toolkit, driver])
+        engine = SimpleNamespace(
+            compiler="", simd=lambda: "", cuda_architectures=built, cuda_versions=lambda: [toolkit, toolkit, driver]
+        )
         for module in ("cpu", "device"):
             monkeypatch.setattr(f"fastspade.search.{module}.compiled_engine", lambda: engine)
         monkeypatch.setattr(devices, "has_cuda_engine", lambda: toolkit is not None)
@@ -50,11 +53,27 @@ def test_a_device_with_an_image_or_ptx_is_taken_without_a_word(machine, capabili
     ("capability", "build", "obstacle"),
     [
         ((7, 5), {}, r"GPU 0 has compute capability 7\.5; the CUDA engine needs 8\.0 or newer"),
-        ((8, 0), {"built": "86 90a-real"}, r"GPU 0 has compute capability 8\.0, and this build has code for 86 90a-real; .* 80 in FASTSPADE_CUDA_ARCH"),
-        ((11, 0), {"built": "80-real 90-real 100-real"}, r"11\.0, and this build has code for .* 110 in FASTSPADE_CUDA_ARCHITECTURES"),
+        (
+            (8, 0),
+            {"built": "86 90a-real"},
+            r"GPU 0 has compute capability 8\.0, and this build has code for 86 90a-real; .* 80 in FASTSPADE_CUDA_ARCH",
+        ),
+        (
+            (11, 0),
+            {"built": "80-real 90-real 100-real"},
+            r"11\.0, and this build has code for .* 110 in FASTSPADE_CUDA_ARCHITECTURES",
+        ),
         ((12, 0), {"built": "90a"}, "12.0, and this build has code for 90a"),  # PTX with a suffix is not portable
-        ((12, 0), {"built": "90", "toolkit": 12080, "driver": 12040}, r"has only PTX, of CUDA 12\.8; the driver serves CUDA 12\.4 .* 120 in FASTSPADE"),
-        ((9, 0), {"driver": 12080}, r"driver serves CUDA 12\.8 at most, and this build has the CUDA 13\.0 runtime; update the driver, or build"),
+        (
+            (12, 0),
+            {"built": "90", "toolkit": 12080, "driver": 12040},
+            r"has only PTX, of CUDA 12\.8; the driver serves CUDA 12\.4 .* 120 in FASTSPADE",
+        ),
+        (
+            (9, 0),
+            {"driver": 12080},
+            r"driver serves CUDA 12\.8 at most, and this build has the CUDA 13\.0 runtime; update the driver, or build",
+        ),
         ((9, 0), {"toolkit": None}, "this build of fastspade has no CUDA engine; build it where"),
     ],
     ids=lambda x: x if isinstance(x, str) else None,

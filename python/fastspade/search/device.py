@@ -44,8 +44,8 @@ def cuda_obstacle(index: int | None = None) -> str | None:
     toolkit, runtime, driver = versions
     if driver // 1000 < runtime // 1000:  # within a major version older drivers serve newer runtimes
         return (
-            f"the driver serves CUDA {version_text(driver)} at most, and this build has the CUDA {version_text(runtime)} runtime; "
-            "update the driver, or build fastspade with a toolkit that is no newer than it"
+            f"the driver serves CUDA {version_text(driver)} at most, and this build has the CUDA {version_text(runtime)} runtime"
+            "; update the driver, or build fastspade with a toolkit that is no newer than it"
         )
     capability = torch.cuda.get_device_capability(index)
     digits = "{}{}".format(*capability)
@@ -59,8 +59,8 @@ def cuda_obstacle(index: int | None = None) -> str | None:
         if driver >= toolkit:
             return None
         return (
-            f"{name}, for which this build has only PTX, of CUDA {version_text(toolkit)}; the driver serves CUDA {version_text(driver)} "
-            f"at most: update it, or build fastspade with {digits} in FASTSPADE_CUDA_ARCHITECTURES or with an older toolkit"
+            f"{name}, for which this build has only PTX, of CUDA {version_text(toolkit)}; "
+            f"the driver serves CUDA {version_text(driver)} at most: update it, or build fastspade with {digits} in FASTSPADE_CUDA_ARCHITECTURES or with an older toolkit"
         )
     return f"{name}, and this build has code for {' '.join(built)}; build fastspade with {digits} in FASTSPADE_CUDA_ARCHITECTURES"
 
