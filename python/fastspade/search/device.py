@@ -60,7 +60,8 @@ def cuda_obstacle(index: int | None = None) -> str | None:
             return None
         return (
             f"{name}, for which this build has only PTX, of CUDA {version_text(toolkit)}; "
-            f"the driver serves CUDA {version_text(driver)} at most: update it, or build fastspade with {digits} in FASTSPADE_CUDA_ARCHITECTURES or with an older toolkit"
+            f"the driver serves CUDA {version_text(driver)} at most: update it, or build fastspade with {digits} in "
+            "FASTSPADE_CUDA_ARCHITECTURES or with an older toolkit"
         )
     return f"{name}, and this build has code for {' '.join(built)}; build fastspade with {digits} in FASTSPADE_CUDA_ARCHITECTURES"
 
