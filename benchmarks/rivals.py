@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable
 from functools import cache
 
@@ -66,9 +67,23 @@ def _best(distances: torch.Tensor, keep: int, reduction: str) -> tuple[torch.Ten
     return distances.topk(min(keep, distances.shape[1]), largest=False, sorted=False)
 
 
-def _product(norms: torch.Tensor, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-    """Squared distances less the query's norms. Where torch can, sums of 16-bit products come out as float32."""
-    if query.dtype != torch.float32 and query.is_cuda and "out_dtype" in str(torch.ops.aten.addmm.overloads()):
+@cache
+def _sums_stay_wide(dtype: torch.dtype, device: str) -> bool:
+    """Whether this torch gives the float32 sums of 16-bit products as they are; else it rounds them."""
+    if device != "cuda" or dtype == torch.float32:
+        return False
+    a = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        torch.addmm(torch.ones(16, device=device), a, a, alpha=-2, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):
+        print(f"addmm gives {dtype} sums rounded to {dtype} in this torch")
+        return False
+    return True
+
+
+def _product(norms: torch.Tensor, query: torch.Tensor, gallery: torch.Tensor, wide: bool) -> torch.Tensor:
+    """Squared distances less the query's norms."""
+    if wide:
         return torch.addmm(norms, query, gallery.t(), alpha=-2, out_dtype=torch.float32)
     return torch.addmm(norms.to(query.dtype), query, gallery.t(), alpha=-2)
 
@@ -98,12 +113,13 @@ def dense(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> Contenders:
 
     def addmm(kind: str, reduction: str) -> Callable[[], torch.Tensor]:
         asked, stored = rounded(TYPES[kind])
+        wide = _sums_stay_wide(asked.dtype, device.type)
 
         def call() -> torch.Tensor:
             before = torch.backends.cuda.matmul.allow_tf32
             torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
             try:
-                return in_chunks(lambda part, where: _product(norms[where], asked, part), stored, reduction)
+                return in_chunks(lambda part, where: _product(norms[where], asked, part, wide), stored, reduction)
             finally:
                 torch.backends.cuda.matmul.allow_tf32 = before
 
@@ -125,9 +141,10 @@ def inductor(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> Contende
     keep, reduction = margin(kappa, len(gallery)), "min" if kappa == 1 else "topk"
 
     def search(norms: torch.Tensor, asked: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-        return _best(_product(norms, asked, stored), keep, reduction)[1]
+        return _best(_product(norms, asked, stored, wide), keep, reduction)[1]
 
     options = {"mode": "max-autotune"} if query.is_cuda else {"backend": "eager"}
+    wide = _sums_stay_wide(asked.dtype, query.device.type)
     fused = torch.compile(search, dynamic=False, **options)
     return {f"torch.compile(max-autotune) fp16 + {reduction}": lambda: fused(norms, asked, stored).clone()}
 
@@ -137,9 +154,7 @@ def triton_top1(query: torch.Tensor, gallery: torch.Tensor) -> Contenders:
     if importlib.util.find_spec("triton") is None:
         _tell_missing("Triton")
         return {}
-    from triton.knobs import runtime
-
-    if gallery.device != query.device or not (query.is_cuda or runtime.interpret):
+    if gallery.device != query.device or not (query.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         return {}
     from triton_top1 import top1_candidates
 
