@@ -58,6 +58,11 @@ FASTSPADE_DEVICE float bits_float(uint32_t bits) { return __uint_as_float(bits);
 FASTSPADE_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
 FASTSPADE_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }  // -1 where there is none
 
+// --- float64 whose operations are never fused
+FASTSPADE_DEVICE double rounded_sum(double a, double b) { return __dadd_rn(a, b); }
+FASTSPADE_DEVICE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+FASTSPADE_DEVICE uint64_t double_bits(double value) { return static_cast<uint64_t>(__double_as_longlong(value)); }
+
 // --- 16-bit floating point, held as its bits
 FASTSPADE_DEVICE uint16_t float_to_half(float value) { return __half_as_ushort(__float2half_rn(value)); }
 FASTSPADE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }

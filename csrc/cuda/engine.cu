@@ -4,6 +4,7 @@
 #include <cuda.h>
 
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <set>
 #include <sstream>
@@ -33,7 +34,8 @@ std::string text_of(const std::vector<TensorView>& levels) {
 // Runs on one device and stream; restores the caller's device at the end.
 class Stream {
   public:
-    Stream(int device, void* stream, std::string subject) : device_(device), stream_(static_cast<cudaStream_t>(stream)), subject_(std::move(subject)) {
+    Stream(int device, void* stream, std::function<std::string()> subject)
+        : device_(device), stream_(static_cast<cudaStream_t>(stream)), subject_(std::move(subject)) {
         check(cudaGetDevice(&before_), "cudaGetDevice");
         if (before_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
     }
@@ -44,7 +46,7 @@ class Stream {
     template <class Kernel, class Parameters>
     void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
         if (blocks == 0) return;
-        if (blocks > 0x7fffffff) throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_);
+        if (blocks > 0x7fffffff) throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_());
         if (shared_bytes > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
         kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes), stream_>>>(parameters);
         check(cudaGetLastError(), "kernel launch");
@@ -80,7 +82,7 @@ class Stream {
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
         if (status != CUDA_SUCCESS)
             throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + " on device " +
-                            std::to_string(device_) + ", " + subject_);
+                            std::to_string(device_) + ", " + subject_());
         TensorMap result;
         std::memcpy(&result, &map, sizeof(map));
         return result;
@@ -94,7 +96,7 @@ class Stream {
         if (status == cudaSuccess) return;
         cudaGetLastError();  // clears what is not sticky, so that the next call starts clean
         const std::string message = std::string(call) + " failed: " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) +
-                                    ") on device " + std::to_string(device_) + ", " + subject_;
+                                    ") on device " + std::to_string(device_) + ", " + subject_();
         if (status == cudaErrorMemoryAllocation) throw CudaOutOfMemory(message);
         throw CudaError(message);
     }
@@ -127,13 +129,13 @@ class Stream {
 
     int device_, before_ = 0;
     cudaStream_t stream_;
-    std::string subject_;
+    std::function<std::string()> subject_;  // what errors are about
 };
 
 }  // namespace
 
 DeviceProperties device_properties(int device) {
-    Stream on(device, nullptr, "asking for its properties");
+    Stream on(device, nullptr, [] { return std::string("asking for its properties"); });
     auto ask = [&](cudaDeviceAttr attribute) {
         int value = 0;
         on.check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
@@ -148,12 +150,20 @@ DeviceProperties device_properties(int device) {
 }
 
 void prepare_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
-    Stream on(device, stream, "gallery " + text_of(levels));
+    Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
     prepare_gallery(on, layout, levels, base);
 }
 
+void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
+                    const int64_t* order, uint8_t* same) {
+    Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
+    compare_equals(on, layout, levels, hashes, order, same);
+}
+
 void search(int device, void* stream, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request) {
-    Stream on(device, stream, "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " + std::to_string(request.kappa));
+    Stream on(device, stream, [&] {
+        return "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " + std::to_string(request.kappa);
+    });
     search(on, gallery, plan, request);
 }
 

@@ -38,6 +38,12 @@ void prepare_gallery(const cuda::OperandLayout& layout, const std::vector<Tensor
     cuda::prepare_gallery(host, layout, levels, base);
 }
 
+void compare_equals(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes, const int64_t* order,
+                    uint8_t* same) {
+    HostLauncher host;
+    cuda::compare_equals(host, layout, levels, hashes, order, same);
+}
+
 void search(const cuda::OperandLayout& gallery, const cuda::SearchPlan& plan, const cuda::SearchRequest& request) {
     HostLauncher host;
     cuda::search(host, gallery, plan, request);

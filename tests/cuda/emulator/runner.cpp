@@ -11,6 +11,10 @@ struct EmulatedBackend {
     static void prepare_gallery(int, void*, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
         emulate::prepare_gallery(layout, levels, base);
     }
+    static void compare_equals(int, void*, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
+                               const int64_t* order, uint8_t* same) {
+        emulate::compare_equals(layout, levels, hashes, order, same);
+    }
     static void search(int, void*, const cuda::OperandLayout& gallery, const cuda::SearchPlan& plan, const cuda::SearchRequest& request) {
         emulate::search(gallery, plan, request);
     }
