@@ -79,6 +79,16 @@ FASTSPADE_DEVICE void unpack_halves(uint32_t pair, float& low, float& high) {
     high = both.y;
 }
 
+// --- reading what no kernel of the same launch writes: four bytes where `wide`, two where `narrow`, else nothing, as zeros.
+// Predicated, so that no branch stands between several such loads.
+FASTSPADE_DEVICE uint32_t load_bits(const void* global, bool wide, bool narrow) {
+    uint32_t bits;
+    asm("{\n.reg .pred w, n;\nsetp.ne.u32 w, %2, 0;\nsetp.ne.u32 n, %3, 0;\nmov.u32 %0, 0;\n"
+        "@w ld.global.nc.u32 %0, [%1];\n@n ld.global.nc.u16 %0, [%1];\n}"
+        : "=r"(bits) : "l"(__cvta_generic_to_global(global)), "r"(static_cast<uint32_t>(wide)), "r"(static_cast<uint32_t>(narrow)));
+    return bits;
+}
+
 // --- asynchronous copies, global to shared memory, 16 bytes; both addresses 16-byte aligned
 FASTSPADE_DEVICE uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));

@@ -70,10 +70,8 @@ struct Channels {
 #pragma unroll
             for (int k = 0; k < Taps; ++k) {
                 const int channel = first + i * step;
-                const char* const at = sample.tap[k] + channel * stride;
-                bits[i][k] = 0u;
-                if (channel < level.channels)
-                    bits[i][k] = wide ? *reinterpret_cast<const uint32_t*>(at) : *reinterpret_cast<const uint16_t*>(at);
+                const bool real = channel < level.channels;
+                bits[i][k] = load_bits(sample.tap[k] + channel * stride, real && wide, real && !wide);
             }
     }
 
