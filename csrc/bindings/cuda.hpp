@@ -157,7 +157,6 @@ void define_cuda(pybind11::module_& module) {
         Backend::search(device, reinterpret_cast<void*>(stream), plan.gallery, plan.search, request);
     }, py::arg("device"), py::arg("plan"), py::arg("stream"), py::arg("query"), py::arg("gallery"), py::arg("prepared"), py::arg("gallery_index"),
        py::arg("redo"), py::arg("distances"), py::arg("indices"), py::arg("counters"), py::arg("workspace"));
-    module.attr("cuda_counters") = static_cast<int>(counter_count);
 }
 
 }  // namespace fastspade

@@ -41,11 +41,11 @@ struct PyramidView {
 };
 
 // Per pixel of the finest grid, in units of its image's scale, rounded so that bounds stay bounds (see prepare.cuh):
-//   query:   norm - slack, |q^|, |q - q^|
-//   gallery: norm - slack, |r - r^| + accumulation errors, |r|
+//   query:   norm - slack, |q^|, |q - q^|, |q|
+//   gallery: norm - slack, |r - r^| + accumulation errors, at least |r|, |r|
 // where q^ and r^ are what the 16-bit operands hold.
 struct alignas(16) Terms {
-    float norm, first, second, unused;
+    float norm, first, second, length;
 };
 
 // Per pixel of the gallery's finest grid, of those with exactly its descriptor: how many come before it in its image, and
@@ -137,8 +137,8 @@ struct FinishParameters {
 };
 
 // What a search counts: rows whose certificate fails, and pairs of such rows that are filtered, first by norms and those that
-// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows.
-enum Counter : int { uncertain_rows, exact_pairs, filtered_pairs, bounded_pairs, counter_count };
+// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows. COUNTERS in fastspade/search/cuda.py names them in this order.
+enum Counter : int { uncertain_rows, exact_pairs, filtered_pairs, bounded_pairs };
 
 // Searching failed rows again.
 struct RedoParameters {

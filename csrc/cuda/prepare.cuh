@@ -202,7 +202,7 @@ FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
     const double slack = 0x1p-20 * (norm + operand * operand);  // of the norm's rounding and the epilogue's additions
     Terms terms;
     terms.norm = static_cast<float>(norm - slack);
-    terms.unused = 0.0f;
+    terms.length = static_cast<float>(sqrt(norm) * up);
     if (p.gallery) {
         terms.first = static_cast<float>((residual + accumulated * operand + 0x1p-11 * sqrt(coarse)) * up);
         terms.second = static_cast<float>((operand + residual) * up);

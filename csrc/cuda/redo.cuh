@@ -125,7 +125,7 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
                 if (real) {
                     const Terms gallery = s.gallery_terms[image * f.pixels + pixel];
                     const float ratio = scale / s.gallery_scale[image];
-                    left = !(bound(gallery, ratio, (query.first + query.second) * gallery.second) > reach);
+                    left = !(bound(gallery, ratio, query.length * gallery.length) > reach);
                 }
                 const uint32_t found = warp_ballot(left);
                 if (left) share[count + count_bits(found & ((1u << lane) - 1u))] = static_cast<uint32_t>(pair);

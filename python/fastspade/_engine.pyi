@@ -44,8 +44,6 @@ def search_cpu(
     prune: bool,
 ) -> _Counts: ...
 def cuda_compute_capability(device: int) -> int: ...
-cuda_counters: int
-
 # Bytes, and the offset of what tells equal pixels: hashes of 64 bits a pixel, as cuda_prepare_gallery leaves them; then, as a
 # search wants it, two int32 a pixel (Equals in csrc/cuda/parameters.hpp).
 def cuda_gallery_layout(

@@ -52,7 +52,7 @@ def search_of(seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor], int, t
         query = [level[:1].expand(queries, -1, -1, -1).contiguous() for level in gallery]
     index = None
     if draw.random() < 0.4:
-        index = torch.tensor([[draw.randrange(images) for _ in range(draw.choice([2, 3]))] for _ in range(1)]).expand(queries, -1).contiguous()
+        index = torch.tensor([draw.sample(range(images), (images + 1) // 2) for _ in range(queries)])
     slots = images if index is None else index.shape[1]
     return query, gallery, draw.randint(1, min(slots * stored[0][0] * stored[0][1], 12)), index, draw.randint(0, 1), draw.random() < 0.3
 

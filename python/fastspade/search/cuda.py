@@ -27,6 +27,8 @@ T = TypeVar("T")
 OPERANDS = ("float16", "bfloat16")
 MAX_LEVELS = 16
 PATHS = {"auto": 0, "sm80": 1, "sm90a": 2}
+# What a search counts, as Counter in csrc/cuda/parameters.hpp; fields of SearchStatistics.
+COUNTERS = ("uncertain_rows", "exact_pairs", "filtered_pairs", "bounded_pairs")
 
 
 def has_cuda_engine() -> bool:
@@ -183,8 +185,7 @@ def search_cuda(
     bfloat16: bool = False,
     engine: ModuleType | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and counters int64: rows whose certificate
-    failed, pairs ranked by exact distances, and of such rows pairs filtered by norms and pairs bounded in 16 bits.
+    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and int64 COUNTERS.
 
     gallery_index entries outside the gallery are skipped; where fewer than kappa pixels remain, the rest of a row has
     distance infinity and index -1. redo=False leaves failed rows as the 16-bit pass found them.
@@ -205,7 +206,7 @@ def search_cuda(
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     distances = torch.empty(rows, kappa, dtype=torch.float32, device=where)
     indices = torch.empty(rows, kappa, dtype=torch.int64, device=where)
-    counters = torch.zeros(engine.cuda_counters, dtype=torch.int64, device=where)
+    counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=where)
     workspace = torch.empty(plan["workspace_bytes"], dtype=torch.uint8, device=where)
     _translated(
         engine.cuda_search,

@@ -6,6 +6,7 @@
 namespace fastspade::emulate {
 
 extern uint64_t seed;        // decides what the hardware leaves open; see simt.hpp
+extern bool dry;             // whether kernels are left out, to measure the host's work
 extern cuda::Device device;  // what searches are planned for
 
 void prepare_gallery(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base);

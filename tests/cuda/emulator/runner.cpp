@@ -25,6 +25,7 @@ struct EmulatedBackend {
 PYBIND11_MODULE(fastspade_emulated, module) {
     module.doc() = "fastspade's CUDA engine on an emulated device.";
     fastspade::define_cuda<EmulatedBackend>(module);
+    module.def("set_dry", [](bool value) { emulate::dry = value; });
     module.def("set_seed", [](uint64_t value) { emulate::seed = value; });
     module.def("set_device", [](int shared_bytes, int multiprocessors, bool sm90a) {
         emulate::device = {shared_bytes, multiprocessors, sm90a};
