@@ -58,10 +58,9 @@ def main() -> None:
                 "call_with_gallery_index": microseconds(lambda: search_cuda(query, gallery, prepared, 1, index, 1, True, engine=engine)),
                 "plan": microseconds(lambda: plan_cuda(query, gallery, 1, 50, 1, engine=engine)),
             }
-    result = {"microseconds": figures, "calls": CALLS, "command": " ".join(sys.argv), "machine": machine()}
-    print(json.dumps(result, indent=1))
+    print(json.dumps(figures, indent=2))
     if output:
-        output.write_text(json.dumps(result, indent=1) + "\n")
+        write(output, {"microseconds": figures, "calls": CALLS})
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ struct SearchParameters {
     const float *query_scale, *gallery_scale;
     const uint32_t* repeats;         // as RepeatParameters', from the launch's first query image on
     int repeat_words;
-    const int64_t* gallery_index;  // (query images, slots) or null; negative entries are skipped
+    const int64_t* gallery_index;  // (query images, slots) ascending, or null; entries outside the gallery are skipped
+    int64_t gallery_images;
     int slots, segments;           // gallery images a query is searched against; pieces an image is cut into
     int query_pixels, query_tiles; // tiles an image
     int first_tile;                // of the launch's first block, over all query images
@@ -153,6 +154,7 @@ struct RedoParameters {
 struct RepeatParameters {
     const Equals* equals;          // (gallery images, pixels)
     const int64_t* gallery_index;  // (rows, slots) ascending, or null: one row, of gallery images 0 .. slots - 1
+    int64_t gallery_images;
     int rows, slots, pixels, kappa, words;
     uint32_t* repeats;   // (rows, slots, words): a bit a pixel
     int64_t* available;  // (rows), zeros at first: how many pixels are left

@@ -46,7 +46,7 @@ FASTSPADE_KERNEL(repeat_threads, 1) repeat_kernel(const RepeatParameters p) {
     if (row >= p.rows) return;
     const int64_t image = p.gallery_index ? p.gallery_index[line] : slot;
     const int pixel = static_cast<int>(item % p.words) * 32 + lane;
-    const bool real = image >= 0 && pixel < p.pixels;
+    const bool real = image >= 0 && image < p.gallery_images && pixel < p.pixels;
     int wanted = p.kappa;  // as long as it is positive, fewer than kappa equals have been found
     if (real) {
         const Equals own = p.equals[image * p.pixels + pixel];

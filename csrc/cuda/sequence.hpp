@@ -184,6 +184,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     p.gallery_terms = reinterpret_cast<Terms*>(stored + gallery.terms_offset);
     p.query_scale = reinterpret_cast<float*>(base + plan.query.scale_offset);
     p.gallery_scale = reinterpret_cast<float*>(stored + gallery.scale_offset);
+    p.gallery_images = gallery.images;
     p.slots = static_cast<int>(request.slots);
     p.segments = plan.segments;
     p.query_pixels = query_pixels;
@@ -207,6 +208,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
 
     RepeatParameters r{};
     r.equals = reinterpret_cast<const Equals*>(stored + gallery.equals_offset);
+    r.gallery_images = gallery.images;
     r.slots = p.slots;
     r.pixels = pixels;
     r.kappa = static_cast<int>(request.kappa);

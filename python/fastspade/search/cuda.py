@@ -53,7 +53,7 @@ def _path() -> int:
 
 
 def _shapes(levels: list[torch.Tensor]) -> list[Shape]:
-    return [(level.shape[1], level.shape[2], level.shape[3]) for level in levels]
+    return [level.shape[1:] for level in levels]
 
 
 def _translated(call: Callable[P, T], engine: ModuleType, *arguments: P.args, **named: P.kwargs) -> T:
@@ -108,7 +108,6 @@ def prepare_gallery_cuda(
     engine = compiled_engine() if engine is None else engine
     if len(gallery) > MAX_LEVELS:
         raise InputError(f"gallery has {len(gallery)} levels; the CUDA engine takes at most {MAX_LEVELS}")
-    gallery = [level.detach() for level in gallery]
     device, stream = _place(gallery[0].device)
     size, equals = _gallery_layout(_shapes(gallery), gallery[0].shape[0], gallery[0].device, upsample, bfloat16, engine)
     prepared = torch.empty(size, dtype=torch.uint8, device=gallery[0].device)
@@ -191,16 +190,14 @@ def search_cuda(
     distance infinity and index -1. redo=False leaves failed rows as the 16-bit pass found them.
     """
     engine = compiled_engine() if engine is None else engine
-    query, gallery = [level.detach() for level in query], [level.detach() for level in gallery]
     if prepared is None:
         prepared = prepare_gallery_cuda(gallery, upsample, bfloat16, engine)
     device, stream = _place(query[0].device)
     images = gallery[0].shape[0]
     slots = images if gallery_index is None else gallery_index.shape[1]
     if gallery_index is not None:
-        inside = (gallery_index >= 0) & (gallery_index < images)
         # Ascending images make the kernels' order of pixels the order of flat indices, by which ties are decided.
-        gallery_index = torch.where(inside, gallery_index, -1).sort(dim=1).values
+        gallery_index = gallery_index.sort(dim=1).values.contiguous()
     plan = plan_cuda(query, gallery, kappa, slots, upsample, bfloat16, gallery_index is not None, engine)
     where = query[0].device
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
