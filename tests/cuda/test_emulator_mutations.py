@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 from emulated_engine import build
+<<<<<<< HEAD
 from fastspade.search.cuda import plan_cuda, search_cuda
 from search_cases import Case, nearly_equal, pyramid
+=======
+from search_cases import Case, pyramid
+>>>>>>> main
 from search_checks import assert_exact
+
+from fastspade.search.cuda import plan_cuda, search_cuda
 
 CASE = Case("mutation", ((40, 18, 13), (70, 9, 7), (20, 4, 3)), images=3, kappa=2)
 
