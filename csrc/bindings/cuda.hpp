@@ -44,10 +44,10 @@ void define_cuda(pybind11::module_& module) {
         return levels;
     };
     static const auto check_shapes = [](const std::vector<TensorView>& views, const std::vector<LevelShape>& planned, const char* name) {
-        require(views.size() == planned.size(), std::string(name) + " has another number of levels than planned");
+        require(views.size() == planned.size(), name, " has another number of levels than planned");
         for (size_t l = 0; l < views.size(); ++l)
             require(views[l].channels() == planned[l].channels && views[l].height() == planned[l].height && views[l].width() == planned[l].width,
-                    std::string(name) + "[" + std::to_string(l) + "] has another shape than planned");
+                    name, "[", std::to_string(l), "] has another shape than planned");
     };
     static const auto plan = [](int device, const std::vector<LevelShape>& gallery, int64_t images, int upsample, bool bfloat16) {
         require(images >= 1, "the gallery must hold at least one image");
