@@ -40,6 +40,10 @@ void define_cuda_engine(pybind11::module_& module) {
     pybind11::register_exception<cuda::CudaOutOfMemory>(module, "CudaOutOfMemory", module.attr("CudaError"));
     module.def("cuda_compute_capability", [](int device) { return CudaBackend::properties(device).compute_capability; },
                pybind11::arg("device"));
+    module.def("cuda_versions", [] {
+        const cuda::CudaVersions versions = cuda::cuda_versions();
+        return std::array<int, 3>{versions.toolkit, versions.runtime, versions.driver};
+    });
     define_cuda<CudaBackend>(module);
 }
 

@@ -1,9 +1,6 @@
 // Launches on the CUDA runtime, every call checked.
 #include "cuda/engine.hpp"
 
-#include <cuda.h>
-
-#include <cstring>
 #include <functional>
 #include <mutex>
 #include <set>
@@ -12,17 +9,19 @@
 
 #include "cuda/engine_sm90.hpp"
 #include "cuda/sequence.hpp"
+#include "cuda/way_out.hpp"
 
 namespace fastspade::cuda {
-
-namespace {
 
 #ifdef FASTSPADE_WITH_SM90A
 constexpr bool with_sm90a = true;
 #else
 constexpr bool with_sm90a = false;
 const void* search_sm90_kernel_of(bool, int) { return nullptr; }
+TensorMap encode_tensor_map(const TensorBox&, const std::function<std::string()>&) { return {}; }
 #endif
+
+namespace {
 
 std::string text_of(const std::vector<TensorView>& levels) {
     std::ostringstream text;
@@ -62,30 +61,8 @@ class Stream {
               "cudaLaunchKernel");
     }
 
-    // The driver's encoder, found through the runtime: nothing is linked against the driver. Host work alone.
     TensorMap tensor_map(const TensorBox& box) const {
-        static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap));
-        static const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(driver_function("cuTensorMapEncodeTiled"));
-        cuuint64_t size[tensor_map_dimensions], stride[tensor_map_dimensions];
-        cuuint32_t sides[tensor_map_dimensions], steps[tensor_map_dimensions];
-        for (int d = 0; d < box.dimensions; ++d) {
-            size[d] = static_cast<cuuint64_t>(box.size[d]);
-            if (d > 0) stride[d - 1] = static_cast<cuuint64_t>(box.stride[d] * 2);
-            sides[d] = static_cast<cuuint32_t>(box.box[d]);
-            steps[d] = 1;
-        }
-        CUtensorMap map;
-        const CUresult status =
-            encode(&map, box.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                   static_cast<cuuint32_t>(box.dimensions), const_cast<void*>(box.data), size, stride, sides, steps,
-                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-        if (status != CUDA_SUCCESS)
-            throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + " on device " +
-                            std::to_string(device_) + ", " + subject_());
-        TensorMap result;
-        std::memcpy(&result, &map, sizeof(map));
-        return result;
+        return encode_tensor_map(box, [this] { return where(); });
     }
 
     void fill(void* address, int byte, int64_t bytes) {
@@ -96,23 +73,13 @@ class Stream {
         if (status == cudaSuccess) return;
         cudaGetLastError();  // clears what is not sticky, so that the next call starts clean
         const std::string message = std::string(call) + " failed: " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) +
-                                    ") on device " + std::to_string(device_) + ", " + subject_();
+                                    ")" + where() + way_out(status);
         if (status == cudaErrorMemoryAllocation) throw CudaOutOfMemory(message);
         throw CudaError(message);
     }
 
   private:
-    void* driver_function(const char* name) const {
-        void* function = nullptr;
-        cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-#if CUDART_VERSION >= 12050
-        check(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found), "cudaGetDriverEntryPointByVersion");
-#else
-        check(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found), "cudaGetDriverEntryPoint");
-#endif
-        if (found != cudaDriverEntryPointSuccess || !function) throw CudaError(std::string("the driver has no ") + name);
-        return function;
-    }
+    std::string where() const { return " on device " + std::to_string(device_) + ", " + subject_(); }
 
     // Above 48 KiB a kernel must be told, once a device and size.
     void allow_shared(const void* kernel, int bytes) {
@@ -133,6 +100,13 @@ class Stream {
 };
 
 }  // namespace
+
+CudaVersions cuda_versions() {
+    CudaVersions versions{CUDART_VERSION, 0, 0};
+    cudaRuntimeGetVersion(&versions.runtime);
+    cudaDriverGetVersion(&versions.driver);  // 0 without a driver
+    return versions;
+}
 
 DeviceProperties device_properties(int device) {
     Stream on(device, nullptr, [] { return std::string("asking for its properties"); });

@@ -49,6 +49,7 @@ def cuda_compute_capability(device: int) -> int: ...
 def cuda_gallery_layout(
     device: int, gallery: Sequence[_Shape], images: int, upsample: int, bfloat16: bool
 ) -> tuple[int, int]: ...
+def cuda_versions() -> list[int]: ...  # toolkit, runtime, driver as CUDA numbers them: 1000 * major + 10 * minor
 def cuda_search_plan(
     device: int,
     gallery: Sequence[_Shape],
