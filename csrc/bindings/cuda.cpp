@@ -23,6 +23,10 @@ struct CudaBackend {
                                 char* base) {
         cuda::prepare_gallery(device, stream, layout, levels, base);
     }
+    static void compare_equals(int device, void* stream, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels,
+                               const int64_t* hashes, const int64_t* order, uint8_t* same) {
+        cuda::compare_equals(device, stream, layout, levels, hashes, order, same);
+    }
     static void search(int device, void* stream, const cuda::OperandLayout& gallery, const cuda::SearchPlan& plan,
                        const cuda::SearchRequest& request) {
         cuda::search(device, stream, gallery, plan, request);

@@ -1,6 +1,7 @@
 // Launches on the CUDA runtime, every call checked.
 #include "cuda/engine.hpp"
 
+#include <functional>
 #include <mutex>
 #include <set>
 #include <sstream>
@@ -17,7 +18,7 @@ constexpr bool with_sm90a = true;
 #else
 constexpr bool with_sm90a = false;
 const void* search_sm90_kernel_of(bool, int) { return nullptr; }
-TensorMap encode_tensor_map(const TensorBox&, const std::string&) { return {}; }
+TensorMap encode_tensor_map(const TensorBox&, const std::function<std::string()>&) { return {}; }
 #endif
 
 namespace {
@@ -32,7 +33,8 @@ std::string text_of(const std::vector<TensorView>& levels) {
 // Runs on one device and stream; restores the caller's device at the end.
 class Stream {
   public:
-    Stream(int device, void* stream, std::string subject) : device_(device), stream_(static_cast<cudaStream_t>(stream)), subject_(std::move(subject)) {
+    Stream(int device, void* stream, std::function<std::string()> subject)
+        : device_(device), stream_(static_cast<cudaStream_t>(stream)), subject_(std::move(subject)) {
         check(cudaGetDevice(&before_), "cudaGetDevice");
         if (before_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
     }
@@ -43,7 +45,7 @@ class Stream {
     template <class Kernel, class Parameters>
     void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
         if (blocks == 0) return;
-        if (blocks > 0x7fffffff) throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_);
+        if (blocks > 0x7fffffff) throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_());
         if (shared_bytes > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
         kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes), stream_>>>(parameters);
         check(cudaGetLastError(), "kernel launch");
@@ -59,7 +61,9 @@ class Stream {
               "cudaLaunchKernel");
     }
 
-    TensorMap tensor_map(const TensorBox& box) const { return encode_tensor_map(box, where()); }
+    TensorMap tensor_map(const TensorBox& box) const {
+        return encode_tensor_map(box, [this] { return where(); });
+    }
 
     void fill(void* address, int byte, int64_t bytes) {
         check(cudaMemsetAsync(address, byte, static_cast<size_t>(bytes), stream_), "cudaMemsetAsync");
@@ -75,7 +79,7 @@ class Stream {
     }
 
   private:
-    std::string where() const { return " on device " + std::to_string(device_) + ", " + subject_; }
+    std::string where() const { return " on device " + std::to_string(device_) + ", " + subject_(); }
 
     // Above 48 KiB a kernel must be told, once a device and size.
     void allow_shared(const void* kernel, int bytes) {
@@ -92,7 +96,7 @@ class Stream {
 
     int device_, before_ = 0;
     cudaStream_t stream_;
-    std::string subject_;
+    std::function<std::string()> subject_;  // what errors are about
 };
 
 }  // namespace
@@ -105,7 +109,7 @@ CudaVersions cuda_versions() {
 }
 
 DeviceProperties device_properties(int device) {
-    Stream on(device, nullptr, "asking for its properties");
+    Stream on(device, nullptr, [] { return std::string("asking for its properties"); });
     auto ask = [&](cudaDeviceAttr attribute) {
         int value = 0;
         on.check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
@@ -120,12 +124,20 @@ DeviceProperties device_properties(int device) {
 }
 
 void prepare_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
-    Stream on(device, stream, "gallery " + text_of(levels));
+    Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
     prepare_gallery(on, layout, levels, base);
 }
 
+void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
+                    const int64_t* order, uint8_t* same) {
+    Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
+    compare_equals(on, layout, levels, hashes, order, same);
+}
+
 void search(int device, void* stream, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request) {
-    Stream on(device, stream, "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " + std::to_string(request.kappa));
+    Stream on(device, stream, [&] {
+        return "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " + std::to_string(request.kappa);
+    });
     search(on, gallery, plan, request);
 }
 

@@ -38,7 +38,7 @@ const void* search_sm90_kernel_of(bool bfloat16, int tile_rows) {
     return bfloat16 ? kernel_of<BFloat16Operand>(tile_rows) : kernel_of<HalfOperand>(tile_rows);
 }
 
-TensorMap encode_tensor_map(const TensorBox& box, const std::string& where) {
+TensorMap encode_tensor_map(const TensorBox& box, const std::function<std::string()>& where) {
     static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap));
     static const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(driver_function("cuTensorMapEncodeTiled"));
     cuuint64_t size[tensor_map_dimensions], stride[tensor_map_dimensions];
@@ -55,7 +55,7 @@ TensorMap encode_tensor_map(const TensorBox& box, const std::string& where) {
                static_cast<cuuint32_t>(box.dimensions), const_cast<void*>(box.data), size, stride, sides, steps,
                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (status != CUDA_SUCCESS) throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + where);
+    if (status != CUDA_SUCCESS) throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + where());
     TensorMap result;
     std::memcpy(&result, &map, sizeof(map));
     return result;

@@ -45,7 +45,7 @@ def choosable(engine, kernel: str, multiprocessors: int) -> set[tuple]:
         try:
             plan = engine.cuda_search_plan(
                 device=0, gallery=gallery, images=images, upsample=1, bfloat16=False, query=query,
-                query_images=1, slots=images, kappa=kappa, path={"sm80": 1, "sm90a": 2}[kernel],
+                query_images=1, slots=images, kappa=kappa, chosen=False, path={"sm80": 1, "sm90a": 2}[kernel],
             )
         except ValueError:  # not for the sm_90a search
             assert kernel == "sm90a"
