@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"threshold: image score {model.threshold.image:.6g}, map {model.threshold.pixel:.6g} (leave-one-out)")
     elif not arguments.no_threshold:
         print("no threshold: calibrating one needs at least 2 normal images", file=sys.stderr)
-    tell_skipped(model)
+    tell_skipped(model.skipped)
     return 0

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
             pixel_threshold=arguments.pixel_threshold,
         )
         count = write_scores(images, folder, kinds, map_format=arguments.map_format, colorbar=arguments.colorbar)
-    tell_skipped(model)
+    tell_skipped(model.skipped)
     written = "".join(f", {count} {'heat maps' if kind == 'heatmaps' else kind}" for kind in kinds)
     print(f"{output}: scores.csv{written}")
     return 0

@@ -27,6 +27,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+_FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
 _RANGE_SLACK = 1e-3  # float images may have been resampled before; a little over- or undershoot is clipped
 
 
@@ -115,28 +116,32 @@ def decode_array(array: np.ndarray) -> Decoded:
     if array.ndim == 2:
         return _gray_to_tensor(array)
     scaled = array.astype(np.float32) / (65535 if array.dtype == np.uint16 else 1)
-    pixels = _check_range(torch.from_numpy(scaled).permute(2, 0, 1))
-    if len(pixels) == 4:
-        colour, alpha = pixels[:3], pixels[3:]
-        pixels = colour * alpha + (1 - alpha)
-    return pixels
+    return _on_white(_check_range(torch.from_numpy(scaled).permute(2, 0, 1)))
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
-    """Accepts (3, H, W), uint8 or floating in [0, 1]."""
-    if tensor.dtype != torch.uint8 and not tensor.dtype.is_floating_point:
-        raise DtypeError(f"{name} must be uint8 or floating in [0, 1], got {str(tensor.dtype).removeprefix('torch.')}")
-    if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
-        raise InputError(f"{name} must have shape (3, H, W), got {tuple(tensor.shape)}")
+    """Accepts (1, H, W), (3, H, W) and (4, H, W); uint8, uint16 or floating in [0, 1]."""
+    if tensor.dtype not in (torch.uint8, torch.uint16) and not tensor.dtype.is_floating_point:
+        raise DtypeError(f"{name} must be uint8, uint16 or floating in [0, 1], got {str(tensor.dtype).removeprefix('torch.')}")
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4) or tensor.numel() == 0:
+        raise InputError(f"{name} must have shape (1, H, W), (3, H, W) or (4, H, W), got {tuple(tensor.shape)}")
 
 
 def decode_tensor(tensor: torch.Tensor) -> Decoded:
     """A checked tensor -> RGB; stays on its device."""
-    if tensor.dtype == torch.uint8:
-        if tensor.device.type == "cpu":
-            return Image.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())
-        return tensor.float() / 255
-    return _check_range(tensor.detach().float())
+    tensor = tensor.detach()
+    if tensor.dtype == torch.uint8 and tensor.device.type == "cpu":
+        pixels = tensor.permute(1, 2, 0).contiguous().numpy()
+        return standardise(Image.fromarray(pixels[..., 0] if len(tensor) == 1 else pixels))
+    return _on_white(_check_range(tensor.float() / _FULL_SCALE.get(tensor.dtype, 1)))
+
+
+def _on_white(pixels: torch.Tensor) -> torch.Tensor:
+    """(C, H, W) in [0, 1], gray, RGB or RGBA -> (3, H, W)."""
+    if len(pixels) == 4:
+        colour, alpha = pixels[:3], pixels[3:]
+        return colour * alpha + (1 - alpha)
+    return pixels.expand(3, -1, -1)
 
 
 def prepare(decoded: Decoded, resize: int | None, crop: int | None) -> tuple[torch.Tensor, tuple[int, int], CropBox]:
