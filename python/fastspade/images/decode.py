@@ -10,22 +10,13 @@ from PIL import Image
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.geometry import CropBox, centre_crop, resample
+from fastspade.images.orientation import upright
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS, opened_image
 
 # Eight-bit pictures stay Pillow images, so that they are resized as the published pipelines do (8-bit, Pillow's
 # antialiased bilinear); deeper ones become float tensors (3, H, W), so that nothing is rounded to 8 bits.
 Decoded = Image.Image | torch.Tensor
 
-_ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
 _RANGE_SLACK = 1e-3  # float images may have been resampled before; a little over- or undershoot is clipped
@@ -34,9 +25,10 @@ _RANGE_SLACK = 1e-3  # float images may have been resampled before; a little ove
 def read_file(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Decoded:
     """Decode a file: first picture, EXIF rotation applied, transparency composited on white, 16-bit scaled by 1/65535.
 
-    Values are taken as stored: colour profiles are not applied, and CMYK is converted by its plain formula, so that a
+    Values are taken as stored: colour profiles and gamma are not applied, and CMYK is converted by its plain formula, so that a
     file reads the same whatever profile its camera or editor wrote. Of an animation or a file of several pages the first
-    is read. Pillow reduces 16-bit colour (RGB) files to 8 bits; 16-bit grayscale keeps its depth.
+    is read, thumbnails not counted. PNG, TIFF and gray files of 16 bits keep their depth. TIFFs that Pillow does not read right are
+    read by tifffile, or refused where it is missing.
 
     max_pixels: a file whose header says more is refused before it is decoded; None sets no limit.
 
@@ -46,34 +38,32 @@ def read_file(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX
         return standardise(image)
 
 
-def standardise(image: Image.Image) -> Decoded:
-    """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits a channel."""
+def standardise(image: Image.Image | np.ndarray) -> Decoded:
+    """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits a channel, which may
+    come as an array (H, W), (H, W, 3) or (H, W, 4), too."""
+    if isinstance(image, np.ndarray):
+        return decode_array(image)
     image = upright(image)
     if image.mode in _DEEP_MODES:
         return _gray_to_tensor(np.asarray(image))
-    # Colours under transparent pixels are arbitrary: show what a viewer shows on a white page.
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        if image.mode == "La":
-            image = image.convert("LA")
-        rgba = image.convert("RGBA")
+    if has_alpha(image):  # colours under transparent pixels are arbitrary: show what a viewer shows on a white page
+        rgba = as_rgba(image)
+        _check_seen(rgba.getchannel("A").getextrema()[1])
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says."""
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+def _check_seen(most: float | torch.Tensor) -> None:
+    if most == 0:
+        raise InputError("every pixel is transparent, so that there is nothing to be seen; write the picture without alpha")
 
 
-def _orientation(image: Image.Image) -> int:
-    """What EXIF says; 1, as stored, where it cannot be read. (ImageOps.exif_transpose also rewrites the EXIF block, which
-    fails where any of it is corrupt.)"""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # corrupt metadata is no reason to refuse the picture
-        return 1
-    return value if isinstance(value, int) else 1
+def has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+
+
+def as_rgba(image: Image.Image) -> Image.Image:
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
 def _gray_to_tensor(values: np.ndarray) -> torch.Tensor:
@@ -140,6 +130,7 @@ def _on_white(pixels: torch.Tensor) -> torch.Tensor:
     """(C, H, W) in [0, 1], gray, RGB or RGBA -> (3, H, W)."""
     if len(pixels) == 4:
         colour, alpha = pixels[:3], pixels[3:]
+        _check_seen(alpha.max())
         return colour * alpha + (1 - alpha)
     return pixels.expand(3, -1, -1)
 

@@ -19,7 +19,7 @@ from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputEr
 from fastspade.images.decode import Decoded, check_array, check_tensor, decode_array, decode_tensor, read_file, standardise
 from fastspade.images.entry import Entry
 from fastspade.images.paths import find
-from fastspade.images.safe_file import check_size
+from fastspade.images.safe_file import read_lazily
 
 NARROWEST = 32  # pixels that a picture of a gray stack (N, H, W) is wide, so that channels are not taken for columns
 
@@ -250,8 +250,7 @@ if hasattr(os, "register_at_fork"):  # another thread may hold it when a DataLoa
 def _load_pil(image: Image.Image, name: str, max_pixels: int | None) -> Decoded:
     try:
         with _PIL_LOCK:
-            check_size(image, name, max_pixels)
-            return standardise(image)
+            return standardise(read_lazily(image, name, max_pixels))
     except ImageReadError:
         raise
     except Exception as error:  # a lazily opened file decodes here
