@@ -34,6 +34,7 @@ from PIL import (
 
 from fastspade.errors import ImageReadError, MissingFileError
 from fastspade.images import jpeg2000, png, tiff
+from fastspade.images.orientation import upright_size
 
 SUFFIXES = frozenset(
     ".bmp .dib .gif .j2k .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -68,12 +69,32 @@ def opened_image(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_
     Raises MissingFileError where there is no such file, else ImageReadError; both name the file. An error in the body of
     the `with` counts as one in the file.
     """
+    with _opened(path) as file:
+        yield _first_picture(file, os.fspath(path), max_pixels)
+
+
+def read_size(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of a file's first picture, upright, from its header alone. Raises as `opened_image`."""
+    with _opened(path) as file:
+        name = os.fspath(path)
+        image = _identify(file, name)
+        if image is None:
+            return tiff.read_size(file, name, lambda width, height: _check_pixels(width, height, name, max_pixels))
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            tiff.full_page(image)
+        check_size(image, name, max_pixels)
+        return upright_size(image)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file; an error in the body of the `with` counts as one in it."""
     name = os.fspath(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device read without end
             raise ImageReadError(f"cannot read image {name}: it is not a regular file", name)
         with open(path, "rb") as file:
-            yield _first_picture(file, name, max_pixels)
+            yield file
     except FileNotFoundError as error:
         raise MissingFileError(f"no such image file: {name}") from error
     except ImageReadError:

@@ -7,7 +7,7 @@ ones, or in planes of 16 bits come out as other numbers, without an error. What 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -93,19 +93,37 @@ def decoded(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> Image.Image
     return image
 
 
-def read_samples(file: BinaryIO, name: str, page: int, check_size: Any) -> np.ndarray:
-    """A picture of another kind, upright: (H, W), (H, W, 3) or, with alpha, (H, W, 4) float32; integers scaled by their range.
+def read_size(file: BinaryIO, name: str, check_size: Callable[[int, int], None]) -> tuple[int, int]:
+    """(height, width), upright, of a file that Pillow has no mode for. check_size, errors: as of `read_samples`."""
+    with _tifffile(name).TiffFile(_rewound(file), name=name) as opened:
+        one = opened.pages[0]
+        check_size(one.imagewidth, one.imagelength)
+        orientation = one.tags.valueof(_ORIENTATION, 1)
+        return (one.imagewidth, one.imagelength) if orientation in (5, 6, 7, 8) else (one.imagelength, one.imagewidth)
 
-    check_size(width, height) is called before anything is decoded. Raises ImageReadError.
-    """
+
+def _tifffile(name: str) -> Any:
     try:
         import tifffile
     except ImportError:
         raise ImageReadError(
             f"cannot read image {name}: Pillow does not read this kind of TIFF right, tifffile may; pip install 'fastspade[tiff]'", name
         ) from None
+    return tifffile
+
+
+def _rewound(file: BinaryIO) -> BinaryIO:
     file.seek(0)
-    with tifffile.TiffFile(file, name=name) as opened:
+    return file
+
+
+def read_samples(file: BinaryIO, name: str, page: int, check_size: Callable[[int, int], None]) -> np.ndarray:
+    """A picture of another kind, upright: (H, W), (H, W, 3) or, with alpha, (H, W, 4), uint8 where it has 8 bits,
+    else float32, integers scaled by their range.
+
+    check_size(width, height) is called before anything is decoded. Raises ImageReadError.
+    """
+    with _tifffile(name).TiffFile(_rewound(file), name=name) as opened:
         one = opened.pages[page]
         check_size(one.imagewidth, one.imagelength)
         tags = {tag.code: tag.value for tag in one.tags}
@@ -130,6 +148,8 @@ def read_samples(file: BinaryIO, name: str, page: int, check_size: Any) -> np.nd
     if colours == 1 and alpha:
         scaled = scaled[[0, 0, 0, 1]]
     found = scaled[0] if len(scaled) == 1 else scaled.transpose(1, 2, 0)
+    if values.dtype == np.uint8 and one.bitspersample == 8:
+        found = np.rint(found * 255).astype(np.uint8)
     return np.ascontiguousarray(turned(found, tags.get(_ORIENTATION, 1)))
 
 
