@@ -11,14 +11,17 @@ from tqdm import tqdm
 
 from fastspade._version import __version__
 from fastspade.backbones import load_backbone
+from fastspade.cli.model import tell_skipped
 from fastspade.cli.parser import options_of
 from fastspade.errors import InputError
 from fastspade.evaluate import tables
 from fastspade.evaluate.category import Category
 from fastspade.evaluate.dataset import read_dataset
+from fastspade.evaluate.layouts.files import left_out
 from fastspade.evaluate.protocols import PROTOCOLS, describe, placed_map
 from fastspade.evaluate.runner import ScoredTest, evaluate_category
 from fastspade.files.atomic import check_output, written_at_once
+from fastspade.images.paths import expanded
 from fastspade.maps.files import write_map
 from fastspade.search.device import pick_device
 from fastspade.spade import Spade
@@ -31,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output)
     protocols = [name for name in PROTOCOLS if not arguments.protocol or name in arguments.protocol]
     categories = read_dataset(arguments.dataset, arguments.layout, arguments.category)
+    tell_skipped(left_out(Path(expanded(arguments.dataset)), categories))
     report = None
     if not arguments.no_report:
         from fastspade.evaluate.report import Report
