@@ -9,11 +9,12 @@ from pathlib import Path
 import dataset_trees as trees
 import numpy as np
 import pytest
+from PIL import Image
+from tiny import picture
+
 from fastspade.errors import ImageReadError, InputError, MissingFileError
 from fastspade.evaluate.dataset import load_mask, read_dataset
 from fastspade.evaluate.layouts.files import left_out
-from PIL import Image
-from tiny import picture
 
 
 def test_mvtec(tmp_path):

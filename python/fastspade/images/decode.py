@@ -151,24 +151,37 @@ def prepare(decoded: Decoded, resize: int | None, crop: int | None) -> tuple[tor
 
 
 def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
-    """One image of any supported kind as an upright 8-bit RGB Pillow image at its own size (to draw on)."""
+    """One image of any supported kind as an upright 8-bit RGB Pillow image at its own size."""
+    return to_pillow(decode(image))
+
+
+def decode(image: str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor) -> Decoded:
+    """One image of any supported kind."""
     if isinstance(image, Image.Image):
-        decoded = standardise(image)
-    elif isinstance(image, np.ndarray):
+        return standardise(image)
+    if isinstance(image, np.ndarray):
         check_array("image", image)
-        decoded = decode_array(image)
-    elif isinstance(image, torch.Tensor):
+        return decode_array(image)
+    if isinstance(image, torch.Tensor):
         check_tensor("image", image)
-        decoded = decode_tensor(image)
-    elif isinstance(image, (str, os.PathLike)):
-        decoded = read_file(image)
-    else:
-        raise DtypeError(f"image must be a path, PIL image, array or tensor, got {type(image).__name__}")
-    return to_pillow(decoded)
+        return decode_tensor(image)
+    if isinstance(image, (str, os.PathLike)):
+        return read_file(image)
+    raise DtypeError(f"image must be a path, PIL image, array or tensor, got {type(image).__name__}")
 
 
 def to_pillow(decoded: Decoded) -> Image.Image:
-    """An 8-bit RGB Pillow image, to draw on."""
+    """An 8-bit RGB Pillow image of the same values."""
     if isinstance(decoded, torch.Tensor):
         return Image.fromarray((decoded * 255).round().byte().permute(1, 2, 0).cpu().contiguous().numpy())
     return decoded
+
+
+def to_show(decoded: Decoded) -> Image.Image:
+    """An 8-bit RGB Pillow image, to be looked at. A deep picture of which only the lower 14 bits or fewer are used, as of a camera
+    of 12 bits, is brought up to the full range: by a power of two, so that all pictures of a camera are shown alike."""
+    if isinstance(decoded, torch.Tensor):
+        used = round(float(decoded.max()) * 65535).bit_length()
+        if 0 < used <= 14:
+            decoded = (decoded * (65535 / (2**used - 1))).clamp(max=1)
+    return to_pillow(decoded)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, LeftOutError, MissingFileError
-from fastspade.images.decode import Decoded, prepare, to_pillow
+from fastspade.images.decode import Decoded, prepare, to_show
 from fastspade.images.entry import Entry, ImageBatch
 from fastspade.images.geometry import CropBox, centre_crop
 from fastspade.images.items import Stream
@@ -176,11 +176,11 @@ class ImageSource:
 
 def _original(entry: Entry, decoded: Decoded) -> Callable[[], Image.Image]:
     """Shows the picture that was scored: a file is decoded again; of what is in memory the caller may have changed the pixels."""
-    return partial(to_pillow, decoded) if entry.in_memory else partial(_decoded_again, entry.load)
+    return partial(to_show, decoded) if entry.in_memory else partial(_decoded_again, entry.load)
 
 
 def _decoded_again(load: Callable[[], Decoded]) -> Image.Image:
-    return to_pillow(load())
+    return to_show(load())
 
 
 def _pixels_text(prepared: _Prepared) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections import Counter
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,9 +89,9 @@ def list_source(
         raise InputError("image_column and name_column are for parquet files, but images holds none")
     if tables and len(tables) != len(found):
         raise InputError("images must be image files or parquet files, got both; name one kind")
-    paths = [place.path for place, _ in found]
-    if len(set(paths)) != len(paths):
-        raise InputError(f"images must name every file once, got {next(p for p in paths if paths.count(p) > 1)} twice")
+    path, times = Counter(place.path for place, _ in found).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"images must name every file once, got {path} {times} times")
     digest = hashlib.sha256()
     if tables:
         parts: list[Part] = []

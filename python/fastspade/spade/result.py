@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastspade import maps
 from fastspade.errors import InputError
+from fastspade.images.decode import to_show
 from fastspade.images.geometry import CropBox
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class KeptPicture:
     """A crop (3, H, W) in [0, 1] kept as 8-bit pixels, shown when called."""
 
     def __init__(self, pixels: torch.Tensor) -> None:
-        self._pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        self._pixels = np.asarray(to_show(pixels.clamp(0, 1)))
 
     def __call__(self) -> Image.Image:
         from PIL import Image
