@@ -5,9 +5,10 @@ from __future__ import annotations
 import made_files
 import numpy as np
 import pytest
+from PIL import Image
+
 from fastspade.errors import ImageReadError
 from fastspade.evaluate.dataset import load_mask
-from PIL import Image
 
 WANTED = np.zeros((12, 17), dtype=bool)
 WANTED[2:6, 3:9] = True
@@ -73,7 +74,9 @@ def test_planes_and_alpha_of_16_bits(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16"])
 def test_masks_of_every_mode(tmp_path, mode):
     if mode == "LAB":
-        image = Image.fromarray(np.dstack([WANTED * 255, np.full_like(WANTED, 128, int), np.full_like(WANTED, 128, int)]).astype(np.uint8), "LAB")
+        image = Image.fromarray(
+            np.dstack([WANTED * 255, np.full_like(WANTED, 128, int), np.full_like(WANTED, 128, int)]).astype(np.uint8), "LAB"
+        )
     else:
         image = GRAY.convert(mode) if mode != "YCbCr" else GRAY.convert("RGB").convert(mode)
         image = GRAY.convert("RGB").convert(mode) if mode == "CMYK" else image

@@ -7,11 +7,12 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
-from fastspade.errors import DtypeError, InputError, MissingFileError
-from fastspade.images import open_source
 from PIL import Image
 from tiny import picture, tiny_spade
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from fastspade.errors import DtypeError, InputError, MissingFileError
+from fastspade.images import open_source
 
 AS_IS = {"resize": None, "crop": None}
 GRAY = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
@@ -154,7 +155,9 @@ def test_a_loader_whose_batches_are_lists_fits_all_its_pictures():
     given = [torch.from_numpy(np.array(picture(i, 64, 64 + 4 * i))).permute(2, 0, 1) for i in range(5)]
     model = tiny_spade().fit(DataLoader(given, batch_size=3, collate_fn=list))
     assert len(model.bank) == 5
-    assert np.array_equal(model.score(DataLoader(given, batch_size=2, collate_fn=tuple)).image_scores, model.score(given).image_scores)
+    assert np.array_equal(
+        model.score(DataLoader(given, batch_size=2, collate_fn=tuple)).image_scores, model.score(given).image_scores
+    )
 
 
 # -- gray and stacks

@@ -10,10 +10,11 @@ import made_files
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from fastspade.errors import ImageReadError
 from fastspade.images import as_rgb, open_source
 from fastspade.images.decode import read_file
-from PIL import Image
 
 HEIGHT, WIDTH = 9, 14
 Y, X = np.mgrid[:HEIGHT, :WIDTH]
@@ -266,7 +267,10 @@ def twelve_bits(pixels: np.ndarray) -> np.ndarray:
 def test_16_bit_colours_of_a_png_keep_their_depth(tmp_path, alpha):
     values = twelve_bits(RGB)
     stored = np.dstack([values, np.full(GRAY.shape, 65535, np.uint16)]) if alpha else values
-    same(read(made_files.png(stored.astype(">u2").tobytes(), HEIGHT, WIDTH, 16, 6 if alpha else 2), tmp_path, "a.png"), values / 257)
+    same(
+        read(made_files.png(stored.astype(">u2").tobytes(), HEIGHT, WIDTH, 16, 6 if alpha else 2), tmp_path, "a.png"),
+        values / 257,
+    )
 
 
 def test_16_bit_gray_with_alpha_of_a_png(tmp_path):
@@ -305,7 +309,9 @@ def test_the_transparent_colour_of_a_deep_png(tmp_path):
     values = deep(RGB)
     values[0, 1] = values[0, 0] + np.array([0, 0, 1], np.uint16)
     found = read(
-        made_files.png(values.astype(">u2").tobytes(), HEIGHT, WIDTH, 16, 2, tRNS=values[0, 0].astype(">u2").tobytes()), tmp_path, "a.png"
+        made_files.png(values.astype(">u2").tobytes(), HEIGHT, WIDTH, 16, 2, tRNS=values[0, 0].astype(">u2").tobytes()),
+        tmp_path,
+        "a.png",
     )
     wanted = values / 257
     wanted[0, 0] = 255

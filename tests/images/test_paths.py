@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny import picture
+
 from fastspade.cli import main
 from fastspade.errors import LeftOutError, MissingFileError
 from fastspade.images import open_source
 from fastspade.images.paths import find, find_files
-from tiny import picture
 
 
 @pytest.fixture
@@ -69,7 +70,9 @@ def test_what_is_left_out_is_listed_once(tmp_path):
     wanted = {".hidden.png": "is hidden", ".cache": "is hidden", "notes.txt": "is not of an image type",
               "sub/raw.dng": "is not of an image type", "pipe.png": "is not a regular file",
               "twice": "is a link to a folder that is read already"}  # fmt: skip
-    assert {name: str(error) for name, error in source.skipped} == {str(tmp_path / n): f"{tmp_path / n} {why}" for n, why in wanted.items()}
+    assert {name: str(error) for name, error in source.skipped} == {
+        str(tmp_path / n): f"{tmp_path / n} {why}" for n, why in wanted.items()
+    }
     assert len(source.skipped) == len(wanted) and all(isinstance(error, LeftOutError) for _, error in source.skipped)
 
 
@@ -128,7 +131,16 @@ def test_the_command_says_in_one_line_what_was_left_out(tmp_path, capsys):
         picture(i).save(tmp_path / f"{i}.png")
     for i in range(5):
         (tmp_path / f"{i}.json").write_text("{}")
-    command = ["fit", str(tmp_path), "-o", str(tmp_path.parent / "m.safetensors"), "--backbone", "efficientnet_lite0", "--resize", "64"]
+    command = [
+        "fit",
+        str(tmp_path),
+        "-o",
+        str(tmp_path.parent / "m.safetensors"),
+        "--backbone",
+        "efficientnet_lite0",
+        "--resize",
+        "64",
+    ]
     assert main([*command, "--crop", "64", "--no-threshold", "--quiet"]) == 0
     told = [row for row in capsys.readouterr().err.splitlines() if "left out" in row]
     assert len(told) == 1 and told[0].startswith("left out 5 ") and "0.json, " in told[0] and told[0].endswith("and 2 more")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from fastspade.cli.model import describe, tell_skipped
 from fastspade.cli.parser import options_of
 from fastspade.errors import InputError
+from fastspade.files.home import user_path
 from fastspade.spade import Spade, checks
 
 
 def run(arguments: argparse.Namespace) -> int:
-    output = Path(arguments.output)
+    output = user_path(arguments.output)
     if not output.parent.is_dir():
         raise InputError(f"output: the folder {output.parent} does not exist")
     checks.share("target-fpr", arguments.target_fpr)

@@ -11,6 +11,7 @@ from pathlib import Path
 from fastspade.bank.lock import held
 from fastspade.cli.parser import options_of
 from fastspade.errors import LeftOutError
+from fastspade.files.home import user_path
 from fastspade.spade import Spade
 
 
@@ -23,7 +24,7 @@ def load_model(arguments: argparse.Namespace) -> Spade:
 def holding(model: str) -> Iterator[None]:
     """Holds a single file from its reading to its writing, so that of two commands neither loses what the other did. A
     folder is held by whoever writes there. Raises BankLockedError."""
-    path = Path(model)
+    path = user_path(model)
     if path.is_file():
         with held(path, path):
             yield
@@ -53,9 +54,9 @@ def keep(arguments: argparse.Namespace, model: Spade) -> int:
     had = model.threshold is not None
     if arguments.calibrate:
         model.calibrate(arguments.target_fpr, arguments.pixel_target_fpr)
-    if arguments.calibrate or Path(arguments.model).is_file():
+    if arguments.calibrate or user_path(arguments.model).is_file():
         model.save(arguments.model)
-    print(describe(Path(arguments.model), model))
+    print(describe(user_path(arguments.model), model))
     if had and not arguments.calibrate:
         print("the threshold is no longer used; --calibrate finds it anew", file=sys.stderr)
     return 0

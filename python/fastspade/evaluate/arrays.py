@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -77,7 +77,7 @@ def as_arrays(argument: str, values: Any) -> list[np.ndarray]:
     if not isinstance(values, Iterable) or isinstance(values, (Mapping, Set)):
         raise DtypeError(f"{argument} must be an array or a list of arrays, got {type(values).__name__}")
     values = list(values)
-    if all(np.ndim(value) == 0 for value in values):
+    if not any(np.ndim(value) or isinstance(value, MappingView) for value in values):
         return [np.asarray(values)]
     return [one for value in values for one in as_arrays(argument, value)]
 

@@ -9,7 +9,7 @@ from fastspade.errors import FastspadeError, InputError, MissingFileError
 from fastspade.evaluate.category import Category, Problems
 from fastspade.evaluate.layouts import btad, folder, mvtec, visa
 from fastspade.evaluate.masks import load_mask
-from fastspade.images.paths import expanded
+from fastspade.files.home import user_path
 from fastspade.images.safe_file import read_size
 
 __all__ = ["LAYOUTS", "check_files", "load_mask", "read_dataset"]
@@ -28,7 +28,7 @@ def read_dataset(root: str | Path, layout: str, categories: Sequence[str] | None
     """
     if layout not in _READERS:
         raise InputError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
-    root = Path(expanded(str(root)))
+    root = user_path(root)
     if not root.is_dir():
         raise MissingFileError(f"dataset: no folder at {root}")
     problems = Problems(f"dataset: {root} is not in the {layout} layout")

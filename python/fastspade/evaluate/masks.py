@@ -22,7 +22,8 @@ def load_mask(path: Path, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> np.nda
     """
     with opened_image(path, max_pixels) as image:
         if not isinstance(image, Image.Image):
-            return _seen(image[..., :3].any(axis=2), image[..., 3] != 0) if image.ndim == 3 and image.shape[2] == 4 else _nonzero(image)
+            alpha = image.ndim == 3 and image.shape[2] == 4
+            return _seen(image[..., :3].any(axis=2), image[..., 3] != 0) if alpha else _nonzero(image)
         if image.format in LOSSY and not (image.format == "WEBP" and b"VP8 " not in path.read_bytes()):
             raise ValueError(f"it is {LOSSY[image.format]}, whose compression blurs masks; needs PNG, BMP or TIFF")
         if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
@@ -56,7 +57,7 @@ def _seen(coloured: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Marked is what is coloured and not transparent."""
     marked: np.ndarray = coloured & visible
     if not visible.all() and not marked.any():
-        raise ValueError("all of it is black or transparent, and which of the two is marked cannot be told; write it without alpha")
+        raise ValueError("all of it is black or transparent, and which of them is marked cannot be told; write it without alpha")
     return marked
 
 

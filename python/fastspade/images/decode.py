@@ -27,8 +27,8 @@ def read_file(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX
 
     Values are taken as stored: colour profiles and gamma are not applied, and CMYK is converted by its plain formula, so that a
     file reads the same whatever profile its camera or editor wrote. Of an animation or a file of several pages the first
-    is read, thumbnails not counted. PNG, TIFF and gray files of 16 bits keep their depth. TIFFs that Pillow does not read right are
-    read by tifffile, or refused where it is missing.
+    is read, thumbnails not counted. PNG, TIFF and gray files of 16 bits keep their depth. TIFFs that Pillow does not read right
+    are read by tifffile, or refused where it is missing.
 
     max_pixels: a file whose header says more is refused before it is decoded; None sets no limit.
 
@@ -178,8 +178,11 @@ def to_pillow(decoded: Decoded) -> Image.Image:
 
 
 def to_show(decoded: Decoded) -> Image.Image:
-    """An 8-bit RGB Pillow image, to be looked at. A deep picture of which only the lower 14 bits or fewer are used, as of a camera
-    of 12 bits, is brought up to the full range: by a power of two, so that all pictures of a camera are shown alike."""
+    """An 8-bit RGB Pillow image, to be looked at.
+
+    A deep picture of which only the lower 14 bits or fewer are used, as of a camera of 12 bits, is brought up to the full
+    range: by a power of two, so that all pictures of a camera are shown alike.
+    """
     if isinstance(decoded, torch.Tensor):
         used = round(float(decoded.max()) * 65535).bit_length()
         if 0 < used <= 14:

@@ -91,7 +91,9 @@ def listed(images: Any) -> list[Any] | None:
         return [images]
     if hasattr(images, "__array__"):  # numpy's, a pandas Series, ...
         array = np.asarray(images)
-        return [os.fsdecode(one) if isinstance(one, bytes) else one for one in array.ravel()] if array.dtype.kind in "OUS" else [array]
+        if array.dtype.kind not in "OUS":
+            return [array]
+        return [os.fsdecode(one) if isinstance(one, bytes) else one for one in array.ravel()]
     if isinstance(images, (set, frozenset)):
         paths = all(isinstance(one, (str, os.PathLike)) for one in images)
         return sorted(images, key=os.fspath) if paths else list(images)  # a set of strings has another order in each process
@@ -171,8 +173,8 @@ def pictures_in(label: str, item: Any) -> list[Any]:
         return [item[0]]  # a batch and its masks
     if kinds[0][0] or len(set(kinds)) > 1:
         raise InputError(
-            f"{label} holds {len(item)} pictures of {', '.join(f'{channels} channels' for _, channels in kinds)}: a picture and its "
-            "mask, or several pictures? Yield one tensor or array, or a tuple (picture, label)"
+            f"{label} holds {len(item)} pictures of {', '.join(f'{channels} channels' for _, channels in kinds)}: a picture and "
+            "its mask, or several pictures? Yield one tensor or array, or a tuple (picture, label)"
         )
     return list(item)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastspade.errors import FastspadeError, ImageReadError, InputError, LeftOutError, MissingFileError
+from fastspade.files.home import user_path
 from fastspade.images.safe_file import SUFFIXES
 
 
@@ -27,7 +28,7 @@ class Found:
 
 
 def find_files(label: str, path: str) -> list[Path]:
-    """The image files that a path, folder or glob pattern names, sorted. Raises as `find`, and for a folder that cannot be listed."""
+    """As `find`, the image files alone. Raises as it does, and for a folder that cannot be listed."""
     found = find(label, path)
     for _, error in found.bad:
         raise error
@@ -41,8 +42,8 @@ def find(label: str, path: str, suffixes: Collection[str] = SUFFIXES) -> Found:
     """
     if not path:
         raise InputError(f"{label} must name a file, folder or glob pattern, got an empty string")
-    path = expanded(path)
-    place = Path(path)
+    place = user_path(path)
+    path = str(place)
     if place.is_dir():
         found = in_folder(place, suffixes)
         if not found.files and not found.bad:
@@ -64,11 +65,6 @@ def find(label: str, path: str, suffixes: Collection[str] = SUFFIXES) -> Found:
                "* ? and [ ] are read as a pattern, of a name that has them use glob.escape(name)")
         )  # fmt: skip
     return found
-
-
-def expanded(path: str) -> str:
-    """`path` with the home folder in place of a leading ~, unless something lies there under that very name."""
-    return os.path.expanduser(path) if path.startswith("~") and not os.path.lexists(path) else path
 
 
 def in_folder(folder: Path, suffixes: Collection[str] = SUFFIXES, *, deep: bool = True) -> Found:

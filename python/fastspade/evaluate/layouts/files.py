@@ -17,7 +17,7 @@ def folders(place: Path) -> list[str]:
 
 
 def images(place: Path, problems: Problems) -> list[Path]:
-    """The image files in a folder and the folders in it, as `fit` and `score` find them; a missing or empty folder is a problem."""
+    """The image files in a folder and the folders in it, as `fit` and `score` find them; a missing or empty one is a problem."""
     if not place.is_dir():
         problems.add(f"folder {place} is missing")
         return []
@@ -67,10 +67,12 @@ def with_masks(
 
 
 def left_out(root: Path, categories: Sequence[Category]) -> list[tuple[str, FastspadeError]]:
-    """(name, LeftOutError) of every file in the dataset, or in these categories' folders, that is none of their images or masks."""
+    """(name, LeftOutError) of every file in the dataset, or in these categories' folders, that is no image or mask of theirs."""
     places = [root / category.name for category in categories]
     places = places if all(place.is_dir() for place in places) else [root]
-    used = {_itself(path) for one in categories for path in (*one.train, *(file for test in one.test for file in (test.path, test.mask)))}
+    tests = [test for one in categories for test in one.test]
+    read = [path for one in categories for path in one.train] + [path for one in tests for path in (one.path, one.mask) if path]
+    used = set(map(_itself, read))
     found = Found()
     for place in places:
         here = in_folder(place)
@@ -81,6 +83,6 @@ def left_out(root: Path, categories: Sequence[Category]) -> list[tuple[str, Fast
     return found.left_out
 
 
-def _itself(path: Path | None) -> tuple[str, str]:
+def _itself(path: Path) -> tuple[str, str]:
     """The file, whatever links lead to its folder."""
-    return ("", "") if path is None else (os.path.realpath(path.parent), path.name)
+    return (os.path.realpath(path.parent), path.name)
