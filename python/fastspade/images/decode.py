@@ -181,10 +181,11 @@ def to_show(decoded: Decoded) -> Image.Image:
     """An 8-bit RGB Pillow image, to be looked at.
 
     A deep picture of which only the lower 14 bits or fewer are used, as of a camera of 12 bits, is brought up to the full
-    range: by a power of two, so that all pictures of a camera are shown alike.
+    range: by a power of two, so that all pictures of a camera are shown alike. A dark picture of 8 bits stays dark.
     """
     if isinstance(decoded, torch.Tensor):
         used = round(float(decoded.max()) * 65535).bit_length()
-        if 0 < used <= 14:
+        levels = decoded * 255
+        if 0 < used <= 14 and (levels - levels.round()).abs().max() > 1e-3:
             decoded = (decoded * (65535 / (2**used - 1))).clamp(max=1)
     return to_pillow(decoded)
