@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from fastspade.cli.model import describe, tell_skipped
 from fastspade.cli.parser import options_of
 from fastspade.errors import InputError
+from fastspade.files.home import user_path
 from fastspade.spade import Spade, checks
 
 
 def run(arguments: argparse.Namespace) -> int:
-    output = Path(arguments.output)
+    output = user_path(arguments.output)
     if not output.parent.is_dir():
         raise InputError(f"output: the folder {output.parent} does not exist")
     checks.share("target-fpr", arguments.target_fpr)
@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"threshold: image score {model.threshold.image:.6g}, map {model.threshold.pixel:.6g} (leave-one-out)")
     elif not arguments.no_threshold:
         print("no threshold: calibrating one needs at least 2 normal images", file=sys.stderr)
-    tell_skipped(model)
+    tell_skipped(model.skipped)
     return 0

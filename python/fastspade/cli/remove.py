@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from fastspade.cli.model import holding, keep, load_model
 from fastspade.errors import InputError
@@ -13,15 +13,24 @@ def run(arguments: argparse.Namespace) -> int:
     with holding(arguments.model):
         model = load_model(arguments)
         bank = model.fitted_bank()
-        ids = [_id_of(text, bank.ids, bank.names) for text in arguments.images]
-        model.remove(ids)
-        print(f"removed {len(ids)} images")
+        known = _by_name(bank.ids, bank.names)
+        ids = set(bank.ids)
+        chosen = [_id_of(text, ids, known) for text in arguments.images]
+        model.remove(chosen)
+        print(f"removed {len(chosen)} images")
         return keep(arguments, model)
 
 
-def _id_of(text: str, ids: Sequence[int], names: Sequence[str]) -> int:
-    """The image that an id or a name stands for."""
-    found = [number for number, name in zip(ids, names, strict=True) if name == text]
+def _by_name(ids: Sequence[int], names: Sequence[str]) -> dict[str, list[int]]:
+    known: dict[str, list[int]] = {}
+    for number, name in zip(ids, names, strict=True):
+        known.setdefault(name, []).append(number)
+    return known
+
+
+def _id_of(text: str, ids: Collection[int], known: Mapping[str, list[int]]) -> int:
+    """The image that an id or a name stands for. known: the ids of every name."""
+    found = known.get(text, [])
     if len(found) > 1:
         raise InputError(f"{text} is the name of several images; give one of the ids {', '.join(map(str, found))}")
     if not found and not (text.isdecimal() and int(text) in ids):

@@ -102,12 +102,13 @@ def _write(
 def unique_stems(names: Sequence[str]) -> list[str]:
     """A file name an image: its stem, numbered where several images share it."""
     used: set[str] = set()
+    numbers: dict[str, int] = {}  # of a stem, the last one given
     stems = []
     for name in names:
         stem = base = _shortened(Path(name).stem) or "image"
-        number = 2
         while stem in used:
-            stem, number = f"{base}_{number}", number + 1
+            numbers[base] = numbers.get(base, 1) + 1
+            stem = f"{base}_{numbers[base]}"
         used.add(stem)
         stems.append(stem)
     return stems

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from fastspade.errors import InputError, MissingFileError
+from fastspade.errors import FastspadeError, InputError, MissingFileError
 from fastspade.evaluate.category import Category, Problems
 from fastspade.evaluate.layouts import btad, folder, mvtec, visa
-from fastspade.images.decode import upright
-from fastspade.images.safe_file import opened_image
+from fastspade.evaluate.masks import load_mask
+from fastspade.files.home import user_path
+from fastspade.images.safe_file import read_size
+
+__all__ = ["LAYOUTS", "check_files", "load_mask", "read_dataset"]
 
 _READERS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
 LAYOUTS = tuple(_READERS)
@@ -28,7 +28,7 @@ def read_dataset(root: str | Path, layout: str, categories: Sequence[str] | None
     """
     if layout not in _READERS:
         raise InputError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
-    root = Path(root)
+    root = user_path(root)
     if not root.is_dir():
         raise MissingFileError(f"dataset: no folder at {root}")
     problems = Problems(f"dataset: {root} is not in the {layout} layout")
@@ -61,20 +61,7 @@ def check_files(categories: Sequence[Category], problems: Problems) -> None:
 def _size(path: Path, problems: Problems) -> tuple[int, int] | None:
     """(height, width) upright, from the header alone."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the axes
-    except Exception as error:  # Pillow's decoders raise many kinds
-        problems.add(f"cannot read {path} ({type(error).__name__})")
+        return read_size(path)
+    except FastspadeError as error:
+        problems.add(str(error))
         return None
-    return (width, height) if turned else (height, width)
-
-
-def load_mask(path: Path) -> np.ndarray:
-    """(H, W) bool: true where any channel but alpha is not 0. Raises ImageReadError naming the file."""
-    with opened_image(path) as image:
-        values = np.asarray(upright(image))
-    marked: np.ndarray = values != 0
-    if values.ndim == 3:
-        marked = np.any(marked[..., : 1 if values.shape[2] == 2 else 3], axis=2)
-    return marked

@@ -37,13 +37,19 @@ class ImageBatch:
 
 @dataclass
 class Entry:
-    """One picture not yet decoded: what results call it, and a function that decodes it when it is needed."""
+    """One picture not yet decoded: what results call it, and a function that decodes it when it is needed.
+
+    in_memory: its pixels are the caller's, who may write others over them once they have been decoded.
+    """
 
     name: str
     load: Callable[[], Decoded]
+    in_memory: bool = False
+
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Entry
 """One image, a stack of them, or a path, folder or glob."""
 
 Images: TypeAlias = Picture | Iterable[Picture | Sequence[object]]
-"""What `fastspade.Spade.fit` and `score` take: any picture, a list that mixes them, or a DataLoader of tensors or (tensor, label)."""
+"""What `fastspade.Spade.fit` and `score` take: any picture, or whatever yields pictures or (picture, label): a list that mixes
+them, a set, a Series, a generator, a DataLoader."""

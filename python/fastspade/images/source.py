@@ -12,10 +12,11 @@ from functools import partial
 import torch
 from PIL import Image
 
-from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.images.decode import Decoded, prepare, to_pillow
+from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, LeftOutError, MissingFileError
+from fastspade.images.decode import Decoded, prepare, to_show
 from fastspade.images.entry import Entry, ImageBatch
 from fastspade.images.geometry import CropBox, centre_crop
+from fastspade.images.items import Stream
 
 
 @dataclass
@@ -30,7 +31,8 @@ class _Prepared:
 class ImageSource:
     """Iterates ImageBatch in the order given. Made by open_source; can be iterated again unless built on an iterator.
 
-    skipped: (name, error) of what skip_bad left out; complete once an iteration has ended.
+    skipped: (name, error) of what skip_bad left out, and of what lies in the folders and is no image (LeftOutError); complete
+        once an iteration has ended.
     total: the number of pictures, bad ones included, or None where it cannot be known (len() then raises TypeError).
     """
 
@@ -38,6 +40,7 @@ class ImageSource:
         self,
         entries: Iterable[Entry],
         total: int | None,
+        left_out: list[tuple[str, FastspadeError]],
         missing: list[tuple[str, FastspadeError]],
         *,
         resize: int | None,
@@ -49,12 +52,12 @@ class ImageSource:
         argument: str,
     ) -> None:
         self._entries = entries
-        self._missing = missing
+        self._left_out, self._missing = left_out, missing
         self._resize, self._crop = resize, crop
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
         self._max_pixels, self._argument = max_pixels, argument
         self.total = total
-        self.skipped: list[tuple[str, FastspadeError]] = list(missing)
+        self.skipped: list[tuple[str, FastspadeError]] = left_out + missing
 
     def __len__(self) -> int:
         if self.total is None:
@@ -70,8 +73,9 @@ class ImageSource:
             raise InputError(f"{self._argument} must be files, pictures, arrays or tensors to be split, got a loader")
         part = copy.copy(self)
         part._entries = self._entries[start:stop]
-        part._missing = self._missing if start == 0 else []
-        part.total, part.skipped = len(part._entries), list(part._missing)
+        if start > 0:
+            part._left_out, part._missing = [], []
+        part.total, part.skipped = len(part._entries), part._left_out + part._missing
         return part
 
     def __iter__(self) -> Iterator[ImageBatch]:
@@ -81,7 +85,7 @@ class ImageSource:
         InputError where pixel values or, with crop=None, sizes do not fit together; DeviceError where tensors of one
         list lie on different devices.
         """
-        self.skipped = list(self._missing)
+        self.skipped = self._left_out + self._missing
         batch: list[_Prepared] = []
         first: _Prepared | None = None
         for prepared in self._prepared():
@@ -102,38 +106,50 @@ class ImageSource:
                 batch = []
         if batch:
             yield _collate(batch)
+        if isinstance(self._entries, Stream):
+            self.skipped += self._entries.skipped
         if first is None:
-            if self.skipped:
-                name, error = self.skipped[0]
-                raise ImageReadError(f"none of the {len(self.skipped)} images could be read; the first: {error}", name)
+            bad = [one for one in self.skipped if not isinstance(one[1], LeftOutError)]
+            if bad:
+                raise ImageReadError(f"none of the {len(bad)} images could be read; the first: {bad[0][1]}", bad[0][0])
             raise InputError(f"{self._argument} must hold at least one image, but the loader yielded none")
 
     def _prepared(self) -> Iterator[_Prepared]:
-        """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone."""
+        """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone.
+
+        Of a stream no picture is taken before it is needed to complete a batch, so that a camera's first result does not wait
+        for frames of the second.
+        """
         if self._num_workers == 0:
             for entry in self._entries:
                 yield from self._settle(entry.name, partial(self._prepare, entry))
             return
         window: deque[tuple[str, Future[_Prepared]]] = deque()
-        limit = self._batch_size + self._num_workers
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="fastspade-decode")
+        done = 0
         try:
             for entry in self._entries:
                 window.append((entry.name, pool.submit(self._prepare, entry)))
-                if len(window) >= limit:
+                while window and len(window) >= self._read_ahead(done):
                     name, future = window.popleft()
-                    yield from self._settle(name, future.result)
+                    for prepared in self._settle(name, future.result):
+                        done += 1
+                        yield prepared
             while window:
                 name, future = window.popleft()
                 yield from self._settle(name, future.result)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _read_ahead(self, done: int) -> int:
+        """Pictures that may wait in the window, `done` being through it."""
+        return self._batch_size - done % self._batch_size if isinstance(self._entries, Stream) else self._batch_size + self._num_workers
+
     def _prepare(self, entry: Entry) -> _Prepared:
         try:
             decoded = entry.load()
             self._check_output(decoded)
-            return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), lambda: to_pillow(entry.load()))
+            return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), _original(entry, decoded))
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
 
@@ -156,6 +172,15 @@ class ImageSource:
             self.skipped.append((name, error))
         else:
             yield prepared
+
+
+def _original(entry: Entry, decoded: Decoded) -> Callable[[], Image.Image]:
+    """Shows the picture that was scored: a file is decoded again; of what is in memory the caller may have changed the pixels."""
+    return partial(to_show, decoded) if entry.in_memory else partial(_decoded_again, entry.load)
+
+
+def _decoded_again(load: Callable[[], Decoded]) -> Image.Image:
+    return to_show(load())
 
 
 def _pixels_text(prepared: _Prepared) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from fastspade.errors import InputError
-from fastspade.images.decode import as_rgb
+from fastspade.images.decode import decode, to_show
 from fastspade.maps.colors import color_table, heatmap, scale_of
 from fastspade.maps.process import Map, check_maps, to_tensor
 
@@ -32,7 +32,7 @@ def overlay(
     alpha: the map's weight, 0 to 1; where the map is NaN the image shows through. vmin, vmax: as in heatmap.
     mask: (H, W), non-zero where a defect is; its outline is drawn in green. colorbar: adds the scale on the right.
     """
-    picture = as_rgb(image)
+    picture = to_show(decode(image))
     values = check_maps(anomaly_map, finite=False)
     size = (picture.height, picture.width)
     if values.shape != size:

@@ -18,6 +18,7 @@ from fastspade.backbones.extractor import Extractor
 from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
+from fastspade.files.home import user_path
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource
 from fastspade.search import knn
@@ -314,7 +315,8 @@ class Spade(_Attributes):
         """
         running = given(running, "Spade.load()", "running")
         Options(**running)  # what the caller gave is not to be blamed on the file
-        if Path(path).is_dir():
+        path = user_path(path)
+        if path.is_dir():
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
                 raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")

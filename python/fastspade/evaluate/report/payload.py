@@ -15,7 +15,7 @@ from fastspade.evaluate.category import Category
 from fastspade.evaluate.protocols import crop_mask
 from fastspade.evaluate.report.encode import mask_picture, packed, thumbnail
 from fastspade.evaluate.runner import CategoryResult, ScoredTest
-from fastspade.images.decode import as_rgb
+from fastspade.images.decode import read_file, to_show
 from fastspade.images.geometry import CropBox, centre_crop
 from fastspade.spade import Spade
 
@@ -59,7 +59,7 @@ def metrics_payload(values: dict[str, MetricValue]) -> dict[str, dict[str, Any]]
 
 def _image(one: ScoredTest, scale: tuple[float, float], root: Path) -> dict[str, Any]:
     scored = one.scored
-    picture, width, height = thumbnail(as_rgb(one.test.path), PICTURE_SIDE)
+    picture, width, height = thumbnail(to_show(read_file(one.test.path)), PICTURE_SIDE)
     levels = _levels(scored.anomaly_map, scale)
     rows, columns = scored.matched_y.shape
     flat = (scored.matched_image * rows + scored.matched_y) * columns + scored.matched_x
@@ -92,7 +92,7 @@ def _levels(anomaly_map: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
 
 
 def _normal(path: Path, model: Spade, root: Path) -> dict[str, Any]:
-    whole = as_rgb(path)
+    whole = to_show(read_file(path))
     size = (whole.height, whole.width)
     box, _ = centre_crop(*size, model.resize, model.crop)
     picture, width, height = thumbnail(whole, NORMAL_SIDE, quality=78)
