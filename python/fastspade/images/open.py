@@ -112,7 +112,7 @@ def _item_entries(label: str, item: object, start: int, max_pixels: int | None) 
         if 0 in item.size:
             raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
         name = getattr(item, "filename", "") or _memory_name(start)
-        return [Entry(name, lambda: _load_pil(item, name, max_pixels))]
+        return [Entry(name, partial(_load_pil, item, name, max_pixels))]
     if isinstance(item, np.ndarray):
         stack = item if item.ndim == 4 else item[None]
         if len(stack) == 0:

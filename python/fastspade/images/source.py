@@ -16,6 +16,17 @@ from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputE
 from fastspade.images.decode import Decoded, prepare, to_pillow
 from fastspade.images.entry import Entry, ImageBatch
 from fastspade.images.geometry import CropBox, centre_crop
+from fastspade.torch_defaults import torch_defaults
+
+
+@dataclass(frozen=True)
+class Original:
+    """Decodes a picture again, as an RGB Pillow image. It can be pickled where the picture's entry can."""
+
+    entry: Entry
+
+    def __call__(self) -> Image.Image:
+        return to_pillow(self.entry.load())
 
 
 @dataclass
@@ -133,7 +144,8 @@ class ImageSource:
         try:
             decoded = entry.load()
             self._check_output(decoded)
-            return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), lambda: to_pillow(entry.load()))
+            with torch_defaults():
+                return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), Original(entry))
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
 

@@ -240,6 +240,14 @@ def _pool(actors: dict[str, Any], work: int | None, reserved: int) -> dict[str, 
         there = ray.cluster_resources()
         fits = there.get("GPU", 0) // gpus if gpus else (there.get("CPU", 0) - reserved) // cpus
         fewest = most = max(1, int(fits))
+    if reserved and not gpus:
+        total = there_cpus()
+        if fewest * cpus + reserved > total:
+            raise InputError(
+                f"num_cpus: {fewest} actors of {cpus:g} CPUs leave the cluster's {total:g} CPUs none for reading the dataset, "
+                f"so nothing would ever arrive; pass fewer or smaller ones (num_cpus={max(total - reserved, total / 2):g})"
+            )
+        most = max(fewest, min(most, int((total - reserved) // cpus)))
     if work is not None:
         fewest, most = min(fewest, work), min(most, work)
     return {
@@ -247,6 +255,10 @@ def _pool(actors: dict[str, Any], work: int | None, reserved: int) -> dict[str, 
         "num_gpus": gpus or None,
         "num_cpus": cpus,
     }
+
+
+def there_cpus() -> float:
+    return float(ray.cluster_resources().get("CPU", 0))
 
 
 def _bounds(concurrency: int | tuple[int, int] | None) -> tuple[int, int | None]:

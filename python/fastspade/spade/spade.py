@@ -30,6 +30,7 @@ from fastspade.spade.matching import Matcher, Matches, without_itself
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
 from fastspade.spade.result import KeptPicture, Result, ScoredImage
 from fastspade.spade.threshold import LargestValues, Threshold
+from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -126,6 +127,7 @@ class Spade(_Attributes):
         """Take normal images out by their ids (Bank.remove). A threshold calibrated before is no longer used."""
         self.fitted_bank().remove(ids)
 
+    @torch_defaults()
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
@@ -158,6 +160,7 @@ class Spade(_Attributes):
                 yield matcher.match(embeddings, pyramid, gallery, (self.crop, self.crop), left_out=chosen)
                 bar.update(len(chosen))
 
+    @torch_defaults()
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
 
@@ -213,6 +216,7 @@ class Spade(_Attributes):
                 bar.update(len(batch.names))
         self.skipped = list(source.skipped)
 
+    @torch_defaults()
     def _score_batch(
         self, batch: ImageBatch, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> list[ScoredImage]:
@@ -291,6 +295,8 @@ class Spade(_Attributes):
         """
         bank = self.fitted_bank()
         options = self.options() | ({} if self.threshold is None else {"threshold": self.threshold.as_dict()})
+        if Path(path).suffix and Path(path).suffix != ".safetensors" and not Path(path).exists():
+            warnings.warn(f"path: {path} becomes a folder; a name ending in .safetensors makes one file", stacklevel=2)
         if Path(path).suffix == ".safetensors":
             model_file.write_model(path, bank, options, self.backbone.spec())
         else:
