@@ -241,13 +241,15 @@ def _pool(actors: dict[str, Any], work: int | None, reserved: int) -> dict[str, 
         fits = there.get("GPU", 0) // gpus if gpus else (there.get("CPU", 0) - reserved) // cpus
         fewest = most = max(1, int(fits))
     if reserved and not gpus:
-        total = there_cpus()
+        total = float(ray.cluster_resources().get("CPU", 0))
+        if fewest == 1 and total >= reserved:
+            cpus = min(cpus, total - reserved)  # 0 on a machine of one CPU: reading and scoring share it
         if fewest * cpus + reserved > total:
             raise InputError(
-                f"num_cpus: {fewest} actors of {cpus:g} CPUs leave the cluster's {total:g} CPUs none for reading the dataset, "
-                f"so nothing would ever arrive; pass fewer or smaller ones (num_cpus={max(total - reserved, total / 2):g})"
+                f"concurrency and num_cpus: {fewest} actors of {cpus:g} CPUs leave none of the cluster's {total:g} CPUs for reading "
+                "the dataset, so nothing would ever arrive; pass fewer or smaller actors"
             )
-        most = max(fewest, min(most, int((total - reserved) // cpus)))
+        most = max(fewest, min(most, int((total - reserved) // cpus))) if cpus else fewest
     if work is not None:
         fewest, most = min(fewest, work), min(most, work)
     return {
@@ -255,10 +257,6 @@ def _pool(actors: dict[str, Any], work: int | None, reserved: int) -> dict[str, 
         "num_gpus": gpus or None,
         "num_cpus": cpus,
     }
-
-
-def there_cpus() -> float:
-    return float(ray.cluster_resources().get("CPU", 0))
 
 
 def _bounds(concurrency: int | tuple[int, int] | None) -> tuple[int, int | None]:
