@@ -84,7 +84,7 @@ def writing(output: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FastspadeError) or (error.errno is not None and error.errno not in NO_ROOM):
             raise
-        why = error.strerror or f"no space left on the disk, or the file grew too large ({error})"
+        why = error.strerror or "no space left on the disk, or a file grew too large"
         raise StorageError(f"output: cannot write {output}: {why}; nothing was kept") from error
 
 

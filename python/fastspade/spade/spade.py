@@ -26,6 +26,7 @@ from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.duplicates import without_duplicates
 from fastspade.spade.matching import Matcher, Matches, without_itself
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
 from fastspade.spade.result import KeptPicture, Result, ScoredImage
@@ -141,12 +142,15 @@ class Spade(_Attributes):
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
+        images, bank = len(bank), without_duplicates(bank)
+        if len(bank) < 2:
+            raise InputError(f"calibrate needs at least 2 different normal images, but all {images} are the same")
         scores = LargestValues(len(bank), target_fpr)
         pixels = LargestValues(len(bank) * self.crop * self.crop, pixel_target_fpr)
         for found in self._leave_one_out(bank):
             scores.add(found.scores.numpy())
             pixels.add(found.smoothed.numpy())
-        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, images, bank.next_id)
         return self.threshold
 
     def _leave_one_out(self, bank: Snapshot) -> Iterator[Matches]:
