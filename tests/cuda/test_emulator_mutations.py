@@ -9,12 +9,7 @@ from pathlib import Path
 
 import pytest
 from emulated_engine import build
-<<<<<<< HEAD
-from fastspade.search.cuda import plan_cuda, search_cuda
 from search_cases import Case, nearly_equal, pyramid
-=======
-from search_cases import Case, pyramid
->>>>>>> main
 from search_checks import assert_exact
 
 from fastspade.search.cuda import plan_cuda, search_cuda

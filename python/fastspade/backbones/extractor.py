@@ -20,6 +20,7 @@ from fastspade.backbones import Backbone
 from fastspade.errors import FastspadeError
 from fastspade.files.progress import progress_bar
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
+from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from fastspade.images.entry import Images
@@ -60,6 +61,7 @@ class Extractor:
             argument=argument,
         )
 
+    @torch_defaults()
     def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(B, 3, H, W) float32 in [0, 1] -> embeddings (B, E) and pyramid of (B, C_l, H_l, W_l), on the backbone's device."""
         size = 1 if self.backbone.device.type == "cpu" else self.batch_size

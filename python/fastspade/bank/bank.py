@@ -275,7 +275,7 @@ class Bank:
     def _without(self, gone: list[int]) -> Snapshot:
         old = self._snapshot
         left = sorted(set(range(len(old))) - set(gone))
-        kept = torch.tensor(left)
+        kept = torch.tensor(left, device="cpu")
         return Snapshot(
             old.embeddings[kept],
             tuple(old.names[i] for i in left),
@@ -299,6 +299,6 @@ def _joined(parts: list[Features]) -> tuple[torch.Tensor, list[torch.Tensor], li
 
 def _batches(snapshot: Snapshot) -> Iterator[Features]:
     """A bank's features in parts."""
-    for images in torch.arange(len(snapshot)).split(MERGED_AT_ONCE):
+    for images in torch.arange(len(snapshot), device="cpu").split(MERGED_AT_ONCE):
         names = [snapshot.names[i] for i in images.tolist()]
         yield Features(snapshot.embeddings[images], snapshot.levels.gather(images), names)

@@ -69,6 +69,8 @@ class BankFolder:
         Raises BankLockedError where somebody else writes, InputError where the folder holds files that are not a bank's,
         StorageError where it cannot be written.
         """
+        if create and self.path.is_dir():
+            self._check_ours()  # before there is a lock, so that a folder that is refused stays as it was
         made = create and self._make()
         with held(self.path / LOCK, self.path, create=True):
             try:

@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_backbone(evaluate)
     _add_options(evaluate, MODEL)
     _add_rates(evaluate)
+    _add_skip_bad(evaluate)
     _add_running(evaluate, RUNNING)
     evaluate.set_defaults(command="evaluate")
 

@@ -54,7 +54,8 @@ def write_scores(
     raw = folder / ".maps"
     raw.mkdir()
     for i, image in enumerate(images):
-        np.save(raw / f"{i}.npy", image.anomaly_map)
+        if kinds:  # else the table is all that is written
+            np.save(raw / f"{i}.npy", image.anomaly_map)
         low, high = min(low, float(image.anomaly_map.min())), max(high, float(image.anomaly_map.max()))
         decision = "" if image.threshold is None else "defect" if image.is_defect else "good"
         peak = float(image.anomaly_map.max())
@@ -62,8 +63,11 @@ def write_scores(
     for kind in kinds:
         (folder / kind).mkdir()
     stems = unique_stems([row.name for row in rows])
-    files = []
+    files: list[list[str]] = []
     for i, (row, stem) in enumerate(zip(rows, stems, strict=True)):
+        if not kinds:
+            files.append([])
+            continue
         values = np.load(raw / f"{i}.npy")
         (raw / f"{i}.npy").unlink()
         files.append([_write(folder, kind, stem, row, values, (low, high), map_format, colorbar) for kind in kinds])

@@ -17,6 +17,7 @@ from fastspade.images.decode import Decoded, prepare, to_show
 from fastspade.images.entry import Entry, ImageBatch
 from fastspade.images.geometry import CropBox, centre_crop
 from fastspade.images.items import Stream
+from fastspade.torch_defaults import torch_defaults
 
 
 @dataclass
@@ -149,7 +150,8 @@ class ImageSource:
         try:
             decoded = entry.load()
             self._check_output(decoded)
-            return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), _original(entry, decoded))
+            with torch_defaults():
+                return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), _original(entry, decoded))
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
 

@@ -27,10 +27,12 @@ from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.duplicates import without_duplicates
 from fastspade.spade.matching import Matcher, Matches, without_itself
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
 from fastspade.spade.result import KeptPicture, Result, ScoredImage
 from fastspade.spade.threshold import LargestValues, Threshold
+from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,6 +129,7 @@ class Spade(_Attributes):
         """Take normal images out by their ids (Bank.remove). A threshold calibrated before is no longer used."""
         self.fitted_bank().remove(ids)
 
+    @torch_defaults()
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
@@ -140,12 +143,15 @@ class Spade(_Attributes):
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
+        images, bank = len(bank), without_duplicates(bank)
+        if len(bank) < 2:
+            raise InputError(f"calibrate needs at least 2 different normal images, but all {images} are the same")
         scores = LargestValues(len(bank), target_fpr)
         pixels = LargestValues(len(bank) * self.crop * self.crop, pixel_target_fpr)
         for found in self._leave_one_out(bank):
             scores.add(found.scores.numpy())
             pixels.add(found.smoothed.numpy())
-        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, images, bank.next_id)
         return self.threshold
 
     def _leave_one_out(self, bank: Snapshot) -> Iterator[Matches]:
@@ -159,6 +165,7 @@ class Spade(_Attributes):
                 yield matcher.match(embeddings, pyramid, gallery, (self.crop, self.crop), left_out=chosen)
                 bar.update(len(chosen))
 
+    @torch_defaults()
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
 
@@ -214,6 +221,7 @@ class Spade(_Attributes):
                 bar.update(len(batch.names))
         self.skipped = list(source.skipped)
 
+    @torch_defaults()
     def _score_batch(
         self, batch: ImageBatch, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> list[ScoredImage]:
@@ -292,6 +300,8 @@ class Spade(_Attributes):
         """
         bank = self.fitted_bank()
         options = self.options() | ({} if self.threshold is None else {"threshold": self.threshold.as_dict()})
+        if Path(path).suffix and Path(path).suffix != ".safetensors" and not Path(path).exists():
+            warnings.warn(f"path: {path} becomes a folder; a name ending in .safetensors makes one file", stacklevel=2)
         if Path(path).suffix == ".safetensors":
             model_file.write_model(path, bank, options, self.backbone.spec())
         else:
