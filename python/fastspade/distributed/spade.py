@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from fastspade.backbones import Backbone
-from fastspade.backbones.extractor import Features, FeatureStream
+from fastspade.backbones.extractor import Extractor, Features, FeatureStream
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.bank.stored import write_bank
@@ -65,10 +65,10 @@ class DistributedSpade(Spade):
         self, normal_images: Images, *, skip_bad: bool = False
     ) -> DistributedSpade:
         """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
-        extractor = self.extractor
 
-        def own() -> tuple[Bank | None, list[tuple[str, Exception]]]:
-            source = self._open_here(normal_images, skip_bad, "normal_images")
+        def own() -> tuple[Bank | None, Extractor, list[tuple[str, Exception]]]:
+            source = self.new_extractor().open(normal_images, skip_bad=skip_bad, argument="normal_images")
+            extractor = replace(self.new_extractor(), resize=source.settle())  # from all images, and so alike on all ranks
             source = source.part(*share(source.total or 0, self.ranks))
             stream = FeatureStream(extractor, source, "fit")
             parts: list[Features] = []
@@ -78,14 +78,13 @@ class DistributedSpade(Spade):
                 if not skip_bad:  # else none of this rank's is readable, which is no error if another rank has some
                     raise
             bank = Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
-            return bank, list(source.skipped)
+            return bank, extractor, list(source.skipped)
 
-        bank, skipped = self.ranks.together("fit", own)
+        bank, extractor, skipped = self.ranks.together("fit", own)
         sharded = ShardedBank(bank, self.ranks)
         self.check_kappa(len(sharded), sharded.level_shapes)
-        self.bank, self.threshold = sharded, None
-        self.skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
-        self._told_few_images = False
+        skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
+        self._learned(sharded, extractor, skipped)  # type: ignore[arg-type]  # in place of a Bank
         return self
 
     @classmethod
@@ -98,6 +97,7 @@ class DistributedSpade(Spade):
             **{name: getattr(whole, name) for name in names("model", "running")},
         )
         model.bank, model.threshold = ShardedBank.part_of(whole.fitted_bank(), model.ranks), whole.threshold
+        model.shared_size = whole.shared_size
         return model
 
     def save(self, path: str | Path) -> None:
@@ -113,9 +113,8 @@ class DistributedSpade(Spade):
         def write() -> None:
             try:
                 if self.ranks.rank == 0:
-                    known = {} if self.threshold is None else {"threshold": self.threshold.as_dict()}
                     write_bank(path, parts, self.storage_dtype, ids=bank.ids, next_id=bank.next_id,
-                               options=self.options() | known, made_by=self.extractor.spec())  # fmt: skip
+                               options=self.record(), made_by=self.extractor.spec())  # fmt: skip
             finally:
                 for _ in parts:  # every rank sends its images, whatever becomes of them
                     pass
@@ -124,7 +123,7 @@ class DistributedSpade(Spade):
 
     def _save_whole(self, bank: Bank, path: str | Path) -> None:
         model = Spade(self.backbone, device=self.device, **self.options())
-        model.bank, model.threshold = bank, self.threshold
+        model.bank, model.threshold, model.shared_size = bank, self.threshold, self.shared_size
         model.save(path)
 
     # -- what of Spade depends on where the bank is

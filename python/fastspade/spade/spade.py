@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.files.progress import known_length, progress_bar
-from fastspade.images import ImageBatch, ImageSource
+from fastspade.images import ImageBatch, ImageSource, sides
 from fastspade.search import knn
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
@@ -27,7 +28,7 @@ from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.matching import Matcher, Matches, without_itself
-from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
+from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
 from fastspade.spade.result import KeptPicture, Result, ScoredImage
 from fastspade.spade.threshold import LargestValues, Threshold
 
@@ -58,7 +59,8 @@ class Spade(_Attributes):
         published reproductions of its image ROC-AUC use 3 to 5 for k_image.
 
     bank: the normal images' features, None before `fit`. threshold: what `calibrate` found, None before it. skipped: (name,
-    error) of what skip_bad left out of the last fit or score. settings: the checked `Options`.
+    error) of what skip_bad left out of the last fit or score. settings: the checked `Options`. shared_size: the (height, width)
+    that all images are resized to, which `fit` finds; None where every image keeps its aspect ratio and is cropped.
 
     Raises InputError or DtypeError, which name the option, what it got and what it needs.
     """
@@ -72,6 +74,7 @@ class Spade(_Attributes):
         self.device = pick_device(self.settings.device)
         self.backbone: Backbone = load_backbone(backbone, layers=self.layers, weights=self.weights, device=self.device)
         self.bank: Bank | None = None
+        self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
@@ -99,18 +102,24 @@ class Spade(_Attributes):
         [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising. path: a folder to keep
         the features in, as `save` writes it: they go there as they come, so that they need not fit into memory.
         """
-        extractor = self.extractor
-        stream = extractor.stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
+        stream = self.new_extractor().stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
+        extractor = stream.extractor
         if path is None:
             bank = Bank.collect(stream, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor)
             self.check_kappa(len(bank), bank.level_shapes)
         else:
             bank = Bank.write(
-                path, stream, storage_dtype=self.storage_dtype, extractor=extractor, options=self.options(), accept=self.check_kappa
-            )
-        self.bank, self.threshold, self.skipped = bank, None, list(stream.skipped)
-        self._told_few_images = False
+                path, stream, storage_dtype=self.storage_dtype, extractor=extractor, accept=self.check_kappa,
+                options=self.options() | ({"shared_size": extractor.resize} if isinstance(extractor.resize, tuple) else {}),
+            )  # fmt: skip
+        self._learned(bank, extractor, stream.skipped)
         return self
+
+    def _learned(self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]]) -> None:
+        """Take the bank of a fit that has succeeded."""
+        self.bank, self.threshold, self.skipped = bank, None, list(skipped)
+        self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
+        self._told_few_images = False
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
         """Add normal images to those fitted, without computing theirs again; returns the new images' ids (Bank.add).
@@ -140,7 +149,7 @@ class Spade(_Attributes):
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
         scores = LargestValues(len(bank), target_fpr)
-        pixels = LargestValues(len(bank) * self.crop * self.crop, pixel_target_fpr)
+        pixels = LargestValues(len(bank) * math.prod(self.input_size), pixel_target_fpr)
         for found in self._leave_one_out(bank):
             scores.add(found.scores.numpy())
             pixels.add(found.smoothed.numpy())
@@ -155,7 +164,7 @@ class Spade(_Attributes):
             for chosen in torch.arange(len(bank)).split(self.batch_size):
                 pyramid = [level.float().to(self.search_device) for level in bank.levels.gather(chosen)]
                 embeddings = bank.embeddings[chosen].to(self.search_device)
-                yield matcher.match(embeddings, pyramid, gallery, (self.crop, self.crop), left_out=chosen)
+                yield matcher.match(embeddings, pyramid, gallery, self.input_size, left_out=chosen)
                 bar.update(len(chosen))
 
     def normal_scores(self) -> np.ndarray:
@@ -282,6 +291,11 @@ class Spade(_Attributes):
         """The options that scores depend on, as plain values."""
         return self.settings.kept()
 
+    def record(self) -> dict[str, Any]:
+        """What a saved model holds beside the bank and the backbone."""
+        found = {"shared_size": self.shared_size, "threshold": None if self.threshold is None else self.threshold.as_dict()}
+        return self.options() | {name: value for name, value in found.items() if value is not None}
+
     def save(self, path: str | Path) -> None:
         """Write the fitted model, and its threshold if it was calibrated; atomically, so that a model already there stays
         whole until the new one is.
@@ -290,11 +304,10 @@ class Spade(_Attributes):
         read as scoring needs it, and changed on disk by `add` and `remove` of a model loaded from it.
         """
         bank = self.fitted_bank()
-        options = self.options() | ({} if self.threshold is None else {"threshold": self.threshold.as_dict()})
         if Path(path).suffix == ".safetensors":
-            model_file.write_model(path, bank, options, self.backbone.spec())
+            model_file.write_model(path, bank, self.record(), self.backbone.spec())
         else:
-            bank.save(path, options)
+            bank.save(path, self.record())
 
     @classmethod
     @takes_options("running")
@@ -318,11 +331,11 @@ class Spade(_Attributes):
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
                 raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")
-            options, spec = dict(bank.options), bank.made_by["backbone"]
+            options, spec = completed(bank.options), bank.made_by["backbone"]
         else:
             bank, header = model_file.read_model(path)
-            options, spec = dict(header["options"]), header["backbone"]
-        known = options.pop("threshold", None)
+            options, spec = completed(header["options"]), header["backbone"]
+        known, shared_size = options.pop("threshold", None), options.pop("shared_size", None)
         running["device"] = device = pick_device(running["device"])
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
@@ -332,6 +345,7 @@ class Spade(_Attributes):
             raise ModelFileError(f"path: {path} does not describe a backbone: {type(error).__name__}: {error}") from error
         try:
             model = cls(restored, **running, **options)
+            model.shared_size = None if shared_size is None else sides.pair("shared_size", shared_size)
         except (FastspadeError, TypeError) as error:
             raise ModelFileError(f"path: {path} holds options that cannot be used: {error}") from error
         model.check_kappa(len(bank), bank.level_shapes)
@@ -345,12 +359,26 @@ class Spade(_Attributes):
     def _open(self, images: Images, skip_bad: bool, argument: str) -> ImageSource:
         return self.extractor.open(images, skip_bad=skip_bad, argument=argument)
 
-    # The package's front ends build on these five; they are no part of the public interface.
+    # The package's front ends build on these; they are no part of the public interface.
 
     @property
     def extractor(self) -> Extractor:
-        wanted = ("resize", "crop", "local_average", "batch_size", "num_workers", "max_pixels", "progress")
+        """Of the fitted model, and so with the size that its images share."""
+        new = self.new_extractor()
+        return new if self.shared_size is None else replace(new, resize=self.shared_size)
+
+    def new_extractor(self) -> Extractor:
+        """For a fit, which finds that size."""
+        wanted = ("resize", "crop", "local_average", "reflect_border", "batch_size", "num_workers", "max_pixels", "progress")
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of what the network is given, and of maps with keep_crop. Raises InputError where only fit will tell."""
+        size = self.shared_size if self.crop is None else self.crop
+        if size is None:
+            raise InputError("the size of the network's input follows from the normal images: call fit(normal_images) first")
+        return size if isinstance(size, tuple) else (size, size)
 
     def fitted_bank(self) -> Bank:
         if self.bank is None:
