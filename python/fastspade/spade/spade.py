@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource, sides
+from fastspade.images.views import ViewName
 from fastspade.search import knn
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
@@ -28,8 +30,10 @@ from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.matching import Matcher, Matches, without_itself
+from fastspade.spade.mosaic import Mosaic
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
-from fastspade.spade.result import KeptPicture, Result, ScoredImage
+from fastspade.spade.origins import Origins
+from fastspade.spade.result import KeptPicture, Result, ScoredImage, resized
 from fastspade.spade.threshold import LargestValues, Threshold
 
 if TYPE_CHECKING:
@@ -78,6 +82,7 @@ class Spade(_Attributes):
         self.threshold: Threshold | None = None
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
+        self._origins: tuple[Snapshot, Origins] | None = None
         self._told_few_images = False
 
     if not TYPE_CHECKING:
@@ -148,23 +153,34 @@ class Spade(_Attributes):
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
-        scores = LargestValues(len(bank), target_fpr)
-        pixels = LargestValues(len(bank) * math.prod(self.input_size), pixel_target_fpr)
-        for found in self._leave_one_out(bank):
-            scores.add(found.scores.numpy())
+        entries, pictures = self._judged(bank)
+        by_picture = np.full(int(pictures.max()) + 1, -np.inf)
+        pixels = LargestValues(len(entries) * math.prod(self.input_size), pixel_target_fpr)
+        for chosen, found in self._leave_one_out(bank, entries):
+            np.maximum.at(by_picture, pictures[chosen].numpy(), found.scores.numpy())
             pixels.add(found.smoothed.numpy())
+        scores = LargestValues(len(by_picture), target_fpr)
+        scores.add(by_picture)
         self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank), bank.next_id)
         return self.threshold
 
-    def _leave_one_out(self, bank: Snapshot) -> Iterator[Matches]:
-        """Every normal image matched against the others, batch by batch, from the features kept."""
+    def _judged(self, bank: Snapshot) -> tuple[torch.Tensor, torch.Tensor]:
+        """The entries that stand for normal images as they are, and of all entries the number of the picture they belong to."""
+        origins = self._origins_of(bank)
+        if origins is None:
+            return torch.arange(len(bank)), torch.arange(len(bank))
+        return origins.plain.nonzero()[:, 0], origins.picture
+
+    def _leave_one_out(self, bank: Snapshot, entries: torch.Tensor) -> Iterator[tuple[torch.Tensor, Matches]]:
+        """Entries (n,), batch by batch, matched against those of the other pictures, from the features kept."""
         self.check_kappa(len(bank) - 1, bank.levels.shapes)
         matcher, gallery = self.matcher(bank, left_out=1), self.device_bank(bank)
-        with progress_bar(len(bank), "calibrate", self.progress) as bar:
-            for chosen in torch.arange(len(bank)).split(self.batch_size):
+        with progress_bar(len(entries), "calibrate", self.progress) as bar:
+            for chosen in entries.split(self.batch_size):
                 pyramid = [level.float().to(self.search_device) for level in bank.levels.gather(chosen)]
                 embeddings = bank.embeddings[chosen].to(self.search_device)
-                yield matcher.match(embeddings, pyramid, gallery, self.input_size, left_out=chosen)
+                names = [bank.names[i] for i in chosen.tolist()]
+                yield chosen, matcher.match(embeddings, pyramid, gallery, self.input_size, left_out=chosen, names=names)
                 bar.update(len(chosen))
 
     def normal_scores(self) -> np.ndarray:
@@ -175,8 +191,12 @@ class Spade(_Attributes):
         bank = self.fitted_bank().snapshot
         if len(bank) < 2:
             raise InputError("normal scores need at least 2 normal images, got 1")
-        if self.image_score != "knn":
-            return np.concatenate([found.scores.numpy() for found in self._leave_one_out(bank)])
+        if self.image_score != "knn" or self._origins_of(bank) is not None:
+            entries, pictures = self._judged(bank)
+            found = np.full(int(pictures.max()) + 1, -np.inf)
+            for chosen, matches in self._leave_one_out(bank, entries):
+                np.maximum.at(found, pictures[chosen].numpy(), matches.scores.numpy())
+            return found
         k_image = min(self.k if self.k_image is None else self.k_image, len(bank) - 1)  # stage 1 alone
         distances, neighbors = knn(bank.embeddings, bank.embeddings, k_image + 1)
         return without_itself(distances, neighbors, torch.arange(len(bank)))[0].double().mean(dim=1).numpy()
@@ -216,15 +236,26 @@ class Spade(_Attributes):
     def _score_source(
         self, source: ImageSource, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> Iterator[ScoredImage]:
+        mosaic: Mosaic | None = None
         with progress_bar(known_length(source), "score", self.progress) as bar:
             for batch in source:
-                yield from self._score_batch(batch, bank, threshold, pixel_threshold)
-                bar.update(len(batch.names))
+                found = self._matched(batch, bank)
+                if self.tile is None:
+                    for i in range(len(batch)):
+                        one = found.smoothed[i], found.nearest[i], float(found.scores[i]), found.neighbors[i], found.distances[i]
+                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one)
+                else:
+                    tiles = [tile for tile in batch.tiles if tile is not None]
+                    mosaic = mosaic or Mosaic(tiles[0].of, self.tile, (found.nearest.shape[1], found.nearest.shape[2]))
+                    mosaic.add(found, tiles)
+                    if batch.complete:
+                        one = mosaic.smoothed, mosaic.nearest, mosaic.score, mosaic.neighbors, mosaic.distances
+                        yield self._scored(batch, 0, bank, threshold, pixel_threshold, *one)
+                        mosaic = None
+                bar.update(batch.complete)
         self.skipped = list(source.skipped)
 
-    def _score_batch(
-        self, batch: ImageBatch, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
-    ) -> list[ScoredImage]:
+    def _matched(self, batch: ImageBatch, bank: Snapshot) -> Matches:
         embeddings, pyramid = self._features(batch.pixels)
         for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
             if mine.shape[1:] != stored:
@@ -233,36 +264,47 @@ class Spade(_Attributes):
                     f"{stored}; both need the same resize and crop"
                 )
         size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
-        found = self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size)
-        height, width = found.nearest.shape[-2:]
-        nearest = found.nearest.numpy()
-        image, place = nearest // (height * width), nearest % (height * width)
-        scored = []
-        for i, name in enumerate(batch.names):
-            picture: Callable[[], Image.Image]
-            if self.keep_crop:
-                shown, picture = found.smoothed[i], KeptPicture(batch.pixels[i])
-            else:
-                shown = maps.place_in_image(found.smoothed[i], batch.crops[i], batch.sizes[i])
-                picture = batch.originals[i]
-            scored.append(
-                ScoredImage(
-                    name=name,
-                    score=float(found.scores[i]),
-                    anomaly_map=shown.numpy(),
-                    neighbors=found.neighbors[i].numpy(),
-                    neighbor_distances=found.distances[i].numpy(),
-                    matched_image=image[i],
-                    matched_y=place[i] // width,
-                    matched_x=place[i] % width,
-                    picture=picture,
-                    size=batch.sizes[i],
-                    crop=batch.crops[i],
-                    threshold=threshold,
-                    pixel_threshold=pixel_threshold,
-                )
-            )
-        return scored
+        return self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size, names=batch.names)
+
+    def _scored(
+        self,
+        batch: ImageBatch,
+        i: int,
+        bank: Snapshot,
+        threshold: float | None,
+        pixel_threshold: float | None,
+        smoothed: torch.Tensor,
+        nearest: torch.Tensor,
+        score: float,
+        neighbors: torch.Tensor,
+        distances: torch.Tensor,
+    ) -> ScoredImage:
+        """The record of the batch's i-th image, or of the picture that its i-th tile belongs to."""
+        tile = batch.tiles[i]
+        crop = batch.crops[i] if tile is None else tile.whole(batch.crops[i], batch.pixels.shape[-2:])
+        picture: Callable[[], Image.Image] = batch.originals[i]
+        if self.keep_crop:
+            shown = smoothed
+            picture = KeptPicture(batch.pixels[i]) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+        else:
+            shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
+        _, height, width = bank.levels.shapes[0]
+        image, place = nearest.numpy() // (height * width), nearest.numpy() % (height * width)
+        return ScoredImage(
+            name=batch.names[i] if tile is None else ViewName.parse(batch.names[i]).picture,
+            score=score,
+            anomaly_map=shown.numpy(),
+            neighbors=neighbors.numpy(),
+            neighbor_distances=distances.numpy(),
+            matched_image=image,
+            matched_y=place // width,
+            matched_x=place % width,
+            picture=picture,
+            size=batch.sizes[i],
+            crop=crop,
+            threshold=threshold,
+            pixel_threshold=pixel_threshold,
+        )
 
     def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embeddings, pyramid = self.extractor(pixels)
@@ -369,13 +411,14 @@ class Spade(_Attributes):
 
     def new_extractor(self) -> Extractor:
         """For a fit, which finds that size."""
-        wanted = ("resize", "crop", "local_average", "reflect_border", "batch_size", "num_workers", "max_pixels", "progress")
+        wanted = ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "augment", "batch_size", "num_workers", "max_pixels", "progress")
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of what the network is given, and of maps with keep_crop. Raises InputError where only fit will tell."""
+        """(height, width) of what the network is given, a tile where there are tiles. Raises InputError where only fit will tell."""
         size = self.shared_size if self.crop is None else self.crop
+        size = size if self.tile is None else self.tile
         if size is None:
             raise InputError("the size of the network's input follows from the normal images: call fit(normal_images) first")
         return size if isinstance(size, tuple) else (size, size)
@@ -402,12 +445,25 @@ class Spade(_Attributes):
     def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:
         """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
-        if max(wanted) > len(bank) and not self._told_few_images:
+        origins = self._origins_of(bank)
+        known = len(bank) if origins is None else origins.usable(leave_out=False)
+        if max(wanted) > known and not self._told_few_images:
             self._told_few_images = True
-            warnings.warn(f"k={max(wanted)} but there are {len(bank)} normal images; using all of them", stacklevel=4)
-        k, k_image = (min(value, len(bank) - left_out) for value in wanted)
+            warnings.warn(f"k={max(wanted)} but there are {known} normal images; using all of them", stacklevel=4)
+        usable = known - left_out if origins is None else origins.usable(bool(left_out))
+        if usable < 1:
+            raise InputError("calibrate needs at least 2 normal images, got 1")
+        k, k_image = (min(value, usable) for value in wanted)
         same = ("kappa", "upsample", "sigma", "image_score", "window", "precision")
-        return Matcher(k, k_image, **{name: getattr(self, name) for name in same})
+        return Matcher(k, k_image, **{name: getattr(self, name) for name in same}, origins=origins)
+
+    def _origins_of(self, bank: Snapshot) -> Origins | None:
+        """None where every entry of the bank is an image of its own."""
+        if self.tile is None and not self.augment:
+            return None
+        if self._origins is None or self._origins[0] is not bank:
+            self._origins = bank, Origins(bank.names, self.aligned)
+        return self._origins[1]
 
     def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None:
         _, height, width = shapes[0]
