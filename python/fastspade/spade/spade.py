@@ -20,16 +20,17 @@ from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource
-from fastspade.search import knn
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
-from fastspade.spade.matching import Matcher, Matches, without_itself
+from fastspade.spade.leave_one_out import current_ceiling, evenly_spread, left_out_scores
+from fastspade.spade.matching import Matcher
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
+from fastspade.spade.relative import Ceiling
 from fastspade.spade.result import KeptPicture, Result, ScoredImage
-from fastspade.spade.threshold import LargestValues, Threshold
+from fastspade.spade.threshold import LargestValues, Threshold, tail_quantile
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,6 +74,7 @@ class Spade(_Attributes):
         self.backbone: Backbone = load_backbone(backbone, layers=self.layers, weights=self.weights, device=self.device)
         self.bank: Bank | None = None
         self.threshold: Threshold | None = None
+        self.ceiling: Ceiling | None = None  # of image_score "relative": made when it is needed
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
         self._told_few_images = False
@@ -87,6 +89,7 @@ class Spade(_Attributes):
         def __setattr__(self, name: str, value: Any) -> None:
             if name in _NAMES:  # a change is checked as it was at the start
                 self.settings = replace(self.settings, **{name: value})
+                self.ceiling = None  # the maps may change with it
             else:
                 object.__setattr__(self, name, value)
 
@@ -108,7 +111,7 @@ class Spade(_Attributes):
             bank = Bank.write(
                 path, stream, storage_dtype=self.storage_dtype, extractor=extractor, options=self.options(), accept=self.check_kappa
             )
-        self.bank, self.threshold, self.skipped = bank, None, list(stream.skipped)
+        self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(stream.skipped)
         self._told_few_images = False
         return self
 
@@ -139,24 +142,12 @@ class Spade(_Attributes):
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
-        scores = LargestValues(len(bank), target_fpr)
-        pixels = LargestValues(len(bank) * self.crop * self.crop, pixel_target_fpr)
-        for found in self._leave_one_out(bank):
-            scores.add(found.scores.numpy())
-            pixels.add(found.smoothed.numpy())
-        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        chosen = evenly_spread(len(bank))
+        pixels = LargestValues(len(chosen) * self.crop * self.crop, pixel_target_fpr)
+        scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
+        image, pixel = tail_quantile(scores, target_fpr), pixels.quantile()
+        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(bank), bank.next_id)
         return self.threshold
-
-    def _leave_one_out(self, bank: Snapshot) -> Iterator[Matches]:
-        """Every normal image matched against the others, batch by batch, from the features kept."""
-        self.check_kappa(len(bank) - 1, bank.levels.shapes)
-        matcher, gallery = self.matcher(bank, left_out=1), self.device_bank(bank)
-        with progress_bar(len(bank), "calibrate", self.progress) as bar:
-            for chosen in torch.arange(len(bank)).split(self.batch_size):
-                pyramid = [level.float().to(self.search_device) for level in bank.levels.gather(chosen)]
-                embeddings = bank.embeddings[chosen].to(self.search_device)
-                yield matcher.match(embeddings, pyramid, gallery, (self.crop, self.crop), left_out=chosen)
-                bar.update(len(chosen))
 
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
@@ -166,11 +157,7 @@ class Spade(_Attributes):
         bank = self.fitted_bank().snapshot
         if len(bank) < 2:
             raise InputError("normal scores need at least 2 normal images, got 1")
-        if self.image_score != "knn":
-            return np.concatenate([found.scores.numpy() for found in self._leave_one_out(bank)])
-        k_image = min(self.k if self.k_image is None else self.k_image, len(bank) - 1)  # stage 1 alone
-        distances, neighbors = knn(bank.embeddings, bank.embeddings, k_image + 1)
-        return without_itself(distances, neighbors, torch.arange(len(bank)))[0].double().mean(dim=1).numpy()
+        return left_out_scores(self, bank, torch.arange(len(bank)))
 
     # -- scoring
 
@@ -282,6 +269,15 @@ class Spade(_Attributes):
         """The options that scores depend on, as plain values."""
         return self.settings.kept()
 
+    def saved_options(self) -> dict[str, Any]:
+        """The options, the threshold if it was calibrated, and the ceiling if the image score needs one."""
+        found: dict[str, Any] = self.options()
+        if self.threshold is not None:
+            found["threshold"] = self.threshold.as_dict()
+        if current_ceiling(self, self.fitted_bank().snapshot) is not None and self.ceiling is not None:
+            found["ceiling"] = self.ceiling.as_dict()
+        return found
+
     def save(self, path: str | Path) -> None:
         """Write the fitted model, and its threshold if it was calibrated; atomically, so that a model already there stays
         whole until the new one is.
@@ -290,7 +286,7 @@ class Spade(_Attributes):
         read as scoring needs it, and changed on disk by `add` and `remove` of a model loaded from it.
         """
         bank = self.fitted_bank()
-        options = self.options() | ({} if self.threshold is None else {"threshold": self.threshold.as_dict()})
+        options = self.saved_options()
         if Path(path).suffix == ".safetensors":
             model_file.write_model(path, bank, options, self.backbone.spec())
         else:
@@ -322,7 +318,8 @@ class Spade(_Attributes):
         else:
             bank, header = model_file.read_model(path)
             options, spec = dict(header["options"]), header["backbone"]
-        known = options.pop("threshold", None)
+        known, ceiling = options.pop("threshold", None), options.pop("ceiling", None)
+        options = {"preset": "paper"} | options  # models from before there were presets
         running["device"] = device = pick_device(running["device"])
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
@@ -338,6 +335,7 @@ class Spade(_Attributes):
         bank.equip(model.extractor)
         model.bank = bank
         model.threshold = None if known is None else Threshold.from_dict(known)
+        model.ceiling = None if ceiling is None else Ceiling.from_dict(ceiling)
         return model
 
     # -- helpers
@@ -378,8 +376,10 @@ class Spade(_Attributes):
             self._told_few_images = True
             warnings.warn(f"k={max(wanted)} but there are {len(bank)} normal images; using all of them", stacklevel=4)
         k, k_image = (min(value, len(bank) - left_out) for value in wanted)
-        same = ("kappa", "upsample", "sigma", "image_score", "window", "precision")
-        return Matcher(k, k_image, **{name: getattr(self, name) for name in same})
+        same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
+        if left_out and self.image_score == "relative":  # these scores come when all maps are known
+            same["image_score"] = "max"
+        return Matcher(k, k_image, **same, ceiling=None if left_out else current_ceiling(self, bank))
 
     def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None:
         _, height, width = shapes[0]
