@@ -83,7 +83,7 @@ class DistributedSpade(Spade):
         bank, skipped = self.ranks.together("fit", own)
         sharded = ShardedBank(bank, self.ranks)
         self.check_kappa(len(sharded), sharded.level_shapes)
-        self.bank, self.threshold = sharded, None
+        self.bank, self.threshold, self.ceiling = sharded, None, None
         self.skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
         self._told_few_images = False
         return self
@@ -98,12 +98,13 @@ class DistributedSpade(Spade):
             **{name: getattr(whole, name) for name in names("model", "running")},
         )
         model.bank, model.threshold = ShardedBank.part_of(whole.fitted_bank(), model.ranks), whole.threshold
+        model.ceiling = whole.ceiling
         return model
 
     def save(self, path: str | Path) -> None:
         """As Spade.save, by rank 0. Into a folder the images go batch by batch; for one file (.safetensors) the whole bank is
         brought together, which must fit in each rank's memory."""
-        bank = cast(ShardedBank, self.fitted_bank())
+        bank, options = cast(ShardedBank, self.fitted_bank()), self.saved_options()
         if Path(path).suffix == ".safetensors":
             whole = bank.gathered()
             self.ranks.together("saving", lambda: self._save_whole(whole, path) if self.ranks.rank == 0 else None)
@@ -113,9 +114,8 @@ class DistributedSpade(Spade):
         def write() -> None:
             try:
                 if self.ranks.rank == 0:
-                    known = {} if self.threshold is None else {"threshold": self.threshold.as_dict()}
                     write_bank(path, parts, self.storage_dtype, ids=bank.ids, next_id=bank.next_id,
-                               options=self.options() | known, made_by=self.extractor.spec())  # fmt: skip
+                               options=options, made_by=self.extractor.spec())  # fmt: skip
             finally:
                 for _ in parts:  # every rank sends its images, whatever becomes of them
                     pass
@@ -124,7 +124,7 @@ class DistributedSpade(Spade):
 
     def _save_whole(self, bank: Bank, path: str | Path) -> None:
         model = Spade(self.backbone, device=self.device, **self.options())
-        model.bank, model.threshold = bank, self.threshold
+        model.bank, model.threshold, model.ceiling = bank, self.threshold, self.ceiling
         model.save(path)
 
     # -- what of Spade depends on where the bank is

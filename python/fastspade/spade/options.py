@@ -194,12 +194,12 @@ def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) ->
 
 
 def given(options: dict[str, Any], call: str, *scopes: str) -> dict[str, Any]:
-    """`options` of some scopes, the others as the preset has them. Raises TypeError for a name that is none of them, and
-    InputError for a preset that there is not."""
+    """`options` of some scopes, the others as the preset has them. Raises TypeError for a name that is none of them."""
     wanted = names(*scopes)
     for name in options:
         if name not in wanted:
             raise TypeError(f"{call} got an unexpected keyword argument {name!r}")
     known = {one.name: one.default for one in fields(Options)}
-    known |= PRESETS[checks.choice(tuple(PRESETS))("preset", options.get("preset", "default"))]
+    preset = options.get("preset", "default")
+    known |= PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # Options says what is wrong with others
     return {name: options.get(name, known[name]) for name in wanted}

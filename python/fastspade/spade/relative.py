@@ -94,5 +94,5 @@ def _count(images: int) -> int:
 
 
 def _smoothed(cells: torch.Tensor) -> torch.Tensor:
-    rows, columns = (gaussian_matrix(side, SMOOTHING) for side in cells.shape[-2:])
+    rows, columns = (gaussian_matrix(side, SMOOTHING).to(cells.device) for side in cells.shape[-2:])
     return rows @ (cells @ columns.T)
