@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_backbone(fit)
     _add_options(fit, (*MODEL, "keep_crop", "storage_dtype"))
     _add_rates(fit)
-    fit.add_argument("--no-threshold", action="store_true", help="do not calibrate one (saves scoring the normal images)")
+    _add_no_threshold(fit)
     _add_skip_bad(fit)
     _add_running(fit, (*RUNNING, "memory_limit"))
     fit.set_defaults(command="fit")
@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_backbone(evaluate)
     _add_options(evaluate, MODEL)
     _add_rates(evaluate)
+    _add_no_threshold(evaluate)
     _add_running(evaluate, RUNNING)
     evaluate.set_defaults(command="evaluate")
 
@@ -153,6 +154,11 @@ def _add_rates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-fpr", type=float, default=0.01,
                         help="share of normal images that the threshold may call defects (default 0.01)")  # fmt: skip
     parser.add_argument("--pixel-target-fpr", type=float, default=0.01, help="share of normal pixels that may be masked (default 0.01)")
+
+
+def _add_no_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-threshold", action="store_true", help="find none, which saves matching the normal images for the scores "
+                                                                    "that do not need it")  # fmt: skip
 
 
 def _add_ray(parser: argparse.ArgumentParser) -> None:

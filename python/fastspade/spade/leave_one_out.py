@@ -14,11 +14,11 @@ from fastspade.files.progress import progress_bar
 from fastspade.search import knn
 from fastspade.spade.matching import Matches, without_itself
 from fastspade.spade.relative import Ceiling, by_cell, ceiling_of, left_out_relative_scores, relative_scores
+from fastspade.spade.threshold import MATCHED
 
 if TYPE_CHECKING:
     from fastspade.spade.spade import Spade
 
-MATCHED = 300  # normal images that are matched for a threshold or a ceiling, evenly spread where there are more
 # Held while a ceiling is made: threads that score with one Spade share it.
 _ceiling_guard = threading.Lock()
 

@@ -30,7 +30,7 @@ from fastspade.spade.matching import Matcher
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
 from fastspade.spade.relative import Ceiling
 from fastspade.spade.result import KeptPicture, Result, ScoredImage
-from fastspade.spade.threshold import LargestValues, Threshold, tail_quantile
+from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -132,10 +132,12 @@ class Spade(_Attributes):
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
-        Every normal image is scored against the others, from the features already kept: no image is read again.
-        target_fpr: the share of normal images that may be called defects. pixel_target_fpr: the share of all their
-        pixels that may be masked. Of N images the smallest share that can be told is 1 / N; below it the threshold is
-        the largest score seen. Raises InputError where there is only one normal image.
+        Every normal image, or 300 of them evenly spread where there are more, is scored against all the others, from the
+        features already kept: no image is read again. target_fpr: the share of new normal images that may be called defects;
+        their scores' tail is extrapolated (fastspade.spade.threshold), and with few images the real share is uncertain:
+        Threshold.false_alarm_range says how much, and fewer than 50 images are warned of. 0: the largest score seen.
+        pixel_target_fpr: the share of all their pixels that may be masked. Raises InputError where there is only one normal
+        image.
         """
         bank = self.fitted_bank().snapshot
         checks.share("target_fpr", target_fpr)
@@ -147,6 +149,13 @@ class Spade(_Attributes):
         scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
         image, pixel = tail_quantile(scores, target_fpr), pixels.quantile()
         self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        if len(bank) < FEW:
+            low, high = map(percent, self.threshold.false_alarm_range())
+            warnings.warn(
+                f"there are {len(bank)} normal images: {low} to {high} of new good ones will be called defects (target "
+                f"{percent(target_fpr)}, in 9 of 10 cases); {FEW} or more make decisions surer",
+                stacklevel=2,
+            )
         return self.threshold
 
     def normal_scores(self) -> np.ndarray:

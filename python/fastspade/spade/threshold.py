@@ -19,7 +19,9 @@ from scipy import stats
 from fastspade.errors import ModelFileError
 
 
+MATCHED = 300  # normal images that thresholds and ceilings are made of, evenly spread where there are more
 SPEAK_FOR_THEMSELVES = 10  # scores beyond a threshold
+FEW = 50  # normal images: with fewer the share of false alarms is little more than a guess
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Threshold:
         """Are the normal images of a bank those that the thresholds came from? Adding raises next_id, removing lowers the
         count, so that both together tell."""
         return self.images == images and self.next_id in (None, next_id)
+
+    def false_alarm_range(self) -> tuple[float, float]:
+        """Between which shares of new normal images the decisions will call defects, in 9 of 10 cases, if new ones differ from
+        the known as those differ from each other."""
+        return false_alarm_range(min(self.images, MATCHED), self.target_fpr)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +72,11 @@ def tail_quantile(scores: np.ndarray, exceed: float) -> float:
     if exceed * len(scores) >= SPEAK_FOR_THEMSELVES:
         return float(scores[-1 - int(exceed * len(scores))])
     return float(stats.gumbel_r.isf(exceed, *stats.gumbel_r.fit(scores)))
+
+
+def percent(share: float) -> str:
+    """0.0123 -> "1.2 %"."""
+    return f"{100 * share:.2g} %"
 
 
 def false_alarm_range(images: int, target: float) -> tuple[float, float]:
