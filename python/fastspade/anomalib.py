@@ -45,9 +45,10 @@ class Spade(MemoryBankMixin, AnomalibModule):
         again to load_from_checkpoint.
     k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "relative", "knn", "max" or "top1%".
         The defaults are those of fastspade's preset "default"; k_image=None and image_score="knn" make them the paper's.
-    pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes to
-        256 x 256, cuts the central 224 x 224, as the paper does, and normalises as the backbone wants it; one of your own
-        must normalise too, as for anomalib's models.
+    pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes whole
+        images to 256 x 256, or the backbone's own size, and normalises as the backbone wants it; one of your own must
+        normalise too, as for anomalib's models. For images that are not square give it their aspect ratio
+        (configure_pre_processor), or they are distorted.
 
     pred_score is the image score and anomaly_map (B, 1, H, W) the map of what the pre-processor let through; they are
     squared distances, or what image_score makes of them, until anomalib's post-processor scales them to [0, 1].
@@ -65,6 +66,7 @@ class Spade(MemoryBankMixin, AnomalibModule):
         sigma: float = 4.0,
         image_score: str = "relative",
         local_average: bool = False,
+        reflect_border: bool = True,
         precision: str = "exact",
         storage_dtype: str = "float32",
         weights: str | Path | None = None,
@@ -75,7 +77,8 @@ class Spade(MemoryBankMixin, AnomalibModule):
     ) -> None:
         source = load_backbone(backbone, layers=layers, weights=weights)
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor(mean=source.spec()["mean"], std=source.spec()["std"])
+            size = source.fitting.shared([(1, 1)])
+            pre_processor = self.configure_pre_processor(size, mean=source.spec()["mean"], std=source.spec()["std"])
         super().__init__(
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
@@ -87,23 +90,21 @@ class Spade(MemoryBankMixin, AnomalibModule):
             source.module, layers=source.layers, embedding=source.embedding, cosine=source.cosine, mean=(0, 0, 0), std=(1, 1, 1)
         )
         options: dict[str, Any] = dict(k=k, k_image=k_image, kappa=kappa, upsample=upsample, sigma=sigma)
-        options |= dict(image_score=image_score, local_average=local_average, precision=precision, storage_dtype=storage_dtype)
+        options |= dict(image_score=image_score, local_average=local_average, reflect_border=reflect_border)
+        options |= dict(precision=precision, storage_dtype=storage_dtype)
         self.model = SpadeModel(FastSpade(read, device="cpu", progress=False, **options))
 
     @classmethod
     def configure_pre_processor(
         cls,
-        image_size: tuple[int, int] | None = None,
+        image_size: tuple[int, int] = (256, 256),
         center_crop_size: tuple[int, int] | None = None,
         *,
         mean: Sequence[float] = _IMAGENET_MEAN,
         std: Sequence[float] = _IMAGENET_STD,
     ) -> PreProcessor:
-        """Resize, centre-crop and normalise. Neither size given: the paper's 256 x 256 and 224 x 224; image_size alone:
-        no crop. mean, std: of the backbone's normalisation, by default ImageNet's."""
-        if image_size is None and center_crop_size is None:
-            center_crop_size = (224, 224)
-        image_size = image_size or (256, 256)
+        """Resize, centre-crop where center_crop_size is given (the paper's is (224, 224)), and normalise. mean, std: of the
+        backbone's normalisation, by default ImageNet's."""
         steps: list[nn.Module] = [Resize(image_size, antialias=True)]
         if center_crop_size is not None:
             if center_crop_size[0] > image_size[0] or center_crop_size[1] > image_size[1]:

@@ -134,7 +134,7 @@ def test_a_missing_model_is_named(tmp_path):
 
 def test_another_input_size_than_the_models_is_named(normal):
     model = tiny_spade().fit(normal)
-    model.resize = model.crop = 48
+    model.crop = model.resize = 48
     with pytest.raises(ValueError, match=r"test_images give \(6, 12, 12\) .*\(6, 16, 16\)"):
         model.score(picture(1))
 

@@ -10,13 +10,14 @@ and its libraries may give other last bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from fastspade.backbones import Backbone
+from fastspade.backbones.border import continued
 from fastspade.errors import FastspadeError
 from fastspade.files.progress import progress_bar
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
@@ -39,9 +40,10 @@ class Extractor:
     """A backbone with all options that its features depend on, by the names that Spade gives them."""
 
     backbone: Backbone
-    resize: int
-    crop: int
+    resize: int | tuple[int, int] | str | None
+    crop: int | tuple[int, int] | None
     local_average: bool = False
+    reflect_border: bool = False
     batch_size: int = 8
     num_workers: int | None = None
     max_pixels: int | None = DEFAULT_MAX_PIXELS
@@ -53,6 +55,7 @@ class Extractor:
             images,
             resize=self.resize,
             crop=self.crop,
+            fitting=self.backbone.fitting,
             batch_size=self.batch_size,
             skip_bad=skip_bad,
             num_workers=self.num_workers,
@@ -67,25 +70,36 @@ class Extractor:
         pyramid = [torch.cat(level) if len(level) > 1 else level[0] for level in zip(*(part[1] for part in parts), strict=True)]
         return torch.cat([part[0] for part in parts]), averaged(pyramid) if self.local_average else pyramid
 
+    @property
+    def margin(self) -> int:
+        """Mirrored pixels around every picture."""
+        return self.backbone.margin if self.reflect_border else 0
+
     def _same_shape(self, pixels: torch.Tensor, size: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         count = len(pixels)
         if count < size:
             pixels = torch.cat([pixels, pixels[-1:].expand(size - count, -1, -1, -1)])
-        embeddings, pyramid = self.backbone(pixels)
+        embeddings, pyramid = continued(self.backbone, pixels, self.margin)
         return embeddings[:count], [level[:count] for level in pyramid]
 
     def stream(self, images: Images, *, skip_bad: bool = False, argument: str = "images", task: str = "add") -> FeatureStream:
-        """The features of images, in host memory, batch by batch."""
+        """The features of images, in host memory, batch by batch. The stream's extractor has the size that the images share."""
         return FeatureStream(self, self.open(images, skip_bad=skip_bad, argument=argument), task)
 
     def spec(self) -> dict[str, Any]:
         """What the features depend on, as JSON-able values. Two banks whose specs agree can be merged."""
         return {
             "backbone": self.backbone.spec(),
-            "resize": self.resize,
-            "crop": self.crop,
+            "resize": _plain(self.resize),
+            "crop": _plain(self.crop),
             "local_average": self.local_average,
+            "reflect_border": self.reflect_border,
         }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def averaged(pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -94,16 +108,17 @@ def averaged(pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 class FeatureStream:
-    """Iterates `Features`, once. skipped: (name, error) of what skip_bad left out, complete once the iteration has ended."""
+    """Iterates `Features`, once. extractor: what makes them, with the size that these images share. skipped: (name, error) of what skip_bad left out, complete once the iteration has ended."""
 
     def __init__(self, extractor: Extractor, source: ImageSource, task: str) -> None:
-        self._extractor, self._source, self._task = extractor, source, task
+        self.extractor = replace(extractor, resize=source.settle())
+        self._source, self._task = source, task
         self.skipped: list[tuple[str, FastspadeError]] = []
 
     def __iter__(self) -> Iterator[Features]:
-        with progress_bar(self._source.total, self._task, self._extractor.progress) as bar:
+        with progress_bar(self._source.total, self._task, self.extractor.progress) as bar:
             for batch in self._source:
-                embeddings, pyramid = self._extractor(batch.pixels)
+                embeddings, pyramid = self.extractor(batch.pixels)
                 yield Features(embeddings.cpu(), [level.cpu() for level in pyramid], batch.names)
                 bar.update(len(batch.names))
         self.skipped = list(self._source.skipped)

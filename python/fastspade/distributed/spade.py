@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from fastspade.backbones import Backbone
-from fastspade.backbones.extractor import Features, FeatureStream
+from fastspade.backbones.extractor import Extractor, Features, FeatureStream
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.bank.stored import write_bank
@@ -65,10 +65,10 @@ class DistributedSpade(Spade):
         self, normal_images: Images, *, skip_bad: bool = False
     ) -> DistributedSpade:
         """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
-        extractor = self.extractor
 
-        def own() -> tuple[Bank | None, list[tuple[str, Exception]]]:
-            source = self._open_here(normal_images, skip_bad, "normal_images")
+        def own() -> tuple[Bank | None, Extractor, list[tuple[str, Exception]]]:
+            source = self.new_extractor().open(normal_images, skip_bad=skip_bad, argument="normal_images")
+            extractor = replace(self.new_extractor(), resize=source.settle())  # from all images, and so alike on all ranks
             source = source.part(*share(source.total or 0, self.ranks))
             stream = FeatureStream(extractor, source, "fit")
             parts: list[Features] = []
@@ -78,14 +78,13 @@ class DistributedSpade(Spade):
                 if not skip_bad:  # else none of this rank's is readable, which is no error if another rank has some
                     raise
             bank = Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
-            return bank, list(source.skipped)
+            return bank, extractor, list(source.skipped)
 
-        bank, skipped = self.ranks.together("fit", own)
+        bank, extractor, skipped = self.ranks.together("fit", own)
         sharded = ShardedBank(bank, self.ranks)
         self.check_kappa(len(sharded), sharded.level_shapes)
-        self.bank, self.threshold, self.ceiling = sharded, None, None
-        self.skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
-        self._told_few_images = False
+        skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
+        self._learned(sharded, extractor, skipped)  # type: ignore[arg-type]  # in place of a Bank
         return self
 
     @classmethod
@@ -99,12 +98,13 @@ class DistributedSpade(Spade):
         )
         model.bank, model.threshold = ShardedBank.part_of(whole.fitted_bank(), model.ranks), whole.threshold
         model.ceiling = whole.ceiling
+        model.shared_size = whole.shared_size
         return model
 
     def save(self, path: str | Path) -> None:
         """As Spade.save, by rank 0. Into a folder the images go batch by batch; for one file (.safetensors) the whole bank is
         brought together, which must fit in each rank's memory."""
-        bank, options = cast(ShardedBank, self.fitted_bank()), self.saved_options()
+        bank, options = cast(ShardedBank, self.fitted_bank()), self.record()
         if Path(path).suffix == ".safetensors":
             whole = bank.gathered()
             self.ranks.together("saving", lambda: self._save_whole(whole, path) if self.ranks.rank == 0 else None)
@@ -125,6 +125,7 @@ class DistributedSpade(Spade):
     def _save_whole(self, bank: Bank, path: str | Path) -> None:
         model = Spade(self.backbone, device=self.device, **self.options())
         model.bank, model.threshold, model.ceiling = bank, self.threshold, self.ceiling
+        model.shared_size = self.shared_size
         model.save(path)
 
     # -- what of Spade depends on where the bank is

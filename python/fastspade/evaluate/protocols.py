@@ -1,6 +1,6 @@
 """Where maps and masks are compared.
 
-paper: at the crop the network saw (images resized to 256, the central 224 cut; SPADE, section 4). Masks are brought
+paper: at what the network saw (in the paper images resized to 256, the central 224 cut; SPADE, section 4). Masks are brought
 there by nearest neighbour. official: at every image's own size, as the MVTec AD evaluation does; maps of the crop are
 put back into the image and pixels outside the crop take the map's edge.
 """
@@ -18,11 +18,17 @@ from fastspade.images.geometry import CropBox
 PROTOCOLS = ("paper", "official")
 
 
-def describe(protocol: str, resize: int, crop: int) -> str:
-    """One line that names what was compared, for results and reports."""
+def describe(protocol: str, resize: object, crop: object) -> str:
+    """One line that names what was compared, for results and reports. resize, crop: as of Spade."""
     if protocol == "paper":
-        return f"paper: maps and masks at the central {crop} x {crop} of images resized to {resize}"
+        seen = "whole images" if crop is None else f"the central {_sides(crop)} of images"
+        size = f"to {_sides(resize)}" if isinstance(resize, tuple) else f"to {resize}" if resize != "whole" else "to one size"
+        return f"paper: maps and masks at {seen} resized {size}"
     return "official: maps and masks at every image's original size"
+
+
+def _sides(value: object) -> str:
+    return "{} x {}".format(*(value if isinstance(value, tuple) else (value, value)))
 
 
 def crop_mask(mask: np.ndarray, crop: CropBox, side: Sequence[int]) -> np.ndarray:

@@ -45,6 +45,24 @@ def read_file(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX
         return standardise(image)
 
 
+def read_size(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+    """The upright (height, width) of a file, from its header. Raises as read_file."""
+    with opened_image(path, max_pixels, decoded=False) as image:
+        return upright_size(image)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) once turned as its EXIF orientation says."""
+    return (image.width, image.height) if _orientation(image) in (5, 6, 7, 8) else (image.height, image.width)
+
+
+def size_of(decoded: Decoded) -> tuple[int, int]:
+    """(height, width)."""
+    if isinstance(decoded, torch.Tensor):
+        return decoded.shape[1], decoded.shape[2]
+    return decoded.height, decoded.width
+
+
 def standardise(image: Image.Image) -> Decoded:
     """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits a channel."""
     image = upright(image)
@@ -139,14 +157,14 @@ def decode_tensor(tensor: torch.Tensor) -> Decoded:
     return _check_range(tensor.detach().float())
 
 
-def prepare(decoded: Decoded, resize: int | None, crop: int | None) -> tuple[torch.Tensor, tuple[int, int], CropBox]:
+def prepare(
+    decoded: Decoded, resize: int | tuple[int, int] | None, crop: int | tuple[int, int] | None
+) -> tuple[torch.Tensor, tuple[int, int], CropBox]:
     """Resize and crop -> ((3, h, w) float32 in [0, 1], original (H, W), the crop's place in it)."""
-    if isinstance(decoded, torch.Tensor):
-        size = (decoded.shape[1], decoded.shape[2])
-        box, out = centre_crop(*size, resize, crop)
-        return resample(decoded, box, out).clamp_(0, 1), size, box
-    width, height = decoded.size
+    height, width = size_of(decoded)
     box, out = centre_crop(height, width, resize, crop)
+    if isinstance(decoded, torch.Tensor):
+        return resample(decoded, box, out).clamp_(0, 1), (height, width), box
     # Pillow reads the fractional box itself, neighbours outside it included: the same as resizing all and cropping.
     corners = (box.left, box.top, min(box.left + box.width, width), min(box.top + box.height, height))
     cropped = decoded.resize((out[1], out[0]), Image.Resampling.BILINEAR, box=corners)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastspade.images.decode import Decoded
+from fastspade.images.decode import Decoded, size_of
 from fastspade.images.geometry import CropBox
 
 
@@ -37,10 +37,18 @@ class ImageBatch:
 
 @dataclass
 class Entry:
-    """One picture not yet decoded: what results call it, and a function that decodes it when it is needed."""
+    """One picture not yet decoded: what results call it, and functions that decode it when it is needed, or tell its upright
+    (height, width), where that is known without decoding it."""
 
     name: str
     load: Callable[[], Decoded]
+    size: Callable[[], tuple[int, int]] | None = None
+
+    def measured(self) -> tuple[int, int]:
+        """(height, width)."""
+        return size_of(self.load()) if self.size is None else self.size()
+
+
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Entry
 """One image, a stack of them, or a path, folder or glob."""

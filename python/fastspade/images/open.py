@@ -14,18 +14,31 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.images.decode import Decoded, check_array, check_tensor, decode_array, decode_tensor, read_file, standardise
+from fastspade.images.decode import (
+    Decoded,
+    check_array,
+    check_tensor,
+    decode_array,
+    decode_tensor,
+    read_file,
+    read_size,
+    standardise,
+    upright_size,
+)
 from fastspade.images.entry import Entry, Images
+from fastspade.images.geometry import Fitting
 from fastspade.images.paths import find_files
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS, check_size
+from fastspade.images.sides import check_crop, optional_pixels, pixels_or_whole
 from fastspade.images.source import ImageSource
 
 
 def open_source(
     images: Images,
     *,
-    resize: int | None = 256,
-    crop: int | None = 224,
+    resize: int | tuple[int, int] | str | None = 256,
+    crop: int | tuple[int, int] | None = 224,
+    fitting: Fitting = Fitting(),
     batch_size: int = 16,
     skip_bad: bool = False,
     num_workers: int | None = None,
@@ -38,8 +51,11 @@ def open_source(
         ("**" goes in depth); a PIL image; a numpy array H x W x 3 uint8 (also gray, RGBA, uint16, float in [0, 1], or
         a stack N x H x W x 3); a tensor (3, H, W) or (N, 3, H, W), uint8 or float in [0, 1]; a list that mixes any of
         those; or a DataLoader (or other iterable) that yields tensors or (tensor, label...) tuples.
-    resize, crop: the shorter side goes to ``resize`` keeping the aspect ratio, then the central ``crop`` x ``crop`` is
-        cut (SPADE, arXiv 2005.02357: 256 and 224). This holds for tensors and loaders too; None leaves a step out.
+    resize: the shorter side in pixels, (height, width), or "whole": the pictures' median aspect ratio at the size that
+        ``fitting`` asks for. crop: then the central crop x crop, or (height, width), is cut out (SPADE, arXiv 2005.02357:
+        256 and 224). None leaves a step out. With crop=None all pictures get one size, of their median aspect ratio where
+        resize is one number; those of another aspect ratio are distorted, of which a warning tells once. This holds for
+        tensors and loaders too.
     batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
     skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
     max_pixels: a file whose header says more pixels counts as unreadable, before any of it is decoded; None sets no
@@ -50,15 +66,15 @@ def open_source(
     ImageReadError (a named file is not of an image type), DtypeError, InputError.
     """
     _check_int("batch_size", batch_size, 1)
-    _check_int("resize", resize, 1, optional=True)
-    _check_int("crop", crop, 1, optional=True)
+    resize = None if resize is None else pixels_or_whole("resize", resize)
+    crop = optional_pixels("crop", crop)
     _check_int("num_workers", num_workers, 0, optional=True)
     _check_int("max_pixels", max_pixels, 1, optional=True)
-    if resize is not None and crop is not None and crop > resize:
-        raise InputError(f"crop must not be larger than resize, got crop {crop} and resize {resize}")
+    check_crop(resize, crop)
     options: dict[str, Any] = dict(
         resize=resize,
         crop=crop,
+        fitting=fitting,
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=2 if num_workers is None else num_workers,
@@ -107,18 +123,18 @@ def _item_entries(label: str, item: object, start: int, max_pixels: int | None) 
         return [item]
     if isinstance(item, (str, os.PathLike)):
         found = find_files(label, os.fspath(item))
-        return [Entry(str(path), partial(read_file, path, max_pixels)) for path in found]
+        return [Entry(str(path), partial(read_file, path, max_pixels), partial(read_size, path, max_pixels)) for path in found]
     if isinstance(item, Image.Image):
         if 0 in item.size:
             raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
         name = getattr(item, "filename", "") or _memory_name(start)
-        return [Entry(name, lambda: _load_pil(item, name, max_pixels))]
+        return [Entry(name, lambda: _load_pil(item, name, max_pixels), partial(upright_size, item))]
     if isinstance(item, np.ndarray):
         stack = item if item.ndim == 4 else item[None]
         if len(stack) == 0:
             raise InputError(f"{label} must hold at least one image, got shape {item.shape}")
         check_array(label, stack[0])
-        return [Entry(_memory_name(start + i), partial(decode_array, one)) for i, one in enumerate(stack)]
+        return [Entry(_memory_name(start + i), partial(decode_array, one), lambda: (stack.shape[1], stack.shape[2])) for i, one in enumerate(stack)]
     if isinstance(item, torch.Tensor):
         return _tensor_entries(label, item, start)
     raise DtypeError(f"{label} must be a path, PIL image, array or tensor, got {type(item).__name__}")
@@ -129,7 +145,7 @@ def _tensor_entries(label: str, tensor: torch.Tensor, start: int) -> list[Entry]
         raise InputError(f"{label} must have shape (3, H, W) or (N, 3, H, W), none of them 0; got {tuple(tensor.shape)}")
     stack = tensor if tensor.ndim == 4 else tensor[None]
     check_tensor(label, stack[0])
-    return [Entry(_memory_name(start + i), partial(decode_tensor, one)) for i, one in enumerate(stack)]
+    return [Entry(_memory_name(start + i), partial(decode_tensor, one), lambda: (stack.shape[2], stack.shape[3])) for i, one in enumerate(stack)]
 
 
 def _memory_name(number: int) -> str:

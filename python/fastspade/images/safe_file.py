@@ -25,6 +25,7 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
+    TgaImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -55,10 +56,12 @@ _FORMATS = tuple(
 
 
 @contextmanager
-def opened_image(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Iterator[Image.Image]:
+def opened_image(
+    path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX_PIXELS, *, decoded: bool = True
+) -> Iterator[Image.Image]:
     """The file's first picture, decoded, as Pillow gives it; the file is closed at the end.
 
-    max_pixels: a picture with more in its header is refused before any is decoded; None sets no limit.
+    decoded: False reads the header alone. max_pixels: a picture with more in its header is refused before any is decoded; None sets no limit.
 
     Raises MissingFileError where there is no such file, else ImageReadError; both name the file. An error in the body of
     the `with` counts as one in the file.
@@ -68,7 +71,7 @@ def opened_image(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device read without end
             raise ImageReadError(f"cannot read image {name}: it is not a regular file", name)
         with open(path, "rb") as file:
-            yield _first_picture(file, name, max_pixels)
+            yield _first_picture(file, name, max_pixels, decoded)
     except FileNotFoundError as error:
         raise MissingFileError(f"no such image file: {name}") from error
     except ImageReadError:
@@ -89,9 +92,11 @@ def opened_bytes(data: bytes, name: str, max_pixels: int | None = DEFAULT_MAX_PI
         raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
 
 
-def _first_picture(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
+def _first_picture(file: BinaryIO, name: str, max_pixels: int | None, decoded: bool = True) -> Image.Image:
     image = _identify(file, name)
     check_size(image, name, max_pixels)
+    if not decoded:
+        return image
     image.load()
     if image.format == "JPEG2000" and not _holds_whole_codestream(file):
         raise EOFError("the codestream ends before its end marker")
@@ -115,7 +120,7 @@ def _identify(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     if not start:
         raise ImageReadError(f"cannot read image {name}: the file is empty", name)
     # A TGA file has no signature, so nearly anything may be taken for one: only where the name says so.
-    formats = (*_FORMATS, "TGA") if Path(name).suffix.lower() == ".tga" else _FORMATS
+    formats = (*_FORMATS, TgaImagePlugin.TgaImageFile.format) if Path(name).suffix.lower() == ".tga" else _FORMATS
     why = ""
     for known in formats:
         factory, accepts = Image.OPEN[known]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 
 import torch
 from PIL import Image
 
 from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.images.decode import Decoded, prepare, to_pillow
+from fastspade.images.decode import Decoded, prepare, size_of, to_pillow
 from fastspade.images.entry import Entry, ImageBatch
-from fastspade.images.geometry import CropBox, centre_crop
+from fastspade.images.geometry import CropBox, Fitting, centre_crop, stretch
+
+MEASURED = 256  # pictures, spread over all, whose sizes settle the one that they share; of a loader the first LOOKED_AT
+LOOKED_AT = 16
+MUCH_UNSEEN = 0.15  # of a picture's area outside the crop
+MUCH_STRETCHED = 1.25  # one side more than the other
 
 
 @dataclass
@@ -40,8 +47,9 @@ class ImageSource:
         total: int | None,
         missing: list[tuple[str, FastspadeError]],
         *,
-        resize: int | None,
-        crop: int | None,
+        resize: int | tuple[int, int] | str | None,
+        crop: int | tuple[int, int] | None,
+        fitting: Fitting,
         batch_size: int,
         skip_bad: bool,
         num_workers: int,
@@ -50,7 +58,8 @@ class ImageSource:
     ) -> None:
         self._entries = entries
         self._missing = missing
-        self._resize, self._crop = resize, crop
+        self._resize, self._crop, self._fitting = resize, crop, fitting
+        self._started: Iterator[Entry] | None = None  # a loader whose first pictures were looked at, in front of the others
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
         self._max_pixels, self._argument = max_pixels, argument
         self.total = total
@@ -74,6 +83,34 @@ class ImageSource:
         part.total, part.skipped = len(part._entries), list(part._missing)
         return part
 
+    def settle(self) -> int | tuple[int, int] | None:
+        """`resize` as it is applied: where all pictures share one size, which (height, width) that is.
+
+        They do where resize is "whole", or a number without a crop; it then follows from the pictures' sizes.
+        """
+        if self._resize == "whole" or (isinstance(self._resize, int) and self._crop is None):
+            shorter = self._resize if isinstance(self._resize, int) else None
+            self._resize = self._fitting.shared(self._sizes(), shorter)
+        assert not isinstance(self._resize, str)
+        return self._resize
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Of some pictures; those that cannot be read are left to the iteration, which reports them."""
+        if isinstance(self._entries, list):
+            count = len(self._entries)
+            chosen = [self._entries[i * count // min(count, MEASURED)] for i in range(min(count, MEASURED))]
+        else:
+            entries = iter(self._entries)
+            chosen = list(islice(entries, LOOKED_AT))
+            self._started = chain(chosen, entries)
+        found = []
+        for entry in chosen:
+            try:
+                found.append(entry.measured())
+            except FastspadeError:
+                pass
+        return found or [(1, 1)]
+
     def __iter__(self) -> Iterator[ImageBatch]:
         """Batches of up to batch_size pictures.
 
@@ -81,9 +118,11 @@ class ImageSource:
         InputError where pixel values or, with crop=None, sizes do not fit together; DeviceError where tensors of one
         list lie on different devices.
         """
+        self.settle()
         self.skipped = list(self._missing)
         batch: list[_Prepared] = []
         first: _Prepared | None = None
+        told: set[str] = set()
         for prepared in self._prepared():
             first = first or prepared
             if prepared.pixels.device != first.pixels.device:
@@ -98,9 +137,11 @@ class ImageSource:
                 )
             batch.append(prepared)
             if len(batch) == self._batch_size:
+                self._tell(batch, told)
                 yield _collate(batch)
                 batch = []
         if batch:
+            self._tell(batch, told)
             yield _collate(batch)
         if first is None:
             if self.skipped:
@@ -110,15 +151,16 @@ class ImageSource:
 
     def _prepared(self) -> Iterator[_Prepared]:
         """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone."""
+        entries, self._started = self._started or self._entries, None
         if self._num_workers == 0:
-            for entry in self._entries:
+            for entry in entries:
                 yield from self._settle(entry.name, partial(self._prepare, entry))
             return
         window: deque[tuple[str, Future[_Prepared]]] = deque()
         limit = self._batch_size + self._num_workers
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="fastspade-decode")
         try:
-            for entry in self._entries:
+            for entry in entries:
                 window.append((entry.name, pool.submit(self._prepare, entry)))
                 if len(window) >= limit:
                     name, future = window.popleft()
@@ -133,19 +175,39 @@ class ImageSource:
         try:
             decoded = entry.load()
             self._check_output(decoded)
-            return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), lambda: to_pillow(entry.load()))
+            return _Prepared(entry.name, *prepare(decoded, self.settle(), self._crop), lambda: to_pillow(entry.load()))
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
 
     def _check_output(self, decoded: Decoded) -> None:
         """Without a crop a thin strip grows with the square of its length: 1 x 20,000 pixels become 256 x 5,120,000."""
-        height, width = decoded.shape[1:] if isinstance(decoded, torch.Tensor) else decoded.size[::-1]
-        _, out = centre_crop(height, width, self._resize, self._crop)
+        height, width = size_of(decoded)
+        _, out = centre_crop(height, width, self.settle(), self._crop)
         if self._max_pixels is not None and out[0] * out[1] > max(self._max_pixels, height * width):
             raise InputError(
                 f"{height}x{width} pixels become {out[0]}x{out[1]} after resizing, more than max_pixels "
                 f"({self._max_pixels}); set crop"
             )
+
+    def _tell(self, batch: Sequence[_Prepared], told: set[str]) -> None:
+        """Warns, once an iteration each, of pictures of which much is not seen, and of such that are much distorted."""
+        unseen = sum(1 - one.crop.height * one.crop.width / (one.size[0] * one.size[1]) for one in batch) / len(batch)
+        if unseen > MUCH_UNSEEN and "unseen" not in told:
+            told.add("unseen")
+            warnings.warn(
+                f"{self._argument}: the crop leaves {unseen:.0%} of the pictures out, where no defect is found; "
+                "resize='whole' with crop=None looks at all of them", stacklevel=2,
+            )  # fmt: skip
+        resize = self.settle()
+        if isinstance(resize, tuple) and "stretched" not in told:
+            worst = max(batch, key=lambda one: stretch(one.size, resize))
+            if stretch(worst.size, resize) > MUCH_STRETCHED:
+                told.add("stretched")
+                warnings.warn(
+                    f"{self._argument}: {worst.name} has {worst.size[0]}x{worst.size[1]} pixels, of another aspect ratio than "
+                    f"the {resize[0]}x{resize[1]} that all pictures of a model are resized to; it and its like are distorted",
+                    stacklevel=2,
+                )
 
     def _settle(self, name: str, result: Callable[[], _Prepared]) -> Iterator[_Prepared]:
         try:

@@ -11,8 +11,8 @@ from fastspade.spade.leave_one_out import current_ceiling
 class SpadeModule(Scorer):
     """A fitted Spade as a torch.nn.Module.
 
-    forward(images): (B, 3, crop, crop) floating in [0, 1], already resized and cropped, on the module's device ->
-    image_scores (B,) float32 and anomaly_maps (B, crop, crop) float32, as Spade.score gives them with keep_crop=True: the
+    forward(images): (B, 3, H, W) floating in [0, 1], already resized and cropped, on the module's device -> image_scores (B,)
+    float32 and anomaly_maps (B, H, W) float32, where (H, W) is the Spade's input_size, as Spade.score gives them with keep_crop=True: the
     same bits when run eagerly on the CPU.
 
     Runs eagerly, under torch.compile(fullgraph=True), and exports with torch.export. The network is copied; the bank's
@@ -28,5 +28,5 @@ class SpadeModule(Scorer):
         super().__init__(model)
         bank = model.bank.snapshot
         self.names = bank.names
-        self.remember(bank.embeddings, bank.pyramid, (model.crop, model.crop), current_ceiling(model, bank))
+        self.remember(bank.embeddings, bank.pyramid, model.input_size, current_ceiling(model, bank))
         self.eval()

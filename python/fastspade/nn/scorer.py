@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastspade.backbones.border import continued
 from fastspade.backbones.extractor import averaged
 from fastspade.errors import InputError
 from fastspade.maps.process import gaussian_matrix
@@ -45,6 +46,7 @@ class Scorer(nn.Module):
         self.k, self.k_image = model.k, model.k_image or model.k
         self.kappa, self.upsample, self.sigma, self.precision = model.kappa, model.upsample, model.sigma, model.precision
         self.image_score, self.local_average = model.image_score, model.local_average
+        self.margin = model.new_extractor().margin
         self.network = Network(model.backbone)
         self._levels = [f"level{i}" for i in range(len(model.backbone.layers))]
         ceiling = ["ceiling"] if self.image_score == "relative" else []
@@ -81,7 +83,7 @@ class Scorer(nn.Module):
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(B, 3, H, W) in [0, 1] -> embeddings (B, E) and pyramid of (B, C_l, H_l, W_l), as the bank has them."""
-        embeddings, pyramid = self.network(images)
+        embeddings, pyramid = continued(self.network, images, self.margin)
         return embeddings, averaged(pyramid) if self.local_average else pyramid
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,7 +65,7 @@ def _leave_one_out(model: Spade, bank: Snapshot, chosen: torch.Tensor) -> Iterat
         for batch in chosen.split(model.batch_size):
             pyramid = [level.float().to(model.search_device) for level in bank.levels.gather(batch)]
             embeddings = bank.embeddings[batch].to(model.search_device)
-            yield matcher.match(embeddings, pyramid, gallery, (model.crop, model.crop), left_out=batch)
+            yield matcher.match(embeddings, pyramid, gallery, model.input_size, left_out=batch)
             bar.update(len(batch))
 
 

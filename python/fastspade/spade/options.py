@@ -6,13 +6,14 @@ line, saved models, the documentation's table) or is compared with it by a test 
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from fastspade.errors import InputError
+from fastspade.images import sides
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 from fastspade.spade import checks
 
@@ -28,7 +29,7 @@ STORAGE_DTYPES = ("float32", "float16", "bfloat16")
 # What each preset sets in place of the defaults below, for options that are not given.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "paper": {"k_image": None, "image_score": "knn"},
+    "paper": {"k_image": None, "image_score": "knn", "resize": 256, "crop": 224, "reflect_border": False},
 }
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,14 +43,16 @@ def option(
     scope: str,
     paper: bool = True,
     flag: dict[str, Any] | None = None,
+    before: Any = None,
 ) -> Any:
     """One option. check(name, value) returns the value as it is kept, or raises an error that names the option.
 
     scope: "model", scores depend on it and saved models hold it; "network", it chooses the backbone's layers or weights;
     "running", how and where the work is done. paper: the paper has it. flag: what the command line's argument needs beside
-    its name, default and help; None for an option that no command has.
+    its name, default and help; None for an option that no command has. before: what saved models without the option had,
+    where that is not None.
     """
-    about = {"check": check, "help": help, "scope": scope, "paper": paper, "flag": flag}
+    about = {"check": check, "help": help, "scope": scope, "paper": paper, "flag": flag, "before": before}
     return field(default=default, metadata=about)
 
 
@@ -61,7 +64,7 @@ class Options:
     preset: str = option(
         "default", checks.choice(tuple(PRESETS)),
         "default: what found most defects on the sets measured; paper: every setting as SPADE's authors have it, to compare figures",
-        scope="model", flag={"choices": tuple(PRESETS)},
+        before="paper", scope="model", flag={"choices": tuple(PRESETS)},
     )  # fmt: skip
     k: int = option(50, checks.count, "normal images that each test image is compared with in stage 2",
                     scope="model", flag={"type": int})  # fmt: skip
@@ -77,8 +80,8 @@ class Options:
                           scope="model", flag={"type": float})  # fmt: skip
     image_score: str = option(
         "relative", checks.choice(IMAGE_SCORES),
-        "relative: how far the map rises above what normal images' maps reach at the same place; knn: mean squared distance to the k_image nearest normal images (the "
-        "paper's); max of the map; top1%: mean of the map's highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
+        "relative: how far the map rises above what normal images' maps reach at the same place; knn: mean squared distance to the "
+        "k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
         scope="model", paper=False, flag={"choices": IMAGE_SCORES},
     )  # fmt: skip
     local_average: bool = option(False, checks.truth, "average every level's features over 3 x 3 places before matching",
@@ -89,9 +92,20 @@ class Options:
         "aligned images; None: the whole image",
         scope="model", paper=False, flag={"type": float, "metavar": "PIXELS"},
     )  # fmt: skip
-    resize: int = option(256, checks.count, "images are resized until their shorter side has this many pixels",
-                         scope="model", flag={"type": int})  # fmt: skip
-    crop: int = option(224, checks.count, "then the central crop x crop pixels are cut out", scope="model", flag={"type": int})
+    resize: int | tuple[int, int] | str = option(
+        "whole", sides.pixels_or_whole,
+        "pixels of the shorter side, or HEIGHTxWIDTH (a pair), that images are resized to; whole: the normal images' median aspect "
+        "ratio at about 256 x 256 pixels (at the size that the backbone's makers used, where that is another)",
+        scope="model", flag={"metavar": "SIZE"},
+    )  # fmt: skip
+    crop: int | tuple[int, int] | None = option(
+        None, sides.optional_pixels, "then the central square of so many pixels a side, or HEIGHTxWIDTH, is cut out; none: all is kept",
+        scope="model", flag={"metavar": "SIZE"},
+    )  # fmt: skip
+    reflect_border: bool = option(
+        True, checks.truth, "continue images by reflection, so that maps are not bright along the border", before=False,
+        scope="model", paper=False, flag={"action": argparse.BooleanOptionalAction},
+    )  # fmt: skip
     keep_crop: bool = option(False, checks.truth, "maps cover the crop alone instead of being put back at the input's own size",
                              scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
     precision: str = option("exact", checks.choice(PRECISIONS), "exact, or fast: the CUDA search's first pass alone, as of pyramid_knn",
@@ -127,8 +141,7 @@ class Options:
     def __post_init__(self) -> None:
         for one in fields(self):
             object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
-        if self.crop > self.resize:
-            raise InputError(f"crop must not exceed resize ({self.resize}), got {self.crop}")
+        sides.check_crop(self.resize, self.crop)
 
     def kept(self) -> dict[str, Any]:
         """Those that scores depend on, as saved models hold them."""
@@ -151,8 +164,9 @@ class OptionsDict(TypedDict, total=False):
     image_score: str
     local_average: bool
     window: float | None
-    resize: int
-    crop: int
+    resize: int | tuple[int, int] | str
+    crop: int | tuple[int, int] | None
+    reflect_border: bool
     keep_crop: bool
     precision: str
     storage_dtype: str
@@ -168,6 +182,12 @@ class OptionsDict(TypedDict, total=False):
 def names(*scopes: str) -> tuple[str, ...]:
     """The options of some scopes, all without one, in their order."""
     return tuple(one.name for one in fields(Options) if not scopes or one.metadata["scope"] in scopes)
+
+
+def completed(options: dict[str, Any]) -> dict[str, Any]:
+    """A saved model's options, with those that came later as they were before there was a choice."""
+    later = {one.name: one.metadata["before"] for one in fields(Options) if one.metadata["before"] is not None}
+    return later | options
 
 
 def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) -> Callable[[F], F]:

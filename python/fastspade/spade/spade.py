@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.files.progress import known_length, progress_bar
-from fastspade.images import ImageBatch, ImageSource
+from fastspade.images import ImageBatch, ImageSource, sides
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
@@ -27,7 +28,7 @@ from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.leave_one_out import current_ceiling, evenly_spread, left_out_scores
 from fastspade.spade.matching import Matcher
-from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
+from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
 from fastspade.spade.relative import Ceiling
 from fastspade.spade.result import KeptPicture, Result, ScoredImage
 from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
@@ -59,7 +60,8 @@ class Spade(_Attributes):
         published reproductions of its image ROC-AUC use 3 to 5 for k_image.
 
     bank: the normal images' features, None before `fit`. threshold: what `calibrate` found, None before it. skipped: (name,
-    error) of what skip_bad left out of the last fit or score. settings: the checked `Options`.
+    error) of what skip_bad left out of the last fit or score. settings: the checked `Options`. shared_size: the (height, width)
+    that all images are resized to, which `fit` finds; None where every image keeps its aspect ratio and is cropped.
 
     Raises InputError or DtypeError, which name the option, what it got and what it needs.
     """
@@ -73,6 +75,7 @@ class Spade(_Attributes):
         self.device = pick_device(self.settings.device)
         self.backbone: Backbone = load_backbone(backbone, layers=self.layers, weights=self.weights, device=self.device)
         self.bank: Bank | None = None
+        self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
         self.ceiling: Ceiling | None = None  # of image_score "relative": made when it is needed
         self.skipped: list[tuple[str, Exception]] = []
@@ -102,18 +105,24 @@ class Spade(_Attributes):
         [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising. path: a folder to keep
         the features in, as `save` writes it: they go there as they come, so that they need not fit into memory.
         """
-        extractor = self.extractor
-        stream = extractor.stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
+        stream = self.new_extractor().stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
+        extractor = stream.extractor
         if path is None:
             bank = Bank.collect(stream, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor)
             self.check_kappa(len(bank), bank.level_shapes)
         else:
             bank = Bank.write(
-                path, stream, storage_dtype=self.storage_dtype, extractor=extractor, options=self.options(), accept=self.check_kappa
-            )
-        self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(stream.skipped)
-        self._told_few_images = False
+                path, stream, storage_dtype=self.storage_dtype, extractor=extractor, accept=self.check_kappa,
+                options=self.options() | ({"shared_size": extractor.resize} if isinstance(extractor.resize, tuple) else {}),
+            )  # fmt: skip
+        self._learned(bank, extractor, stream.skipped)
         return self
+
+    def _learned(self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]]) -> None:
+        """Take the bank of a fit that has succeeded."""
+        self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
+        self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
+        self._told_few_images = False
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
         """Add normal images to those fitted, without computing theirs again; returns the new images' ids (Bank.add).
@@ -145,7 +154,7 @@ class Spade(_Attributes):
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
         chosen = evenly_spread(len(bank))
-        pixels = LargestValues(len(chosen) * self.crop * self.crop, pixel_target_fpr)
+        pixels = LargestValues(len(chosen) * math.prod(self.input_size), pixel_target_fpr)
         scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
         image, pixel = tail_quantile(scores, target_fpr), pixels.quantile()
         self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(bank), bank.next_id)
@@ -278,14 +287,15 @@ class Spade(_Attributes):
         """The options that scores depend on, as plain values."""
         return self.settings.kept()
 
-    def saved_options(self) -> dict[str, Any]:
-        """The options, the threshold if it was calibrated, and the ceiling if the image score needs one."""
-        found: dict[str, Any] = self.options()
-        if self.threshold is not None:
-            found["threshold"] = self.threshold.as_dict()
-        if current_ceiling(self, self.fitted_bank().snapshot) is not None and self.ceiling is not None:
-            found["ceiling"] = self.ceiling.as_dict()
-        return found
+    def record(self) -> dict[str, Any]:
+        """What a saved model holds beside the bank and the backbone."""
+        current_ceiling(self, self.fitted_bank().snapshot)  # made now, so that who loads the model need not
+        found = {
+            "shared_size": self.shared_size,
+            "threshold": None if self.threshold is None else self.threshold.as_dict(),
+            "ceiling": None if self.ceiling is None else self.ceiling.as_dict(),
+        }
+        return self.options() | {name: value for name, value in found.items() if value is not None}
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model, and its threshold if it was calibrated; atomically, so that a model already there stays
@@ -295,11 +305,10 @@ class Spade(_Attributes):
         read as scoring needs it, and changed on disk by `add` and `remove` of a model loaded from it.
         """
         bank = self.fitted_bank()
-        options = self.saved_options()
         if Path(path).suffix == ".safetensors":
-            model_file.write_model(path, bank, options, self.backbone.spec())
+            model_file.write_model(path, bank, self.record(), self.backbone.spec())
         else:
-            bank.save(path, options)
+            bank.save(path, self.record())
 
     @classmethod
     @takes_options("running")
@@ -323,12 +332,12 @@ class Spade(_Attributes):
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
                 raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")
-            options, spec = dict(bank.options), bank.made_by["backbone"]
+            options, spec = completed(bank.options), bank.made_by["backbone"]
         else:
             bank, header = model_file.read_model(path)
-            options, spec = dict(header["options"]), header["backbone"]
-        known, ceiling = options.pop("threshold", None), options.pop("ceiling", None)
-        options = {"preset": "paper"} | options  # models from before there were presets
+            options, spec = completed(header["options"]), header["backbone"]
+        known, shared_size = options.pop("threshold", None), options.pop("shared_size", None)
+        ceiling = options.pop("ceiling", None)
         running["device"] = device = pick_device(running["device"])
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
@@ -338,6 +347,7 @@ class Spade(_Attributes):
             raise ModelFileError(f"path: {path} does not describe a backbone: {type(error).__name__}: {error}") from error
         try:
             model = cls(restored, **running, **options)
+            model.shared_size = None if shared_size is None else sides.pair("shared_size", shared_size)
         except (FastspadeError, TypeError) as error:
             raise ModelFileError(f"path: {path} holds options that cannot be used: {error}") from error
         model.check_kappa(len(bank), bank.level_shapes)
@@ -352,12 +362,26 @@ class Spade(_Attributes):
     def _open(self, images: Images, skip_bad: bool, argument: str) -> ImageSource:
         return self.extractor.open(images, skip_bad=skip_bad, argument=argument)
 
-    # The package's front ends build on these five; they are no part of the public interface.
+    # The package's front ends build on these; they are no part of the public interface.
 
     @property
     def extractor(self) -> Extractor:
-        wanted = ("resize", "crop", "local_average", "batch_size", "num_workers", "max_pixels", "progress")
+        """Of the fitted model, and so with the size that its images share."""
+        new = self.new_extractor()
+        return new if self.shared_size is None else replace(new, resize=self.shared_size)
+
+    def new_extractor(self) -> Extractor:
+        """For a fit, which finds that size."""
+        wanted = ("resize", "crop", "local_average", "reflect_border", "batch_size", "num_workers", "max_pixels", "progress")
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of what the network is given, and of maps with keep_crop. Raises InputError where only fit will tell."""
+        size = self.shared_size if self.crop is None else self.crop
+        if size is None:
+            raise InputError("the size of the network's input follows from the normal images: call fit(normal_images) first")
+        return size if isinstance(size, tuple) else (size, size)
 
     def fitted_bank(self) -> Bank:
         if self.bank is None:

@@ -94,7 +94,9 @@ def _levels(anomaly_map: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
 def _normal(path: Path, model: Spade, root: Path) -> dict[str, Any]:
     whole = as_rgb(path)
     size = (whole.height, whole.width)
-    box, _ = centre_crop(*size, model.resize, model.crop)
+    resize = model.shared_size or model.resize
+    assert not isinstance(resize, str)  # a fitted model knows its size
+    box, _ = centre_crop(*size, resize, model.crop)
     picture, width, height = thumbnail(whole, NORMAL_SIDE, quality=78)
     return {"name": _relative(path, root), "src": picture, "width": width, "height": height, "crop": _share(box, size)}
 
