@@ -43,14 +43,15 @@ class Spade(MemoryBankMixin, AnomalibModule):
 
     backbone, layers, weights: as of `fastspade.Spade`. A module or Backbone of your own is not kept in checkpoints: pass it
         again to load_from_checkpoint.
-    k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "knn", "max" or "top1%".
+    k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "relative", "knn", "max" or "top1%".
+        The defaults are those of fastspade's preset "default"; k_image=None and image_score="knn" make them the paper's.
     pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes whole
         images to 256 x 256, or the backbone's own size, and normalises as the backbone wants it; one of your own must
         normalise too, as for anomalib's models. For images that are not square give it their aspect ratio
         (configure_pre_processor), or they are distorted.
 
-    pred_score is the image score and anomaly_map (B, 1, H, W) the map of what the pre-processor let through; both are
-    squared distances until anomalib's post-processor scales them to [0, 1].
+    pred_score is the image score and anomaly_map (B, 1, H, W) the map of what the pre-processor let through; they are
+    squared distances, or what image_score makes of them, until anomalib's post-processor scales them to [0, 1].
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class Spade(MemoryBankMixin, AnomalibModule):
         layers: Sequence[str] | None = None,
         *,
         k: int = 50,
-        k_image: int | None = None,
+        k_image: int | None = 3,
         kappa: int = 1,
         upsample: str = "bilinear",
         sigma: float = 4.0,
-        image_score: str = "knn",
+        image_score: str = "relative",
         local_average: bool = False,
         reflect_border: bool = True,
         precision: str = "exact",

@@ -40,6 +40,7 @@ HONOURED = [
     {"kappa": 4, "upsample": "nearest", "sigma": 0},
     {"local_average": True, "k": 2, "k_image": 5},
     {"image_score": "max", "k": 50},
+    {"preset": "default", "image_score": "relative"},
     {"image_score": "top1%", "sigma": 2.5},
     {"resize": 80, "crop": 48, "precision": "fast"},
     {"storage_dtype": "float16", "reflect_border": False, "augment": "rotations"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 from fastspade.cli.parser import build_parser
@@ -15,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0; 2 after an error, told in one line; 130 after Ctrl-C and 143 after SIGTERM."""
     arguments = build_parser().parse_args(argv)
     try:
-        with sigterm_raises():
+        with sigterm_raises(), warnings.catch_warnings():
+            warnings.showwarning = _one_line
             status: int = importlib.import_module(f"fastspade.cli.{arguments.command}").run(arguments)
         return status
     except (FastspadeError, OSError) as error:
@@ -27,3 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastspade: interrupted; nothing is half-written", file=sys.stderr)
         return 130
+
+
+def _one_line(message: Warning | str, *_: object) -> None:
+    """A warning without the source code that it came from."""
+    print(f"fastspade: warning: {message}", file=sys.stderr)

@@ -97,13 +97,14 @@ class DistributedSpade(Spade):
             **{name: getattr(whole, name) for name in names("model", "running")},
         )
         model.bank, model.threshold = ShardedBank.part_of(whole.fitted_bank(), model.ranks), whole.threshold
+        model.ceiling = whole.ceiling
         model.shared_size = whole.shared_size
         return model
 
     def save(self, path: str | Path) -> None:
         """As Spade.save, by rank 0. Into a folder the images go batch by batch; for one file (.safetensors) the whole bank is
         brought together, which must fit in each rank's memory."""
-        bank = cast(ShardedBank, self.fitted_bank())
+        bank, options = cast(ShardedBank, self.fitted_bank()), self.record()
         if Path(path).suffix == ".safetensors":
             whole = bank.gathered()
             self.ranks.together("saving", lambda: self._save_whole(whole, path) if self.ranks.rank == 0 else None)
@@ -114,7 +115,7 @@ class DistributedSpade(Spade):
             try:
                 if self.ranks.rank == 0:
                     write_bank(path, parts, self.storage_dtype, ids=bank.ids, next_id=bank.next_id,
-                               options=self.record(), made_by=self.extractor.spec())  # fmt: skip
+                               options=options, made_by=self.extractor.spec())  # fmt: skip
             finally:
                 for _ in parts:  # every rank sends its images, whatever becomes of them
                     pass
@@ -123,7 +124,8 @@ class DistributedSpade(Spade):
 
     def _save_whole(self, bank: Bank, path: str | Path) -> None:
         model = Spade(self.backbone, device=self.device, **self.options())
-        model.bank, model.threshold, model.shared_size = bank, self.threshold, self.shared_size
+        model.bank, model.threshold, model.ceiling = bank, self.threshold, self.ceiling
+        model.shared_size = self.shared_size
         model.save(path)
 
     # -- what of Spade depends on where the bank is

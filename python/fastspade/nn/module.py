@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastspade.errors import InputError
 from fastspade.nn.scorer import Scorer
 from fastspade.spade import Spade
+from fastspade.spade.leave_one_out import current_ceiling
 
 
 class SpadeModule(Scorer):
@@ -27,5 +28,5 @@ class SpadeModule(Scorer):
         super().__init__(model)
         bank = model.bank.snapshot
         self.names = bank.names
-        self.remember(bank.embeddings, bank.pyramid, model.input_size)
+        self.remember(bank.embeddings, bank.pyramid, model.input_size, current_ceiling(model, bank))
         self.eval()

@@ -14,6 +14,7 @@ from fastspade.search.windowed import windowed_pyramid_knn
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.image_score import image_scores, reweighted_score
 from fastspade.spade.origins import Origins
+from fastspade.spade.relative import by_cell, relative_scores
 
 
 def anomaly_maps(squared: torch.Tensor, size: tuple[int, int], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -47,7 +48,8 @@ class Matches:
 
 @dataclass(frozen=True)
 class Matcher:
-    """The options of Spade that matching depends on, by the same names; k and k_image are at most the usable images."""
+    """The options of Spade that matching depends on, by the same names; k and k_image are at most the usable images.
+    ceiling: (h, w), for image_score "relative"."""
 
     k: int
     k_image: int
@@ -57,6 +59,7 @@ class Matcher:
     image_score: str
     window: float | None
     precision: str
+    ceiling: torch.Tensor | None = None
     origins: Origins | None = None  # of the bank's entries, where they are tiles or turned copies
 
     def match(
@@ -93,6 +96,10 @@ class Matcher:
                 reweighted_score(mine[i], bank.levels.gather, used[i], squared[i, ..., 0], indices[i, ..., 0], upsample=self.upsample)
                 for i in range(len(used))
             ], dtype=torch.float64)  # fmt: skip
+        elif self.image_score == "relative":
+            if self.ceiling is None:
+                raise TypeError("a Matcher of relative scores needs a ceiling")
+            scores = relative_scores(by_cell(smoothed, (squared.shape[1], squared.shape[2])), self.ceiling)
         else:
             scores = image_scores(self.image_score, distances[:, : self.k_image], smoothed)
         return Matches(scores, used, distances[:, : self.k], indices[..., 0], smoothed)

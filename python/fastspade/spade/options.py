@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 DEFAULT_BACKBONE = "wide_resnet50_2"
 BACKBONE_HELP = "wide_resnet50_2, resnet18, resnet50, efficientnet_lite0, or timm:NAME"
 UPSAMPLES = ("bilinear", "nearest")
-IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
+IMAGE_SCORES = ("relative", "knn", "max", "top1%", "reweighted")
 PRECISIONS = ("exact", "fast")
 STORAGE_DTYPES = ("float32", "float16", "bfloat16")
+# What each preset sets in place of the defaults below, for options that are not given.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {"k_image": None, "image_score": "knn", "resize": 256, "crop": 224, "reflect_border": False},
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,9 +62,14 @@ class Options:
     """All options of a Spade but its backbone, checked and as plain values. Raises InputError or DtypeError, which name the
     option, what it got and what it needs."""
 
+    preset: str = option(
+        "default", checks.choice(tuple(PRESETS)),
+        "default: what found most defects on the sets measured; paper: every setting as SPADE's authors have it, to compare figures",
+        before="paper", scope="model", flag={"choices": tuple(PRESETS)},
+    )  # fmt: skip
     k: int = option(50, checks.count, "normal images that each test image is compared with in stage 2",
                     scope="model", flag={"type": int})  # fmt: skip
-    k_image: int | None = option(None, checks.optional_count, "how many of them make the image score (default: k)",
+    k_image: int | None = option(3, checks.optional_count, "how many of them the image score knn averages over; None: k",
                                  scope="model", flag={"type": int})  # fmt: skip
     kappa: int = option(1, checks.count, "nearest gallery pixels that a pixel's score averages over (eq. 3)",
                         scope="model", flag={"type": int})  # fmt: skip
@@ -70,9 +80,9 @@ class Options:
     sigma: float = option(4.0, checks.length, "of the Gaussian that smooths the map, in pixels of the cropped image",
                           scope="model", flag={"type": float})  # fmt: skip
     image_score: str = option(
-        "knn", checks.choice(IMAGE_SCORES),
-        "knn: mean squared distance to the k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's "
-        "highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
+        "relative", checks.choice(IMAGE_SCORES),
+        "relative: how far the map rises above what normal images' maps reach at the same place; knn: mean squared distance to the "
+        "k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
         scope="model", paper=False, flag={"choices": IMAGE_SCORES},
     )  # fmt: skip
     local_average: bool = option(False, checks.truth, "average every level's features over 3 x 3 places before matching",
@@ -163,6 +173,7 @@ class Options:
 class OptionsDict(TypedDict, total=False):
     """The options of `fastspade.Spade`, all but the backbone, for annotations of your own."""
 
+    preset: str
     k: int
     k_image: int | None
     kappa: int
@@ -226,10 +237,12 @@ def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) ->
 
 
 def given(options: dict[str, Any], call: str, *scopes: str) -> dict[str, Any]:
-    """`options` of some scopes, the others at their defaults. Raises TypeError for a name that is none of them."""
+    """`options` of some scopes, the others as the preset has them. Raises TypeError for a name that is none of them."""
     wanted = names(*scopes)
     for name in options:
         if name not in wanted:
             raise TypeError(f"{call} got an unexpected keyword argument {name!r}")
     known = {one.name: one.default for one in fields(Options)}
+    preset = options.get("preset", "default")
+    known |= PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # Options says what is wrong with others
     return {name: options.get(name, known[name]) for name in wanted}

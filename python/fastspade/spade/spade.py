@@ -23,18 +23,19 @@ from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource, sides
 from fastspade.images.views import ViewName
-from fastspade.search import knn
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
-from fastspade.spade.matching import Matcher, Matches, without_itself
+from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
+from fastspade.spade.matching import Matcher, Matches
 from fastspade.spade.mosaic import Mosaic
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
 from fastspade.spade.origins import Origins
+from fastspade.spade.relative import Ceiling
 from fastspade.spade.result import KeptPicture, Result, ScoredImage, resized
-from fastspade.spade.threshold import LargestValues, Threshold
+from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,6 +81,7 @@ class Spade(_Attributes):
         self.bank: Bank | None = None
         self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
+        self.ceiling: Ceiling | None = None  # of image_score "relative": made when it is needed
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
         self._origins: tuple[Snapshot, Origins] | None = None
@@ -95,6 +97,7 @@ class Spade(_Attributes):
         def __setattr__(self, name: str, value: Any) -> None:
             if name in _NAMES:  # a change is checked as it was at the start
                 self.settings = replace(self.settings, **{name: value})
+                self.ceiling = None  # the maps may change with it
             else:
                 object.__setattr__(self, name, value)
 
@@ -122,7 +125,7 @@ class Spade(_Attributes):
 
     def _learned(self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]]) -> None:
         """Take the bank of a fit that has succeeded."""
-        self.bank, self.threshold, self.skipped = bank, None, list(skipped)
+        self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
         self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
         self._told_few_images = False
 
@@ -143,45 +146,31 @@ class Spade(_Attributes):
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
-        Every normal image is scored against the others, from the features already kept: no image is read again.
-        target_fpr: the share of normal images that may be called defects. pixel_target_fpr: the share of all their
-        pixels that may be masked. Of N images the smallest share that can be told is 1 / N; below it the threshold is
-        the largest score seen. Raises InputError where there is only one normal image.
+        Every normal image, or 300 of them evenly spread where there are more, is scored against all the others, from the
+        features already kept: no image is read again. target_fpr: the share of new normal images that may be called defects;
+        their scores' tail is extrapolated (fastspade.spade.threshold), and with few images the real share is uncertain:
+        Threshold.false_alarm_range says how much, and fewer than 50 images are warned of. 0: the largest score seen.
+        pixel_target_fpr: the share of all their pixels that may be masked. Raises InputError where there is only one normal
+        image.
         """
         bank = self.fitted_bank().snapshot
         checks.share("target_fpr", target_fpr)
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
-        entries, pictures = self._judged(bank)
-        by_picture = np.full(int(pictures.max()) + 1, -np.inf)
-        pixels = LargestValues(len(entries) * math.prod(self.input_size), pixel_target_fpr)
-        for chosen, found in self._leave_one_out(bank, entries):
-            np.maximum.at(by_picture, pictures[chosen].numpy(), found.scores.numpy())
-            pixels.add(found.smoothed.numpy())
-        scores = LargestValues(len(by_picture), target_fpr)
-        scores.add(by_picture)
-        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        chosen = judged(self, bank)
+        pixels = LargestValues(len(chosen) * math.prod(self.input_size), pixel_target_fpr)
+        scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
+        image, pixel = tail_quantile(picture_scores(self, bank, chosen, scores), target_fpr), pixels.quantile()
+        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        if len(bank) < FEW:
+            low, high = map(percent, self.threshold.false_alarm_range())
+            warnings.warn(
+                f"there are {len(bank)} normal images: {low} to {high} of new good ones will be called defects (target "
+                f"{percent(target_fpr)}, in 9 of 10 cases); {FEW} or more make decisions surer",
+                stacklevel=2,
+            )
         return self.threshold
-
-    def _judged(self, bank: Snapshot) -> tuple[torch.Tensor, torch.Tensor]:
-        """The entries that stand for normal images as they are, and of all entries the number of the picture they belong to."""
-        origins = self._origins_of(bank)
-        if origins is None:
-            return torch.arange(len(bank)), torch.arange(len(bank))
-        return origins.plain.nonzero()[:, 0], origins.picture
-
-    def _leave_one_out(self, bank: Snapshot, entries: torch.Tensor) -> Iterator[tuple[torch.Tensor, Matches]]:
-        """Entries (n,), batch by batch, matched against those of the other pictures, from the features kept."""
-        self.check_kappa(len(bank) - 1, bank.levels.shapes)
-        matcher, gallery = self.matcher(bank, left_out=1), self.device_bank(bank)
-        with progress_bar(len(entries), "calibrate", self.progress) as bar:
-            for chosen in entries.split(self.batch_size):
-                pyramid = [level.float().to(self.search_device) for level in bank.levels.gather(chosen)]
-                embeddings = bank.embeddings[chosen].to(self.search_device)
-                names = [bank.names[i] for i in chosen.tolist()]
-                yield chosen, matcher.match(embeddings, pyramid, gallery, self.input_size, left_out=chosen, names=names)
-                bar.update(len(chosen))
 
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
@@ -191,15 +180,8 @@ class Spade(_Attributes):
         bank = self.fitted_bank().snapshot
         if len(bank) < 2:
             raise InputError("normal scores need at least 2 normal images, got 1")
-        if self.image_score != "knn" or self._origins_of(bank) is not None:
-            entries, pictures = self._judged(bank)
-            found = np.full(int(pictures.max()) + 1, -np.inf)
-            for chosen, matches in self._leave_one_out(bank, entries):
-                np.maximum.at(found, pictures[chosen].numpy(), matches.scores.numpy())
-            return found
-        k_image = min(self.k if self.k_image is None else self.k_image, len(bank) - 1)  # stage 1 alone
-        distances, neighbors = knn(bank.embeddings, bank.embeddings, k_image + 1)
-        return without_itself(distances, neighbors, torch.arange(len(bank)))[0].double().mean(dim=1).numpy()
+        chosen = judged(self, bank, every=True)
+        return picture_scores(self, bank, chosen, left_out_scores(self, bank, chosen))
 
     # -- scoring
 
@@ -335,7 +317,12 @@ class Spade(_Attributes):
 
     def record(self) -> dict[str, Any]:
         """What a saved model holds beside the bank and the backbone."""
-        found = {"shared_size": self.shared_size, "threshold": None if self.threshold is None else self.threshold.as_dict()}
+        current_ceiling(self, self.fitted_bank().snapshot)  # made now, so that who loads the model need not
+        found = {
+            "shared_size": self.shared_size,
+            "threshold": None if self.threshold is None else self.threshold.as_dict(),
+            "ceiling": None if self.ceiling is None else self.ceiling.as_dict(),
+        }
         return self.options() | {name: value for name, value in found.items() if value is not None}
 
     def save(self, path: str | Path) -> None:
@@ -378,6 +365,7 @@ class Spade(_Attributes):
             bank, header = model_file.read_model(path)
             options, spec = completed(header["options"]), header["backbone"]
         known, shared_size = options.pop("threshold", None), options.pop("shared_size", None)
+        ceiling = options.pop("ceiling", None)
         running["device"] = device = pick_device(running["device"])
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
@@ -394,6 +382,7 @@ class Spade(_Attributes):
         bank.equip(model.extractor)
         model.bank = bank
         model.threshold = None if known is None else Threshold.from_dict(known)
+        model.ceiling = None if ceiling is None else Ceiling.from_dict(ceiling)
         return model
 
     # -- helpers
@@ -445,7 +434,7 @@ class Spade(_Attributes):
     def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:
         """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
-        origins = self._origins_of(bank)
+        origins = self.origins_of(bank)
         known = len(bank) if origins is None else origins.usable(leave_out=False)
         if max(wanted) > known and not self._told_few_images:
             self._told_few_images = True
@@ -454,10 +443,12 @@ class Spade(_Attributes):
         if usable < 1:
             raise InputError("calibrate needs at least 2 normal images, got 1")
         k, k_image = (min(value, usable) for value in wanted)
-        same = ("kappa", "upsample", "sigma", "image_score", "window", "precision")
-        return Matcher(k, k_image, **{name: getattr(self, name) for name in same}, origins=origins)
+        same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
+        if left_out and self.image_score == "relative":  # these scores come when all maps are known
+            same["image_score"] = "max"
+        return Matcher(k, k_image, **same, ceiling=None if left_out else current_ceiling(self, bank), origins=origins)
 
-    def _origins_of(self, bank: Snapshot) -> Origins | None:
+    def origins_of(self, bank: Snapshot) -> Origins | None:
         """None where every entry of the bank is an image of its own."""
         if self.tile is None and not self.augment:
             return None
