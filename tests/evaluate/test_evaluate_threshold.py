@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from dataset_trees import damaged
+from tiny import TinyNet, tiny_spade
+
 from fastspade import Spade
 from fastspade.errors import InputError, ModelFileError
 from fastspade.spade.threshold import LargestValues, Threshold, false_alarm_range, tail_quantile
