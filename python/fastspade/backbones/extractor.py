@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from fastspade.backbones import Backbone
-from fastspade.backbones.border import continued
+from fastspade.backbones.border import Network, continued
 from fastspade.errors import FastspadeError
 from fastspade.files.progress import progress_bar
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
@@ -115,18 +115,56 @@ def averaged(pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in pyramid]
 
 
-class FeatureStream:
-    """Iterates `Features`, once. extractor: what makes them, with the size that these images share. skipped: (name, error) of what skip_bad left out, complete once the iteration has ended."""
+MIRRORED = 12  # images
 
-    def __init__(self, extractor: Extractor, source: ImageSource, task: str) -> None:
+
+class Mirrored:
+    """Features of up to MIRRORED images mirrored left to right, spread evenly over however many come.
+
+    found: (number of the image, its features): of those whose number, counted from `first`, is a multiple of a step that doubles
+    when they become too many.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self.found: list[tuple[int, Features]] = []
+        self._next, self._step = first, 1
+
+    def take(self, network: Network, pixels: torch.Tensor, names: Sequence[str]) -> None:
+        """The next images (B, 3, H, W)."""
+        for i, name in enumerate(names):
+            if (self._next + i) % self._step == 0:
+                embeddings, pyramid = network(pixels[i : i + 1].flip(3))
+                self.found.append((self._next + i, Features(embeddings.cpu(), [level.cpu() for level in pyramid], [name])))
+        self._next += len(names)
+        self.found, self._step = thinned(self.found, self._step)
+
+
+def thinned(found: list[tuple[int, Features]], step: int = 1) -> tuple[list[tuple[int, Features]], int]:
+    while len(found) > MIRRORED:
+        step *= 2
+        found = [one for one in found if one[0] % step == 0]
+    return found, step
+
+
+class FeatureStream:
+    """Iterates `Features`, once.
+
+    extractor: what makes them, with the size that these images share. Complete once the iteration has ended: skipped, (name,
+    error) of what skip_bad left out; mirrored, of some of the images where the border is continued by reflection.
+    """
+
+    def __init__(self, extractor: Extractor, source: ImageSource, task: str, first: int = 0) -> None:
         self.extractor = replace(extractor, resize=source.settle())
         self._source, self._task = source, task
         self.skipped: list[tuple[str, FastspadeError]] = []
+        self.mirrored = Mirrored(first)
 
     def __iter__(self) -> Iterator[Features]:
         with progress_bar(self._source.total, self._task, self.extractor.progress) as bar:
             for batch in self._source:
                 embeddings, pyramid = self.extractor(batch.pixels)
                 yield Features(embeddings.cpu(), [level.cpu() for level in pyramid], batch.names)
+                if self.extractor.margin:
+                    self.mirrored.take(self.extractor, batch.pixels, batch.names)
                 bar.update(batch.complete)
         self.skipped = list(self._source.skipped)

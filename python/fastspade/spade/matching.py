@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fastspade.maps.process import gaussian_matrix
 from fastspade.search import knn
 from fastspade.search.windowed import windowed_pyramid_knn
+from fastspade.spade.border import divisor
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.image_score import image_scores, reweighted_score
 from fastspade.spade.origins import Origins
@@ -61,6 +62,7 @@ class Matcher:
     precision: str
     ceiling: torch.Tensor | None = None
     origins: Origins | None = None  # of the bank's entries, where they are tiles or turned copies
+    border: torch.Tensor | None = None  # the profile that maps are divided by
 
     def match(
         self,
@@ -90,6 +92,8 @@ class Matcher:
         used, distances = used.cpu(), distances.cpu()
         rows, columns = (gaussian_matrix(side, self.sigma) for side in size)
         smoothed = anomaly_maps(squared, size, rows, columns)
+        if self.border is not None:
+            smoothed = smoothed / divisor(self.border, (squared.shape[1], squared.shape[2]), size)
         if self.image_score == "reweighted":
             mine = [[level[i].cpu() for level in pyramid] for i in range(len(used))]
             scores = torch.tensor([

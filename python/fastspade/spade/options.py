@@ -164,7 +164,8 @@ class Options:
 
     def kept(self) -> dict[str, Any]:
         """Those that scores depend on, as saved models hold them."""
-        return {name: getattr(self, name) for name in names("model")}
+        kept = {name: getattr(self, name) for name in names("model")}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

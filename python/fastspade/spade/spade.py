@@ -16,7 +16,7 @@ import torch
 
 from fastspade import maps
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
-from fastspade.backbones.extractor import Extractor
+from fastspade.backbones.extractor import Extractor, Features
 from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
@@ -27,6 +27,7 @@ from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
+from fastspade.spade.border import as_profile, measured
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
 from fastspade.spade.matching import Matcher, Matches
@@ -81,6 +82,7 @@ class Spade(_Attributes):
         self.bank: Bank | None = None
         self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
+        self.border: torch.Tensor | None = None  # the profile of `fastspade.spade.border`
         self.ceiling: Ceiling | None = None  # of image_score "relative": made when it is needed
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
@@ -120,13 +122,18 @@ class Spade(_Attributes):
                 path, stream, storage_dtype=self.storage_dtype, extractor=extractor, accept=self.check_kappa,
                 options=self.options() | ({"shared_size": extractor.resize} if isinstance(extractor.resize, tuple) else {}),
             )  # fmt: skip
-        self._learned(bank, extractor, stream.skipped)
+        self._learned(bank, extractor, stream.skipped, stream.mirrored.found)
+        if path is not None and self.border is not None:
+            bank.save(path, self.record())
         return self
 
-    def _learned(self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]]) -> None:
+    def _learned(
+        self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]], mirrored: Sequence[tuple[int, Features]]
+    ) -> None:
         """Take the bank of a fit that has succeeded."""
         self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
         self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
+        self.border = measured(self, bank.snapshot, mirrored)
         self._told_few_images = False
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
@@ -321,6 +328,7 @@ class Spade(_Attributes):
         found = {
             "shared_size": self.shared_size,
             "threshold": None if self.threshold is None else self.threshold.as_dict(),
+            "border": None if self.border is None else self.border.tolist(),
             "ceiling": None if self.ceiling is None else self.ceiling.as_dict(),
         }
         return self.options() | {name: value for name, value in found.items() if value is not None}
@@ -365,7 +373,7 @@ class Spade(_Attributes):
             bank, header = model_file.read_model(path)
             options, spec = completed(header["options"]), header["backbone"]
         known, shared_size = options.pop("threshold", None), options.pop("shared_size", None)
-        ceiling = options.pop("ceiling", None)
+        ceiling, border = options.pop("ceiling", None), options.pop("border", None)
         running["device"] = device = pick_device(running["device"])
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
@@ -382,6 +390,7 @@ class Spade(_Attributes):
         bank.equip(model.extractor)
         model.bank = bank
         model.threshold = None if known is None else Threshold.from_dict(known)
+        model.border = None if border is None else as_profile(border)
         model.ceiling = None if ceiling is None else Ceiling.from_dict(ceiling)
         return model
 
@@ -431,8 +440,9 @@ class Spade(_Attributes):
                 known = self._device_bank = DeviceBank(bank, *wanted)
             return known
 
-    def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:
-        """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
+    def matcher(self, bank: Snapshot, left_out: int = 0, border: bool = True) -> Matcher:
+        """The options for matching; k and k_image at most the normal images that there are, less `left_out`. border: divide maps
+        by the border's profile, where there is one."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
         origins = self.origins_of(bank)
         known = len(bank) if origins is None else origins.usable(leave_out=False)
@@ -444,9 +454,10 @@ class Spade(_Attributes):
             raise InputError("calibrate needs at least 2 normal images, got 1")
         k, k_image = (min(value, usable) for value in wanted)
         same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
-        if left_out and self.image_score == "relative":  # these scores come when all maps are known
+        if (left_out or not border) and self.image_score == "relative":  # these scores come when all maps are known
             same["image_score"] = "max"
-        return Matcher(k, k_image, **same, ceiling=None if left_out else current_ceiling(self, bank), origins=origins)
+        ceiling = None if same["image_score"] != "relative" else current_ceiling(self, bank)
+        return Matcher(k, k_image, **same, ceiling=ceiling, origins=origins, border=self.border if border else None)
 
     def origins_of(self, bank: Snapshot) -> Origins | None:
         """None where every entry of the bank is an image of its own."""
