@@ -41,7 +41,7 @@ class DistributedSpade(Spade):
     of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
     ignored (None will do); pictures for overlays stay on rank 0.
 
-    Options are Spade's, but for tile, augment, and window with kappa > 1.
+    Options are Spade's, but for tile, augment, roi, and window with kappa > 1.
     timeout: seconds a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
     one batch, or its share of fit.
     """
@@ -59,8 +59,8 @@ class DistributedSpade(Spade):
     ) -> None:
         self.ranks = Ranks(timeout)
         super().__init__(backbone, **options)
-        for name in ("tile", "augment"):
-            if getattr(self, name):
+        for name in ("tile", "augment", "roi"):
+            if getattr(self, name) not in (None, ()):
                 raise InputError(f"{name} is not for a bank split over processes; use fastspade.Spade, or fastspade.ray to score")
         self.settings = replace(self.settings, progress=self.progress and self.ranks.rank == 0)
 
@@ -143,7 +143,9 @@ class DistributedSpade(Spade):
     ) -> SharedSource:
         return SharedSource(self.ranks, lambda: self._open_here(images, skip_bad, argument))
 
-    def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _features(  # type: ignore[override]  # no region of interest
+        self, pixels: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Every rank extracts some of the images; an image's features do not depend on those that come with it."""
         ranks, device = self.ranks, self.search_device
         start, stop = share(len(pixels), ranks)

@@ -45,6 +45,8 @@ class Scorer(nn.Module):
             if refused:
                 given = f"{name}={getattr(model, name)!r}"
                 raise InputError(f"model has {given}, which cannot be a module: its work depends on the images' content")
+        if model.roi is not None:
+            raise InputError("model has a roi, which cannot be a module: masks belong to images, not to pixels")
         if model.tile is not None:
             raise InputError(f"model has tile={model.tile}, which cannot be a module: how many tiles there are depends on the images")
         self.k, self.k_image = model.k, model.k_image or model.k
