@@ -7,10 +7,11 @@ from itertools import product
 
 import pytest
 import torch
-from fastspade.search.cpu import compiled_engine, search_cpu
-from fastspade.search.cuda import plan_cuda, search_cuda
 from layout_cases import DEVICES, LAYOUT_CASES
 from search_checks import assert_exact
+
+from fastspade.search.cpu import compiled_engine, search_cpu
+from fastspade.search.cuda import plan_cuda, search_cuda
 
 
 def layout(plan) -> tuple[str, int, int, int, bool]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from emulated_engine import build
-from fastspade.search.cuda import plan_cuda, search_cuda
 from search_cases import Case, pyramid
 from search_checks import assert_exact
+
+from fastspade.search.cuda import plan_cuda, search_cuda
 
 CASE = Case("mutation", ((40, 18, 13), (70, 9, 7), (20, 4, 3)), images=3, kappa=2)
 

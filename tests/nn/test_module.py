@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from tiny import picture, tiny_spade
+
 from fastspade import SpadeModule, cli, export
 from fastspade.errors import InputError
-from tiny import picture, tiny_spade
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 TEST = [picture(seed) for seed in range(100, 105)]
@@ -40,7 +41,7 @@ HONOURED = [
     {"kappa": 4, "upsample": "nearest", "sigma": 0},
     {"local_average": True, "k": 2, "k_image": 5},
     {"image_score": "max", "k": 50},
-    {"preset": "default", "image_score": "relative"},
+    {"preset": "default", "image_score": "relative", "reflect_border": True},
     {"image_score": "top1%", "sigma": 2.5},
     {"resize": 80, "crop": 48, "precision": "fast"},
     {"storage_dtype": "float16"},

@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fastspade._engine as engine
 import pytest
+
+import fastspade._engine as engine
 from fastspade import Spade
 from fastspade.arguments import Options
 
@@ -84,7 +85,7 @@ def mypy(tmp_path_factory):
 
 
 def test_users_see_the_types_meant(mypy):
-    mypy(str(ROOT / "tests" / "typed_use.py"))
+    mypy(str(ROOT / "tests" / "programs" / "typed_use.py"))
 
 
 def test_the_package_passes_mypy_strictly(mypy):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from engines import KERNEL_CASES, SOME, UPSAMPLES, check, cuda_search, emulated_search
+from search_cases import CASES, Case, gallery_index, pyramid, smooth
+from search_checks import assert_exact
+
 from fastspade import knn, pyramid_knn
 from fastspade.search.cpu import search_cpu
 from fastspade.search.cuda import gallery_bytes_cuda, plan_cuda, prepare_gallery_cuda, search_cuda
 from fastspade.search.streamed import search_streamed
-from search_cases import CASES, Case, gallery_index, pyramid, smooth
-from search_checks import assert_exact
 
 
 @pytest.fixture(params=["cpu", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -113,7 +113,7 @@ class Scorer(nn.Module):
         squared, _, _ = ops.search(
             pyramid, self._bank(), self.prepared, self.kappa, used, self.upsample, self.precision, OPERAND
         )
-        squared = squared.view(len(embeddings), *pyramid[0].shape[-2:], self.kappa)
+        squared = squared.view(embeddings.shape[0], *pyramid[0].shape[-2:], self.kappa)
         size = (int(self.smooth_rows.shape[0]), int(self.smooth_columns.shape[0]))
         return distances, anomaly_maps(squared, size, self.smooth_rows, self.smooth_columns)
 
