@@ -27,7 +27,7 @@ def continued(network: Network, images: torch.Tensor, margin: int) -> tuple[torc
         return network(images)
     height, width = images.shape[-2:]
     rows, columns = (_mirrored(side, margin).to(images.device) for side in (height, width))
-    embeddings, pyramid = network(images[:, :, rows][:, :, :, columns])
+    embeddings, pyramid = network(images.index_select(2, rows).index_select(3, columns))
     return embeddings, [_cut(level, (height, width), margin) for level in pyramid]
 
 

@@ -21,6 +21,7 @@ from fastspade.backbones.border import continued
 from fastspade.errors import FastspadeError
 from fastspade.files.progress import progress_bar
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
+from fastspade.images.views import Tiling, Turn
 
 if TYPE_CHECKING:
     from fastspade.images.entry import Images
@@ -44,18 +45,23 @@ class Extractor:
     crop: int | tuple[int, int] | None
     local_average: bool = False
     reflect_border: bool = False
+    tile: tuple[int, int] | None = None
+    overlap: float = 0.25
+    augment: tuple[Turn, ...] = ()
     batch_size: int = 8
     num_workers: int | None = None
     max_pixels: int | None = DEFAULT_MAX_PIXELS
     progress: bool = False
 
-    def open(self, images: Images, *, skip_bad: bool = False, argument: str = "images") -> ImageSource:
-        """Images of any kind that `fastspade.images.open_source` takes, as batches for the backbone."""
+    def open(self, images: Images, *, skip_bad: bool = False, argument: str = "images", augmented: bool = False) -> ImageSource:
+        """Images of any kind that `fastspade.images.open_source` takes, as batches for the backbone; augmented: with turned copies."""
         return open_source(
             images,
             resize=self.resize,
             crop=self.crop,
             fitting=self.backbone.fitting,
+            tiling=None if self.tile is None else Tiling(self.tile, self.overlap),
+            turns=self.augment if augmented else (),
             batch_size=self.batch_size,
             skip_bad=skip_bad,
             num_workers=self.num_workers,
@@ -84,7 +90,7 @@ class Extractor:
 
     def stream(self, images: Images, *, skip_bad: bool = False, argument: str = "images", task: str = "add") -> FeatureStream:
         """The features of images, in host memory, batch by batch. The stream's extractor has the size that the images share."""
-        return FeatureStream(self, self.open(images, skip_bad=skip_bad, argument=argument), task)
+        return FeatureStream(self, self.open(images, skip_bad=skip_bad, argument=argument, augmented=True), task)
 
     def spec(self) -> dict[str, Any]:
         """What the features depend on, as JSON-able values. Two banks whose specs agree can be merged."""
@@ -94,6 +100,8 @@ class Extractor:
             "crop": _plain(self.crop),
             "local_average": self.local_average,
             "reflect_border": self.reflect_border,
+            "tile": _plain(self.tile),
+            "overlap": self.overlap if self.tile is not None else None,
         }
 
 
@@ -120,5 +128,5 @@ class FeatureStream:
             for batch in self._source:
                 embeddings, pyramid = self.extractor(batch.pixels)
                 yield Features(embeddings.cpu(), [level.cpu() for level in pyramid], batch.names)
-                bar.update(len(batch.names))
+                bar.update(batch.complete)
         self.skipped = list(self._source.skipped)

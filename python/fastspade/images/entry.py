@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastspade.images.decode import Decoded, size_of
 from fastspade.images.geometry import CropBox
+from fastspade.images.views import Tile
 
 
 @dataclass
@@ -23,6 +24,8 @@ class ImageBatch:
     names: one a picture: the file's path, or "image_00012" for pictures in memory.
     sizes: (height, width) of the originals, upright. crops: where each crop lies in its original.
     originals: for each picture, a function that decodes it again at its own size, as an RGB Pillow image.
+    tiles: for each, which part of a picture it is; None where it is not a tile. A batch holds tiles of one picture only.
+    complete: how many pictures end in this batch; of a tiled or turned one other views may have come before.
     """
 
     pixels: torch.Tensor
@@ -30,6 +33,8 @@ class ImageBatch:
     sizes: list[tuple[int, int]]
     crops: list[CropBox]
     originals: list[Callable[[], Image.Image]]
+    tiles: list[Tile | None]
+    complete: int
 
     def __len__(self) -> int:
         return len(self.names)

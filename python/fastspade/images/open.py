@@ -31,6 +31,7 @@ from fastspade.images.paths import find_files
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS, check_size
 from fastspade.images.sides import check_crop, optional_pixels, pixels_or_whole
 from fastspade.images.source import ImageSource
+from fastspade.images.views import Tiling, Turn
 
 
 def open_source(
@@ -39,6 +40,8 @@ def open_source(
     resize: int | tuple[int, int] | str | None = 256,
     crop: int | tuple[int, int] | None = 224,
     fitting: Fitting = Fitting(),
+    tiling: Tiling | None = None,
+    turns: Sequence[Turn] = (),
     batch_size: int = 16,
     skip_bad: bool = False,
     num_workers: int | None = None,
@@ -56,6 +59,8 @@ def open_source(
         256 and 224). None leaves a step out. With crop=None all pictures get one size, of their median aspect ratio where
         resize is one number; those of another aspect ratio are distorted, of which a warning tells once. This holds for
         tensors and loaders too.
+    tiling: pictures are cut into tiles, which come in place of them; resize="whole" then leaves them their size. turns: every
+        picture is followed by itself turned by so many degrees or mirrored.
     batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
     skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
     max_pixels: a file whose header says more pixels counts as unreadable, before any of it is decoded; None sets no
@@ -75,6 +80,8 @@ def open_source(
         resize=resize,
         crop=crop,
         fitting=fitting,
+        tiling=tiling,
+        turns=turns,
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=2 if num_workers is None else num_workers,

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 
@@ -18,6 +18,7 @@ from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputE
 from fastspade.images.decode import Decoded, prepare, size_of, to_pillow
 from fastspade.images.entry import Entry, ImageBatch
 from fastspade.images.geometry import CropBox, Fitting, centre_crop, stretch
+from fastspade.images.views import Tile, Tiling, Turn, ViewName, turned
 
 MEASURED = 256  # pictures, spread over all, whose sizes settle the one that they share; of a loader the first LOOKED_AT
 LOOKED_AT = 16
@@ -27,11 +28,15 @@ MUCH_STRETCHED = 1.25  # one side more than the other
 
 @dataclass
 class _Prepared:
+    """One view. last: of its picture."""
+
     name: str
     pixels: torch.Tensor
     size: tuple[int, int]
     crop: CropBox
     original: Callable[[], Image.Image]
+    tile: Tile | None = None
+    last: bool = True
 
 
 class ImageSource:
@@ -50,6 +55,8 @@ class ImageSource:
         resize: int | tuple[int, int] | str | None,
         crop: int | tuple[int, int] | None,
         fitting: Fitting,
+        tiling: Tiling | None = None,
+        turns: Sequence[Turn] = (),
         batch_size: int,
         skip_bad: bool,
         num_workers: int,
@@ -59,6 +66,7 @@ class ImageSource:
         self._entries = entries
         self._missing = missing
         self._resize, self._crop, self._fitting = resize, crop, fitting
+        self._tiling, self._turns = tiling, turns
         self._started: Iterator[Entry] | None = None  # a loader whose first pictures were looked at, in front of the others
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
         self._max_pixels, self._argument = max_pixels, argument
@@ -86,9 +94,12 @@ class ImageSource:
     def settle(self) -> int | tuple[int, int] | None:
         """`resize` as it is applied: where all pictures share one size, which (height, width) that is.
 
-        They do where resize is "whole", or a number without a crop; it then follows from the pictures' sizes.
+        They do where resize is "whole", or a number without a crop; it then follows from the pictures' sizes. Tiles are cut
+        from pictures of any size, and so "whole" leaves them theirs.
         """
-        if self._resize == "whole" or (isinstance(self._resize, int) and self._crop is None):
+        if self._tiling is not None:
+            self._resize = None if self._resize == "whole" else self._resize
+        elif self._resize == "whole" or (isinstance(self._resize, int) and self._crop is None):
             shorter = self._resize if isinstance(self._resize, int) else None
             self._resize = self._fitting.shared(self._sizes(), shorter)
         assert not isinstance(self._resize, str)
@@ -136,7 +147,7 @@ class ImageSource:
                     f"{prepared.name} has {_pixels_text(prepared)}; set crop"
                 )
             batch.append(prepared)
-            if len(batch) == self._batch_size:
+            if len(batch) == self._batch_size or (prepared.last and self._tiling is not None):
                 self._tell(batch, told)
                 yield _collate(batch)
                 batch = []
@@ -150,14 +161,14 @@ class ImageSource:
             raise InputError(f"{self._argument} must hold at least one image, but the loader yielded none")
 
     def _prepared(self) -> Iterator[_Prepared]:
-        """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone."""
+        """Decoded pictures' views in order. Only prepared crops wait in the window; whole originals live in workers alone."""
         entries, self._started = self._started or self._entries, None
         if self._num_workers == 0:
             for entry in entries:
                 yield from self._settle(entry.name, partial(self._prepare, entry))
             return
-        window: deque[tuple[str, Future[_Prepared]]] = deque()
-        limit = self._batch_size + self._num_workers
+        window: deque[tuple[str, Future[list[_Prepared]]]] = deque()
+        limit = self._num_workers + (self._batch_size if self._tiling is None else 0)  # a picture has many tiles
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="fastspade-decode")
         try:
             for entry in entries:
@@ -171,13 +182,38 @@ class ImageSource:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, entry: Entry) -> _Prepared:
+    def _prepare(self, entry: Entry) -> list[_Prepared]:
+        """The views of one picture."""
         try:
             decoded = entry.load()
             self._check_output(decoded)
-            return _Prepared(entry.name, *prepare(decoded, self.settle(), self._crop), lambda: to_pillow(entry.load()))
+            found = self._views(ViewName(entry.name), decoded, lambda: to_pillow(entry.load()))
+            for turn in self._turns:
+                original = partial(_turned_original, entry, turn)
+                found += self._views(ViewName(entry.name, turn), turned(decoded, turn), original)
+            for one in found[:-1]:
+                one.last = False
+            return found
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
+
+    def _views(self, name: ViewName, decoded: Decoded, original: Callable[[], Image.Image]) -> list[_Prepared]:
+        pixels, size, box = prepare(decoded, self.settle(), self._crop)
+        if self._tiling is None:
+            return [_Prepared(str(name), pixels, size, box, original)]
+        height, width = self._tiling.size
+        down, across = box.height / pixels.shape[1], box.width / pixels.shape[2]
+        return [
+            _Prepared(
+                str(replace(name, tile=(tile.row, tile.column))),
+                pixels[:, tile.top : tile.top + height, tile.left : tile.left + width],
+                size,
+                CropBox(box.top + tile.top * down, box.left + tile.left * across, height * down, width * across),
+                original,
+                tile,
+            )
+            for tile in self._tiling.tiles(pixels.shape[1], pixels.shape[2])
+        ]
 
     def _check_output(self, decoded: Decoded) -> None:
         """Without a crop a thin strip grows with the square of its length: 1 x 20,000 pixels become 256 x 5,120,000."""
@@ -191,6 +227,8 @@ class ImageSource:
 
     def _tell(self, batch: Sequence[_Prepared], told: set[str]) -> None:
         """Warns, once an iteration each, of pictures of which much is not seen, and of such that are much distorted."""
+        if self._tiling is not None and self._crop is None:
+            return
         unseen = sum(1 - one.crop.height * one.crop.width / (one.size[0] * one.size[1]) for one in batch) / len(batch)
         if unseen > MUCH_UNSEEN and "unseen" not in told:
             told.add("unseen")
@@ -209,7 +247,7 @@ class ImageSource:
                     stacklevel=2,
                 )
 
-    def _settle(self, name: str, result: Callable[[], _Prepared]) -> Iterator[_Prepared]:
+    def _settle(self, name: str, result: Callable[[], list[_Prepared]]) -> Iterator[_Prepared]:
         try:
             prepared = result()
         except (ImageReadError, MissingFileError) as error:
@@ -217,7 +255,7 @@ class ImageSource:
                 raise
             self.skipped.append((name, error))
         else:
-            yield prepared
+            yield from prepared
 
 
 def _pixels_text(prepared: _Prepared) -> str:
@@ -231,4 +269,10 @@ def _collate(batch: list[_Prepared]) -> ImageBatch:
         [one.size for one in batch],
         [one.crop for one in batch],
         [one.original for one in batch],
+        [one.tile for one in batch],
+        sum(one.last for one in batch),
     )
+
+
+def _turned_original(entry: Entry, turn: Turn) -> Image.Image:
+    return to_pillow(turned(entry.load(), turn))

@@ -43,6 +43,8 @@ class Scorer(nn.Module):
             if refused:
                 given = f"{name}={getattr(model, name)!r}"
                 raise InputError(f"model has {given}, which cannot be a module: its work depends on the images' content")
+        if model.tile is not None:
+            raise InputError(f"model has tile={model.tile}, which cannot be a module: how many tiles there are depends on the images")
         self.k, self.k_image = model.k, model.k_image or model.k
         self.kappa, self.upsample, self.sigma, self.precision = model.kappa, model.upsample, model.sigma, model.precision
         self.image_score, self.local_average = model.image_score, model.local_average

@@ -51,6 +51,37 @@ def evenly_spread(images: int) -> torch.Tensor:
     return torch.linspace(0, images - 1, min(images, MATCHED), dtype=torch.float64).round().long()
 
 
+def judged(model: Spade, bank: Snapshot, every: bool = False) -> torch.Tensor:
+    """(n,) int64: the entries of the bank that stand for some of its images as they are, without turned copies; of an image in
+    tiles all tiles. every: of all images."""
+    origins = model.origins_of(bank)
+    if origins is None:
+        return torch.arange(len(bank)) if every else evenly_spread(len(bank))
+    pictures = int(origins.picture.max()) + 1
+    wanted = torch.arange(pictures) if every else evenly_spread(pictures)
+    return (origins.plain & torch.isin(origins.picture, wanted)).nonzero()[:, 0]
+
+
+def picture_scores(model: Spade, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
+    """The scores of the images that entries (n,) stand for: the highest of an image's tiles, in the bank's order."""
+    origins = model.origins_of(bank)
+    if origins is None:
+        return scores
+    pictures, place = origins.picture[chosen].unique(return_inverse=True)
+    found = np.full(len(pictures), -np.inf)
+    np.maximum.at(found, place.numpy(), scores)
+    return found
+
+
+def _of_ceiling(model: Spade, bank: Snapshot) -> torch.Tensor:
+    """The entries that a ceiling is made of."""
+    origins = model.origins_of(bank)
+    if origins is None:
+        return evenly_spread(len(bank))
+    plain = origins.plain.nonzero()[:, 0]
+    return plain[evenly_spread(len(plain))]
+
+
 def left_out_scores(
     model: Model, bank: Snapshot, chosen: torch.Tensor, watch: Callable[[Matches], None] | None = None
 ) -> np.ndarray:
@@ -58,7 +89,7 @@ def left_out_scores(
 
     Of image_score "relative" the model keeps the ceiling, which is found on the way.
     """
-    if model.image_score == "knn" and watch is None:  # stage 1 alone
+    if model.image_score == "knn" and watch is None and model.origins_of(bank) is None:  # stage 1 alone
         k_image = min(model.k if model.k_image is None else model.k_image, len(bank) - 1)
         distances, neighbors = knn(bank.embeddings[chosen], bank.embeddings, k_image + 1)
         return without_itself(distances, neighbors, chosen)[0].double().mean(dim=1).numpy()
@@ -72,7 +103,7 @@ def left_out_scores(
             watch(found)
     if not relative:
         return torch.cat(scores).numpy()
-    by_image, spread = torch.cat(cells), torch.isin(chosen, evenly_spread(len(bank)))
+    by_image, spread = torch.cat(cells), torch.isin(chosen, _of_ceiling(model, bank))
     ceiling = ceiling_of(by_image[spread])
     model.ceiling = Ceiling(ceiling, len(bank), bank.next_id)
     found_scores = relative_scores(by_image, ceiling)
@@ -88,7 +119,8 @@ def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterat
         for batch in chosen.split(model.batch_size):
             pyramid = [level.float().to(model.search_device) for level in bank.levels.gather(batch)]
             embeddings = bank.embeddings[batch].to(model.search_device)
-            yield matcher.match(embeddings, pyramid, gallery, model.input_size, left_out=batch)
+            names = [bank.names[i] for i in batch.tolist()]
+            yield matcher.match(embeddings, pyramid, gallery, model.input_size, left_out=batch, names=names)
             bar.update(len(batch))
 
 
@@ -98,8 +130,9 @@ def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:
         return None
     with _ceiling_guard:
         if model.ceiling is None or (model.ceiling.images, model.ceiling.next_id) != (len(bank), bank.next_id):
-            if len(bank) > 1:
-                left_out_scores(model, bank, evenly_spread(len(bank)))
+            origins = model.origins_of(bank)
+            if (len(bank) - 1 if origins is None else origins.usable(leave_out=True)) > 0:
+                left_out_scores(model, bank, _of_ceiling(model, bank))
             else:  # nothing to compare a single image with: the same everywhere
                 model.ceiling = Ceiling(torch.ones(bank.levels.shapes[0][1:]), 1, bank.next_id)
         return model.ceiling.values if model.ceiling is not None else None

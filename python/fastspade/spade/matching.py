@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from fastspade.maps.process import gaussian_matrix
+from fastspade.search import knn
 from fastspade.search.windowed import windowed_pyramid_knn
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.image_score import image_scores, reweighted_score
+from fastspade.spade.origins import Origins
 from fastspade.spade.relative import by_cell, relative_scores
 
 
@@ -57,6 +60,7 @@ class Matcher:
     window: float | None
     precision: str
     ceiling: torch.Tensor | None = None
+    origins: Origins | None = None  # of the bank's entries, where they are tiles or turned copies
 
     def match(
         self,
@@ -65,17 +69,22 @@ class Matcher:
         bank: DeviceBank,
         size: tuple[int, int],
         left_out: torch.Tensor | None = None,
+        names: Sequence[str] = (),
     ) -> Matches:
         """embeddings (B, E) and pyramid of B images, on the bank's device, against it. size: of the crop, and so of the map.
 
         Both stages run on the device; their results are brought to the host.
 
-        left_out: (B,) for each image the normal image that it may not be compared with.
+        left_out: (B,) for each image the normal image that it may not be compared with. names: of the images, which matter where
+        there are origins.
         """
         wanted = max(self.k, self.k_image)
-        distances, neighbors = bank.nearest(embeddings, wanted if left_out is None else wanted + 1)
-        if left_out is not None:
-            distances, neighbors = without_itself(distances, neighbors, left_out)
+        if self.origins is not None:
+            distances, neighbors = self.origins.nearest(embeddings, bank.embeddings, wanted, names, left_out, knn)
+        else:
+            distances, neighbors = bank.nearest(embeddings, wanted if left_out is None else wanted + 1)
+            if left_out is not None:
+                distances, neighbors = without_itself(distances, neighbors, left_out)
         used = neighbors[:, : self.k].contiguous()
         squared, indices = (found.cpu() for found in self._search(pyramid, bank, used, size))
         used, distances = used.cpu(), distances.cpu()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from fastspade.errors import InputError
 from fastspade.images import sides
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 from fastspade.spade import checks
@@ -106,6 +107,22 @@ class Options:
         True, checks.truth, "continue images by reflection, so that maps are not bright along the border", before=False,
         scope="model", paper=False, flag={"action": argparse.BooleanOptionalAction},
     )  # fmt: skip
+    tile: tuple[int, int] | None = option(
+        None, checks.optional_tile,
+        "cut images into tiles of so many pixels a side, or HEIGHTxWIDTH (a pair), each compared by itself: for small defects in "
+        "large images, which then keep their size unless resize is given",
+        scope="model", paper=False, flag={"metavar": "SIZE"},
+    )  # fmt: skip
+    overlap: float = option(0.25, checks.share, "the share of a tile's sides that the tiles beside it cover too, at least",
+                            scope="model", paper=False, flag={"type": float, "metavar": "SHARE"})  # fmt: skip
+    aligned: bool = option(False, checks.truth, "compare a tile with those of the same place alone: for parts that all lie alike",
+                           scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
+    augment: Sequence[float | str] = option(
+        (), checks.turns,
+        "also compare with turned copies of the normal images: rotations (by 90, 180 and 270 degrees), flips, or degrees one by one, "
+        "horizontal, vertical",
+        scope="model", paper=False, flag={"nargs": "+", "metavar": "TURN"},
+    )  # fmt: skip
     keep_crop: bool = option(False, checks.truth, "maps cover the crop alone instead of being put back at the input's own size",
                              scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
     precision: str = option("exact", checks.choice(PRECISIONS), "exact, or fast: the CUDA search's first pass alone, as of pyramid_knn",
@@ -142,6 +159,8 @@ class Options:
         for one in fields(self):
             object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
         sides.check_crop(self.resize, self.crop)
+        if self.aligned and self.tile is None:
+            raise InputError("aligned is for tiles: give tile, too")
 
     def kept(self) -> dict[str, Any]:
         """Those that scores depend on, as saved models hold them."""
@@ -167,6 +186,10 @@ class OptionsDict(TypedDict, total=False):
     resize: int | tuple[int, int] | str
     crop: int | tuple[int, int] | None
     reflect_border: bool
+    tile: tuple[int, int] | int | str | None
+    overlap: float
+    aligned: bool
+    augment: Sequence[float | str] | str
     keep_crop: bool
     precision: str
     storage_dtype: str

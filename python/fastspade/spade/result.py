@@ -27,7 +27,8 @@ class ScoredImage:
     name; score: the image score, higher is more anomalous; anomaly_map: (H, W) float32 at the image's own size (at the
     crop's with keep_crop). neighbors: (K,) int64 normal images, nearest first; neighbor_distances: (K,) float32 squared
     L2. matched_image, matched_y, matched_x: (h, w) int64 at feature resolution, the correspondence: which normal image
-    each pixel was matched to, and where in that image's feature grid. picture(): the RGB Pillow image the map lies over,
+    each pixel was matched to, and where in that image's feature grid. Of an image cut into tiles all are put together; its
+    neighbours are those of the tile that scored highest. picture(): the RGB Pillow image the map lies over,
     decoded again when asked for, so that keeping a result keeps no pictures.
     size, crop: the image's own (height, width), and where in it the network's input lay.
     threshold, pixel_threshold: above which the score, or a value of the map, counts as a defect; None without one.
@@ -113,16 +114,16 @@ class Result:
         return np.stack([image.neighbor_distances for image in self.images])
 
     @property
-    def matched_image(self) -> NDArray[np.int64]:
-        return np.stack([image.matched_image for image in self.images])
+    def matched_image(self) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        return _stacked([image.matched_image for image in self.images])
 
     @property
-    def matched_y(self) -> NDArray[np.int64]:
-        return np.stack([image.matched_y for image in self.images])
+    def matched_y(self) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        return _stacked([image.matched_y for image in self.images])
 
     @property
-    def matched_x(self) -> NDArray[np.int64]:
-        return np.stack([image.matched_x for image in self.images])
+    def matched_x(self) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        return _stacked([image.matched_x for image in self.images])
 
     def overlay(self, i: int) -> Image.Image:
         """Image i with its anomaly map over it, as a PIL image; all images of the result share one colour scale.
@@ -140,6 +141,12 @@ class Result:
 
 def _stacked(found: list[NDArray[S]]) -> NDArray[S] | list[NDArray[S]]:
     return np.stack(found) if len({one.shape for one in found}) == 1 else found
+
+
+def resized(picture: Callable[[], Image.Image], crop: CropBox, size: tuple[int, int]) -> Image.Image:
+    """The crop of a picture at `size` (H, W)."""
+    corners = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+    return picture().resize((size[1], size[0]), box=corners)
 
 
 class KeptPicture:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,19 @@ from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource, sides
+from fastspade.images.views import ViewName
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.device_bank import DeviceBank
-from fastspade.spade.leave_one_out import current_ceiling, evenly_spread, left_out_scores
-from fastspade.spade.matching import Matcher
+from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
+from fastspade.spade.matching import Matcher, Matches
+from fastspade.spade.mosaic import Mosaic
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
+from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling
-from fastspade.spade.result import KeptPicture, Result, ScoredImage
+from fastspade.spade.result import KeptPicture, Result, ScoredImage, resized
 from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
 
 if TYPE_CHECKING:
@@ -80,6 +84,7 @@ class Spade(_Attributes):
         self.ceiling: Ceiling | None = None  # of image_score "relative": made when it is needed
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
+        self._origins: tuple[Snapshot, Origins] | None = None
         self._told_few_images = False
 
     if not TYPE_CHECKING:
@@ -153,10 +158,10 @@ class Spade(_Attributes):
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
-        chosen = evenly_spread(len(bank))
+        chosen = judged(self, bank)
         pixels = LargestValues(len(chosen) * math.prod(self.input_size), pixel_target_fpr)
         scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
-        image, pixel = tail_quantile(scores, target_fpr), pixels.quantile()
+        image, pixel = tail_quantile(picture_scores(self, bank, chosen, scores), target_fpr), pixels.quantile()
         self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(bank), bank.next_id)
         if len(bank) < FEW:
             low, high = map(percent, self.threshold.false_alarm_range())
@@ -175,7 +180,8 @@ class Spade(_Attributes):
         bank = self.fitted_bank().snapshot
         if len(bank) < 2:
             raise InputError("normal scores need at least 2 normal images, got 1")
-        return left_out_scores(self, bank, torch.arange(len(bank)))
+        chosen = judged(self, bank, every=True)
+        return picture_scores(self, bank, chosen, left_out_scores(self, bank, chosen))
 
     # -- scoring
 
@@ -212,15 +218,26 @@ class Spade(_Attributes):
     def _score_source(
         self, source: ImageSource, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> Iterator[ScoredImage]:
+        mosaic: Mosaic | None = None
         with progress_bar(known_length(source), "score", self.progress) as bar:
             for batch in source:
-                yield from self._score_batch(batch, bank, threshold, pixel_threshold)
-                bar.update(len(batch.names))
+                found = self._matched(batch, bank)
+                if self.tile is None:
+                    for i in range(len(batch)):
+                        one = found.smoothed[i], found.nearest[i], float(found.scores[i]), found.neighbors[i], found.distances[i]
+                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one)
+                else:
+                    tiles = [tile for tile in batch.tiles if tile is not None]
+                    mosaic = mosaic or Mosaic(tiles[0].of, self.tile, (found.nearest.shape[1], found.nearest.shape[2]))
+                    mosaic.add(found, tiles)
+                    if batch.complete:
+                        one = mosaic.smoothed, mosaic.nearest, mosaic.score, mosaic.neighbors, mosaic.distances
+                        yield self._scored(batch, 0, bank, threshold, pixel_threshold, *one)
+                        mosaic = None
+                bar.update(batch.complete)
         self.skipped = list(source.skipped)
 
-    def _score_batch(
-        self, batch: ImageBatch, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
-    ) -> list[ScoredImage]:
+    def _matched(self, batch: ImageBatch, bank: Snapshot) -> Matches:
         embeddings, pyramid = self._features(batch.pixels)
         for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
             if mine.shape[1:] != stored:
@@ -229,36 +246,47 @@ class Spade(_Attributes):
                     f"{stored}; both need the same resize and crop"
                 )
         size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
-        found = self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size)
-        height, width = found.nearest.shape[-2:]
-        nearest = found.nearest.numpy()
-        image, place = nearest // (height * width), nearest % (height * width)
-        scored = []
-        for i, name in enumerate(batch.names):
-            picture: Callable[[], Image.Image]
-            if self.keep_crop:
-                shown, picture = found.smoothed[i], KeptPicture(batch.pixels[i])
-            else:
-                shown = maps.place_in_image(found.smoothed[i], batch.crops[i], batch.sizes[i])
-                picture = batch.originals[i]
-            scored.append(
-                ScoredImage(
-                    name=name,
-                    score=float(found.scores[i]),
-                    anomaly_map=shown.numpy(),
-                    neighbors=found.neighbors[i].numpy(),
-                    neighbor_distances=found.distances[i].numpy(),
-                    matched_image=image[i],
-                    matched_y=place[i] // width,
-                    matched_x=place[i] % width,
-                    picture=picture,
-                    size=batch.sizes[i],
-                    crop=batch.crops[i],
-                    threshold=threshold,
-                    pixel_threshold=pixel_threshold,
-                )
-            )
-        return scored
+        return self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size, names=batch.names)
+
+    def _scored(
+        self,
+        batch: ImageBatch,
+        i: int,
+        bank: Snapshot,
+        threshold: float | None,
+        pixel_threshold: float | None,
+        smoothed: torch.Tensor,
+        nearest: torch.Tensor,
+        score: float,
+        neighbors: torch.Tensor,
+        distances: torch.Tensor,
+    ) -> ScoredImage:
+        """The record of the batch's i-th image, or of the picture that its i-th tile belongs to."""
+        tile = batch.tiles[i]
+        crop = batch.crops[i] if tile is None else tile.whole(batch.crops[i], batch.pixels.shape[-2:])
+        picture: Callable[[], Image.Image] = batch.originals[i]
+        if self.keep_crop:
+            shown = smoothed
+            picture = KeptPicture(batch.pixels[i]) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+        else:
+            shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
+        _, height, width = bank.levels.shapes[0]
+        image, place = nearest.numpy() // (height * width), nearest.numpy() % (height * width)
+        return ScoredImage(
+            name=batch.names[i] if tile is None else ViewName.parse(batch.names[i]).picture,
+            score=score,
+            anomaly_map=shown.numpy(),
+            neighbors=neighbors.numpy(),
+            neighbor_distances=distances.numpy(),
+            matched_image=image,
+            matched_y=place // width,
+            matched_x=place % width,
+            picture=picture,
+            size=batch.sizes[i],
+            crop=crop,
+            threshold=threshold,
+            pixel_threshold=pixel_threshold,
+        )
 
     def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embeddings, pyramid = self.extractor(pixels)
@@ -372,13 +400,14 @@ class Spade(_Attributes):
 
     def new_extractor(self) -> Extractor:
         """For a fit, which finds that size."""
-        wanted = ("resize", "crop", "local_average", "reflect_border", "batch_size", "num_workers", "max_pixels", "progress")
+        wanted = ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "augment", "batch_size", "num_workers", "max_pixels", "progress")
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of what the network is given, and of maps with keep_crop. Raises InputError where only fit will tell."""
+        """(height, width) of what the network is given, a tile where there are tiles. Raises InputError where only fit will tell."""
         size = self.shared_size if self.crop is None else self.crop
+        size = size if self.tile is None else self.tile
         if size is None:
             raise InputError("the size of the network's input follows from the normal images: call fit(normal_images) first")
         return size if isinstance(size, tuple) else (size, size)
@@ -405,14 +434,27 @@ class Spade(_Attributes):
     def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:
         """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
-        if max(wanted) > len(bank) and not self._told_few_images:
+        origins = self.origins_of(bank)
+        known = len(bank) if origins is None else origins.usable(leave_out=False)
+        if max(wanted) > known and not self._told_few_images:
             self._told_few_images = True
-            warnings.warn(f"k={max(wanted)} but there are {len(bank)} normal images; using all of them", stacklevel=4)
-        k, k_image = (min(value, len(bank) - left_out) for value in wanted)
+            warnings.warn(f"k={max(wanted)} but there are {known} normal images; using all of them", stacklevel=4)
+        usable = known - left_out if origins is None else origins.usable(bool(left_out))
+        if usable < 1:
+            raise InputError("calibrate needs at least 2 normal images, got 1")
+        k, k_image = (min(value, usable) for value in wanted)
         same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
         if left_out and self.image_score == "relative":  # these scores come when all maps are known
             same["image_score"] = "max"
-        return Matcher(k, k_image, **same, ceiling=None if left_out else current_ceiling(self, bank))
+        return Matcher(k, k_image, **same, ceiling=None if left_out else current_ceiling(self, bank), origins=origins)
+
+    def origins_of(self, bank: Snapshot) -> Origins | None:
+        """None where every entry of the bank is an image of its own."""
+        if self.tile is None and not self.augment:
+            return None
+        if self._origins is None or self._origins[0] is not bank:
+            self._origins = bank, Origins(bank.names, self.aligned)
+        return self._origins[1]
 
     def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None:
         _, height, width = shapes[0]
