@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from dataset_trees import damaged
+from scipy import stats
 from tiny import TinyNet, tiny_spade
 
 from fastspade import Spade
 from fastspade.errors import InputError, ModelFileError
 from fastspade.spade.threshold import LargestValues, Threshold, false_alarm_range, tail_quantile
-from scipy import stats
-from tiny import TinyNet, tiny_spade
 
 
 def left_out_scores(normal, **options):

@@ -41,7 +41,7 @@ HONOURED = [
     {"kappa": 4, "upsample": "nearest", "sigma": 0},
     {"local_average": True, "k": 2, "k_image": 5},
     {"image_score": "max", "k": 50},
-    {"preset": "default", "image_score": "relative"},
+    {"preset": "default", "image_score": "relative", "reflect_border": True},
     {"image_score": "top1%", "sigma": 2.5},
     {"resize": 80, "crop": 48, "precision": "fast"},
     {"storage_dtype": "float16", "reflect_border": True, "augment": "rotations"},

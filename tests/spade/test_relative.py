@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from tiny import TEST, TinyNet, picture, tiny_spade
+
 from fastspade import Spade
 from fastspade.errors import ModelFileError
 from fastspade.spade import leave_one_out, relative
 from fastspade.spade.relative import Ceiling
-from scipy.ndimage import gaussian_filter
-from tiny import TEST, TinyNet, picture, tiny_spade
 
 
 def written_out(cells: np.ndarray, normal: np.ndarray) -> list[float]:
     """Scores of maps by cell (B, h, w) under the ceiling of normal ones (N, h, w)."""
-    highest = np.sort(normal, axis=0)[-(-(-len(normal) // 50)) :].mean(axis=0)
-    ceiling = gaussian_filter(highest, 1.0)
-    risen = (cells / ((ceiling + ceiling.mean()) / 2)).reshape(len(cells), -1)
-    return np.sort(risen, axis=1)[:, -max(1, round(0.003 * risen.shape[1])) :].mean(axis=1).tolist()
+    highest = np.sort(normal, axis=0)[-math.ceil(len(normal) / 50) :].mean(axis=0)
+    ceiling = gaussian_filter(highest, 0.5)
+    risen = (cells / ((ceiling + ceiling.mean() / 2) / 1.5)).reshape(len(cells), -1)
+    return np.sort(risen, axis=1)[:, -max(1, round(0.002 * risen.shape[1])) :].mean(axis=1).tolist()
 
 
 @pytest.mark.parametrize("images", [2, 50, 51, 101])
@@ -40,7 +42,8 @@ def relative_spade(**options) -> Spade:
 def test_the_score_is_of_the_map_and_the_normal_images_maps(normal):
     model = relative_spade(keep_crop=True).fit(normal)
     result = model.score(TEST)
-    others = [relative_spade(keep_crop=True).fit(normal[:i] + normal[i + 1 :]).score(one).anomaly_maps[0] for i, one in enumerate(normal)]
+    others = [relative_spade(keep_crop=True).fit([*normal[:i], *normal[i + 1 :]]).score(one).anomaly_maps[0]
+              for i, one in enumerate(normal)]  # fmt: skip
     by_cell = [np.stack(maps).reshape(-1, 16, 4, 16, 4).mean(axis=(2, 4)) for maps in (result.anomaly_maps, others)]
     assert np.allclose(result.image_scores, written_out(*by_cell), rtol=1e-4)
 
@@ -94,7 +97,9 @@ def test_more_normal_images_than_are_matched(normal, monkeypatch):
     assert np.isfinite(model.normal_scores()).all() and len(model.normal_scores()) == 6
 
 
-@pytest.mark.parametrize("change", [{"shape": [16, 15]}, {"float32": "no"}, {"images": "x"}, {"shape": [1 << 30, 1 << 30]}, {"next_id": None}])
+@pytest.mark.parametrize(
+    "change", [{"shape": [16, 15]}, {"float32": "no"}, {"images": "x"}, {"shape": [1 << 30, 1 << 30]}, {"next_id": None}]
+)
 def test_a_damaged_ceiling_is_refused(change):
     good = Ceiling(torch.rand(16, 16), 5, 7).as_dict()
     assert torch.equal(Ceiling.from_dict(json.loads(json.dumps(good))).values, Ceiling.from_dict(good).values)

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         with sigterm_raises(), warnings.catch_warnings():
-            warnings.showwarning = _one_line
+            warnings.showwarning = _one_line  # type: ignore[assignment]  # it takes all that is given
             status: int = importlib.import_module(f"fastspade.cli.{arguments.command}").run(arguments)
         return status
     except (FastspadeError, OSError) as error:

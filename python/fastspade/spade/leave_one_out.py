@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,15 +12,38 @@ import torch
 from fastspade.bank import Snapshot
 from fastspade.files.progress import progress_bar
 from fastspade.search import knn
-from fastspade.spade.matching import Matches, without_itself
+from fastspade.search.levels import Shape
+from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.matching import Matcher, Matches, without_itself
 from fastspade.spade.relative import Ceiling, by_cell, ceiling_of, left_out_relative_scores, relative_scores
 from fastspade.spade.threshold import MATCHED
 
-if TYPE_CHECKING:
-    from fastspade.spade.spade import Spade
-
 # Held while a ceiling is made: threads that score with one Spade share it.
 _ceiling_guard = threading.Lock()
+
+
+class Model(Protocol):
+    """What is asked of a fitted Spade, which holds the ceiling."""
+
+    ceiling: Ceiling | None
+
+    @property
+    def image_score(self) -> str: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def k_image(self) -> int | None: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def progress(self) -> bool: ...
+    @property
+    def input_size(self) -> tuple[int, int]: ...
+    @property
+    def search_device(self) -> torch.device: ...
+    def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None: ...
+    def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher: ...
+    def device_bank(self, bank: Snapshot) -> DeviceBank: ...
 
 
 def evenly_spread(images: int) -> torch.Tensor:
@@ -60,7 +83,7 @@ def _of_ceiling(model: Spade, bank: Snapshot) -> torch.Tensor:
 
 
 def left_out_scores(
-    model: Spade, bank: Snapshot, chosen: torch.Tensor, watch: Callable[[Matches], None] | None = None
+    model: Model, bank: Snapshot, chosen: torch.Tensor, watch: Callable[[Matches], None] | None = None
 ) -> np.ndarray:
     """(n,) float64: the image scores of some normal images, each against all the others. watch: is shown every match.
 
@@ -88,7 +111,7 @@ def left_out_scores(
     return found_scores.numpy()
 
 
-def _leave_one_out(model: Spade, bank: Snapshot, chosen: torch.Tensor) -> Iterator[Matches]:
+def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterator[Matches]:
     """Some normal images matched against all the others, batch by batch, from the features kept."""
     model.check_kappa(len(bank) - 1, bank.levels.shapes)
     matcher, gallery = model.matcher(bank, left_out=1), model.device_bank(bank)
@@ -101,7 +124,7 @@ def _leave_one_out(model: Spade, bank: Snapshot, chosen: torch.Tensor) -> Iterat
             bar.update(len(batch))
 
 
-def current_ceiling(model: Spade, bank: Snapshot) -> torch.Tensor | None:
+def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:
     """(h, w) of image_score "relative", made where the model has none of this bank; None for other scores."""
     if model.image_score != "relative":
         return None

@@ -3,8 +3,9 @@
 Normal images do not look normal everywhere alike: borders, edges and parts that move differ from image to image more than a
 plain background does. The ceiling says how much: every normal image is matched against all the others (leave one out), its
 map is averaged over the feature grid's cells, and at each cell the highest values are kept. A map is then divided by the
-ceiling, half by the cell's own and half by the mean of all cells, which keeps cells that hardly ever change from dominating.
-The score is the mean of its highest 0.3 %: about 1 where a map is as high as that of the most unusual normal images.
+ceiling, two thirds the cell's own and one third the mean of all cells, which keeps cells that hardly ever change from
+dominating. The score is the mean of its highest 0.2 %: about 1 where a map is as high as that of the most unusual normal
+images.
 
 Not part of SPADE.
 """
@@ -25,8 +26,9 @@ from fastspade.errors import ModelFileError
 from fastspade.maps.process import gaussian_matrix
 
 IMAGES_A_HIGHEST = 50  # the ceiling is the mean of one value for every so many normal images, at least one
-SMOOTHING = 1.0  # of the ceiling, in cells
-HIGHEST = 0.003  # share of a map's cells that make the score
+SMOOTHING = 0.5  # of the ceiling, in cells
+COMMON = 0.5  # weight of the mean of all cells, beside 1 of a cell's own
+HIGHEST = 0.002  # share of a map's cells that make the score
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def by_cell(maps: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 def relative_scores(cells: torch.Tensor, ceiling: torch.Tensor) -> torch.Tensor:
     """(B,) float64. cells: maps by cell, (B, h, w); ceiling: (h, w), or one an image (B, h, w)."""
-    limit = (ceiling + ceiling.mean(dim=(-2, -1), keepdim=True)) / 2
+    limit = (ceiling + COMMON * ceiling.mean(dim=(-2, -1), keepdim=True)) / (1 + COMMON)
     risen = (cells / limit.clamp(min=torch.finfo(torch.float32).tiny)).flatten(1)
     count = max(1, round(HIGHEST * risen.shape[1]))
     return risen.topk(count).values.double().mean(dim=1)

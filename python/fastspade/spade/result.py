@@ -49,6 +49,12 @@ class ScoredImage:
     pixel_threshold: float | None = None
 
     @property
+    def seen(self) -> CropBox | None:
+        """The part of the map's picture that the network saw; None where that is all of it."""
+        whole = (self.crop.height, self.crop.width) == self.size or self.anomaly_map.shape != self.size
+        return None if whole else self.crop
+
+    @property
     def is_defect(self) -> bool:
         """The decision: is the score above the threshold? Raises InputError where there is none."""
         return bool(self.score > _known(self.threshold, "threshold"))
@@ -136,7 +142,7 @@ class Result:
         high = max(float(image.anomaly_map.max()) for image in self.images)
         image = self.images[i]
         mask = None if image.pixel_threshold is None else image.mask
-        return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask)
+        return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask, seen=image.seen)
 
 
 def _stacked(found: list[NDArray[S]]) -> NDArray[S] | list[NDArray[S]]:

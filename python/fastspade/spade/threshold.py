@@ -18,7 +18,6 @@ from scipy import stats
 
 from fastspade.errors import ModelFileError
 
-
 MATCHED = 300  # normal images that thresholds and ceilings are made of, evenly spread where there are more
 SPEAK_FOR_THEMSELVES = 10  # scores beyond a threshold
 FEW = 50  # normal images: with fewer the share of false alarms is little more than a guess
