@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
                 target_fpr=None if arguments.no_threshold else arguments.target_fpr,
                 pixel_target_fpr=arguments.pixel_target_fpr,
                 fpr_limit=arguments.fpr_limit,
+                inside_roi=arguments.inside_roi,
             )
             results.append(result)
             images[category.name] = [_record(one, Path(arguments.dataset)) for one in tests]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fastspade.backbones.extractor import Features
     from fastspade.bank import Snapshot
-    from fastspade.spade.spade import Spade
+    from fastspade.spade.leave_one_out import Model
 
 DEPTH = 4  # the profile reaches a side's length over this far inside
 
@@ -46,7 +46,7 @@ def divisor(profile: torch.Tensor, grid: tuple[int, int], size: tuple[int, int])
     return F.interpolate(cells[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
-def measured(model: Spade, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
+def measured(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
     """The profile, from mirrored normal images and which entries of the bank they are. None where there are none."""
     if not mirrored:
         return None

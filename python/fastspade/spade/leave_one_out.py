@@ -15,6 +15,7 @@ from fastspade.search import knn
 from fastspade.search.levels import Shape
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.matching import Matcher, Matches, without_itself
+from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling, by_cell, ceiling_of, left_out_relative_scores, relative_scores
 from fastspade.spade.threshold import MATCHED
 
@@ -42,7 +43,8 @@ class Model(Protocol):
     @property
     def search_device(self) -> torch.device: ...
     def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None: ...
-    def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher: ...
+    def matcher(self, bank: Snapshot, left_out: int = 0, border: bool = True) -> Matcher: ...
+    def origins_of(self, bank: Snapshot) -> Origins | None: ...
     def device_bank(self, bank: Snapshot) -> DeviceBank: ...
 
 
@@ -51,7 +53,7 @@ def evenly_spread(images: int) -> torch.Tensor:
     return torch.linspace(0, images - 1, min(images, MATCHED), dtype=torch.float64).round().long()
 
 
-def judged(model: Spade, bank: Snapshot, every: bool = False) -> torch.Tensor:
+def judged(model: Model, bank: Snapshot, every: bool = False) -> torch.Tensor:
     """(n,) int64: the entries of the bank that stand for some of its images as they are, without turned copies; of an image in
     tiles all tiles. every: of all images."""
     origins = model.origins_of(bank)
@@ -62,7 +64,7 @@ def judged(model: Spade, bank: Snapshot, every: bool = False) -> torch.Tensor:
     return (origins.plain & torch.isin(origins.picture, wanted)).nonzero()[:, 0]
 
 
-def picture_scores(model: Spade, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
+def picture_scores(model: Model, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
     """The scores of the images that entries (n,) stand for: the highest of an image's tiles, in the bank's order."""
     origins = model.origins_of(bank)
     if origins is None:
@@ -73,7 +75,7 @@ def picture_scores(model: Spade, bank: Snapshot, chosen: torch.Tensor, scores: n
     return found
 
 
-def _of_ceiling(model: Spade, bank: Snapshot) -> torch.Tensor:
+def _of_ceiling(model: Model, bank: Snapshot) -> torch.Tensor:
     """The entries that a ceiling is made of."""
     origins = model.origins_of(bank)
     if origins is None:

@@ -32,6 +32,7 @@ class ScoredImage:
     decoded again when asked for, so that keeping a result keeps no pictures.
     size, crop: the image's own (height, width), and where in it the network's input lay.
     threshold, pixel_threshold: above which the score, or a value of the map, counts as a defect; None without one.
+    roi: like the map, which pixels lie in the region of interest; None without one.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ScoredImage:
     crop: CropBox
     threshold: float | None = None
     pixel_threshold: float | None = None
+    roi: NDArray[np.bool_] | None = None
 
     @property
     def seen(self) -> CropBox | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fastspade import maps
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
@@ -237,7 +238,8 @@ class Spade(_Attributes):
                 if self.tile is None:
                     for i in range(len(batch)):
                         one = found.smoothed[i], found.nearest[i], float(found.scores[i]), found.neighbors[i], found.distances[i]
-                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one)
+                        cells = None if found.inside is None else found.inside[i]
+                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one, cells)
                 else:
                     tiles = [tile for tile in batch.tiles if tile is not None]
                     mosaic = mosaic or Mosaic(tiles[0].of, self.tile, (found.nearest.shape[1], found.nearest.shape[2]))
@@ -261,14 +263,21 @@ class Spade(_Attributes):
         size = (batch.pixels.shape[-2], batch.pixels.shape[-1]) if window is None else window[2:]
         return self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size, names=batch.names)
 
-    def _within(self, shown: torch.Tensor, batch: ImageBatch, i: int) -> torch.Tensor:
-        """A map at its picture's own size with 0 at pixels outside a mask that was given."""
+    def _inside(
+        self, batch: ImageBatch, i: int, cells: torch.Tensor | None, shown: torch.Tensor, crop: CropBox
+    ) -> torch.Tensor | None:
+        """Which of a map's pixels lie in the region of interest: of a mask that was given, or else of the cells that were found."""
         masks = masks_of(self.roi)
-        if masks is None:
-            return shown
-        height, width = batch.sizes[i]
-        mask = masks(ViewName.parse(batch.names[i]).picture if batch.tiles[i] is not None else batch.names[i])
-        return shown * torch.from_numpy(cut_mask(mask, CropBox(0, 0, height, width), (height, width), (height, width)))
+        size, out = batch.sizes[i], (shown.shape[0], shown.shape[1])
+        if masks is not None:
+            name = ViewName.parse(batch.names[i]).picture if batch.tiles[i] is not None else batch.names[i]
+            box = crop if self.keep_crop else CropBox(0, 0, *size)
+            return torch.from_numpy(cut_mask(masks(name), box, size, out))
+        if cells is None:
+            return None
+        if self.keep_crop:
+            return F.interpolate(cells[None, None].float(), size=out)[0, 0] > 0
+        return maps.place_in_image(cells.float(), crop, size, border="zero") >= 0.5
 
     def _scored(
         self,
@@ -282,6 +291,7 @@ class Spade(_Attributes):
         score: float,
         neighbors: torch.Tensor,
         distances: torch.Tensor,
+        cells: torch.Tensor | None = None,
     ) -> ScoredImage:
         """The record of the batch's i-th image, or of the picture that its i-th tile belongs to."""
         tile = batch.tiles[i]
@@ -295,8 +305,10 @@ class Spade(_Attributes):
             shown = smoothed
             picture = KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
         else:
-            shown = maps.place_in_image(smoothed, crop, batch.sizes[i], border="edge" if window is None else "zero")
-            shown = self._within(shown, batch, i)
+            shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
+        inside = self._inside(batch, i, cells, shown, crop)
+        if inside is not None:
+            shown = shown * inside
         _, height, width = bank.levels.shapes[0]
         image, place = nearest.numpy() // (height * width), nearest.numpy() % (height * width)
         return ScoredImage(
@@ -313,6 +325,7 @@ class Spade(_Attributes):
             crop=crop,
             threshold=threshold,
             pixel_threshold=pixel_threshold,
+            roi=None if inside is None else inside.numpy(),
         )
 
     def _features(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
