@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fastspade.backbones import Backbone, load_backbone
+from fastspade.backbones.extractor import Mirrored
 from fastspade.bank.snapshot import check_storage_dtype, stored
 from fastspade.errors import InputError, MissingDependencyError
 from fastspade.nn.scorer import Scorer
@@ -151,6 +152,7 @@ class SpadeModel(DynamicBufferMixin, Scorer):
     def __init__(self, model: FastSpade) -> None:
         super().__init__(model)
         self._collected: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+        self._mirrored = Mirrored()
         self._size: tuple[int, int] | None = None
         self._storage = check_storage_dtype(model.storage_dtype)
         for name in self._levels:  # a checkpoint is loaded into buffers of the type that they have
@@ -163,6 +165,8 @@ class SpadeModel(DynamicBufferMixin, Scorer):
             raise InputError(f"images must have one size after pre-processing: {self._size} before, now {size}")
         self._size = size
         self._collected.append(self.features(images))
+        if self.margin:
+            self._mirrored.take(self.features, images, [""] * len(images))
 
     def fit(self) -> None:
         """Make what was collected the bank."""
@@ -172,7 +176,8 @@ class SpadeModel(DynamicBufferMixin, Scorer):
         pyramid = [torch.cat(level) for level in zip(*(part[1] for part in self._collected), strict=True)]
         self._collected.clear()
         names = [f"normal image {i}" for i in range(len(embeddings))]
-        self.remember(embeddings, stored(pyramid, self._storage, names), self._size)
+        self.remember(embeddings, stored(pyramid, self._storage, names), self._size, mirrored=self._mirrored.found)
+        self._mirrored = Mirrored()
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         scores, maps = super().forward(images)

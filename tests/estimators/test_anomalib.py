@@ -101,7 +101,7 @@ OTHERS = {
     "resize": "pre_processor", "crop": "pre_processor", "keep_crop": "pre_processor", "batch_size": "datamodule",
     "num_workers": "datamodule", "max_pixels": "datamodule", "device": "Engine", "progress": "Engine",
     "memory_limit": "the bank is a buffer", "window": "refused", "tile": "refused", "overlap": "refused", "aligned": "refused",
-    "augment": "datamodule", "preset": "its options one by one",
+    "augment": "datamodule", "roi": "refused", "preset": "its options one by one",
 }  # fmt: skip
 TRIED = [dict(k=2, k_image=4, kappa=3), dict(upsample="nearest", image_score="max"), dict(image_score="top1%", local_average=True, reflect_border=False), dict(image_score="knn"),
          dict(precision="fast", storage_dtype="float16")]  # fmt: skip

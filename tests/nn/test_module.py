@@ -44,10 +44,11 @@ HONOURED = [
     {"preset": "default", "image_score": "relative", "reflect_border": True},
     {"image_score": "top1%", "sigma": 2.5},
     {"resize": 80, "crop": 48, "precision": "fast"},
-    {"storage_dtype": "float16", "reflect_border": False, "augment": "rotations"},
+    {"storage_dtype": "float16", "reflect_border": True, "augment": "rotations"},
     {"storage_dtype": "bfloat16", "keep_crop": True},
 ]
-REFUSED = [{"image_score": "reweighted"}, {"window": 4.0}, {"tile": 32, "overlap": 0.5, "aligned": True}]
+REFUSED = [{"image_score": "reweighted"}, {"window": 4.0}, {"tile": 32, "overlap": 0.5, "aligned": True},
+           {"roi": [(0, 0), (1, 0), (1, 1)]}]
 
 
 def test_every_option_of_spade_is_honoured_or_refused():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fastspade import Spade
-from fastspade.errors import InputError
+from fastspade.errors import InputError, ModelFileError
 from fastspade.nn import SpadeModule
+from fastspade.spade.border import as_profile
 from tiny import TinyNet, picture, tiny_spade
 
 WIDE = [picture(seed, 90, 160) for seed in range(4)]
@@ -93,3 +94,32 @@ def test_a_module_takes_the_models_size(wide):
 def test_thresholds_come_from_whole_pictures(wide):
     known = wide.calibrate()
     assert known.images == 4 and np.isfinite(known.pixel)
+
+
+def textured(seed: int):
+    return np.random.default_rng(seed).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+
+
+def test_good_pictures_maps_are_as_bright_along_the_border_as_inside(tmp_path):
+    """Random texture, 36 pictures of it fitted: without the option its maps are brighter along the border."""
+    ring = np.ones((96, 96), bool)
+    ring[12:-12, 12:-12] = False
+    excess = {}
+    for wanted in (False, True):
+        model = tiny_spade(resize=96, crop=96, k=12, reflect_border=wanted).fit([textured(i) for i in range(12)])
+        maps = model.score([textured(100 + i) for i in range(6)]).anomaly_maps
+        excess[wanted] = maps[:, ring].mean() / maps[:, ~ring].mean()
+    assert excess[False] > 1.1 > excess[True] > 0.9
+    assert model.border.min() >= 1 and len(model.border) == 6
+    model.save(tmp_path / "m.safetensors")
+    loaded = Spade.load(tmp_path / "m.safetensors", backbone=TinyNet(), device="cpu", progress=False)
+    assert np.array_equal(loaded.score(textured(100)).anomaly_maps, model.score(textured(100)).anomaly_maps)
+    for values in ([], [0.5], ["a"], 3):
+        with pytest.raises(ModelFileError, match="border"):
+            as_profile(values)
+
+
+def test_the_border_is_measured_on_a_dozen_pictures_however_many_come():
+    stream = tiny_spade(reflect_border=True).new_extractor().stream([picture(i) for i in range(30)])
+    assert sum(len(part.names) for part in stream) == 30
+    assert [number for number, _ in stream.mirrored.found] == list(range(0, 30, 4))

@@ -9,11 +9,11 @@ pictures of one size only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-__all__ = ["MARGIN", "continued"]
+__all__ = ["MARGIN", "continued", "cut"]
 
 MARGIN = 32  # pixels; the strides of the usual networks divide it, so that their cells lie where they lie without it
 
@@ -28,7 +28,8 @@ def continued(network: Network, images: torch.Tensor, margin: int) -> tuple[torc
     height, width = images.shape[-2:]
     rows, columns = (_mirrored(side, margin).to(images.device) for side in (height, width))
     embeddings, pyramid = network(images.index_select(2, rows).index_select(3, columns))
-    return embeddings, [_cut(level, (height, width), margin) for level in pyramid]
+    size = (height + 2 * margin, width + 2 * margin)
+    return embeddings, [cut(level, (margin, margin, height, width), size) for level in pyramid]
 
 
 def _mirrored(side: int, margin: int) -> torch.Tensor:
@@ -38,8 +39,10 @@ def _mirrored(side: int, margin: int) -> torch.Tensor:
     return torch.minimum(place, period - place) if side > 1 else torch.zeros_like(place)
 
 
-def _cut(level: torch.Tensor, size: Sequence[int], margin: int) -> torch.Tensor:
-    for axis, side in ((2, size[0]), (3, size[1])):
-        share = level.shape[axis] / (side + 2 * margin)  # one over the stride
-        level = level.narrow(axis, round(margin * share), math.ceil(side * share - 1e-6))
+def cut(level: torch.Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> torch.Tensor:
+    """The cells of a level (B, C, h, w) of images of `size` (H, W) in a window of top, left, height and width, in pixels."""
+    top, left, height, width = window
+    for axis, start, extent, side in ((2, top, height, size[0]), (3, left, width, size[1])):
+        share = level.shape[axis] / side  # one over the stride
+        level = level.narrow(axis, round(start * share), math.ceil(extent * share - 1e-6))
     return level.contiguous()

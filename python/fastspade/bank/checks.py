@@ -23,7 +23,7 @@ def check_same_maker(mine: dict[str, Any] | None, theirs: dict[str, Any] | None)
     if mine is None or theirs is None:
         raise InputError("other and this bank must come from the same backbone, but of one of them that is not known")
     absent = {"local_average": False, "reflect_border": False}  # a file may lack any of them
-    for name in ("resize", "crop", "local_average", "reflect_border", "tile", "overlap"):
+    for name in ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "roi"):
         here, there = mine.get(name, absent.get(name)), theirs.get(name, absent.get(name))
         if here != there:
             raise InputError(f"other was made with {name}={there!r}, this bank with {name}={here!r}")

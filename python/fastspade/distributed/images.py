@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from PIL import Image
+
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import FastspadeError, InputError
 from fastspade.images import ImageBatch, ImageSource
@@ -37,7 +39,7 @@ class SharedSource:
                 break
             shape, names, sizes, crops, tiles, complete = told
             pixels = self._ranks.broadcast_tensors("pixels", None if batch is None else [batch.pixels], [shape], 0)[0]
-            originals = [_elsewhere] * len(names) if batch is None else batch.originals
+            originals: list[Callable[[], Image.Image]] = [_elsewhere] * len(names) if batch is None else batch.originals
             yield ImageBatch(pixels, names, sizes, crops, originals, tiles, complete)
         self.skipped = self._ranks.broadcast("skipped images", None if self._source is None else self._source.skipped, 0)
 

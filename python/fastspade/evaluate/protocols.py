@@ -14,6 +14,7 @@ import torch
 
 from fastspade import maps
 from fastspade.images.geometry import CropBox
+from fastspade.images.region import cut_mask
 
 PROTOCOLS = ("paper", "official")
 
@@ -33,11 +34,8 @@ def _sides(value: object) -> str:
 
 def crop_mask(mask: np.ndarray, crop: CropBox, side: Sequence[int]) -> np.ndarray:
     """(H, W) bool of the whole image -> (side) bool of the crop: the mask's pixel under every crop pixel's centre."""
-    height, width = mask.shape
-    rows = np.floor(crop.top + (np.arange(side[0]) + 0.5) * crop.height / side[0]).astype(np.int64)
-    columns = np.floor(crop.left + (np.arange(side[1]) + 0.5) * crop.width / side[1]).astype(np.int64)
-    cut: np.ndarray = mask[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
-    return cut
+    size = (mask.shape[0], mask.shape[1])
+    return cut_mask(mask, crop, size, (side[0], side[1]))
 
 
 def placed_map(crop_map: np.ndarray, crop: CropBox, size: tuple[int, int]) -> np.ndarray:

@@ -26,6 +26,7 @@ class ImageBatch:
     originals: for each picture, a function that decodes it again at its own size, as an RGB Pillow image.
     tiles: for each, which part of a picture it is; None where it is not a tile. A batch holds tiles of one picture only.
     complete: how many pictures end in this batch; of a tiled or turned one other views may have come before.
+    inside: (B, H, W) bool, which pixels lie in the region of interest; None where there is no such region.
     """
 
     pixels: torch.Tensor
@@ -35,6 +36,7 @@ class ImageBatch:
     originals: list[Callable[[], Image.Image]]
     tiles: list[Tile | None]
     complete: int
+    inside: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)

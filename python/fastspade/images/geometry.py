@@ -74,6 +74,13 @@ class Fitting:
         return max(1, round(height / down)) * down, max(1, round(height * aspect / across)) * across
 
 
+def part_of(box: CropBox, size: tuple[int, int], window: tuple[int, int, int, int]) -> CropBox:
+    """Where a window (top, left, height, width) of what `box` became, `size` (H, W) pixels, lies in the original."""
+    down, across = box.height / size[0], box.width / size[1]
+    top, left, height, width = window
+    return CropBox(box.top + top * down, box.left + left * across, height * down, width * across)
+
+
 def stretch(size: tuple[int, int], onto: tuple[int, int]) -> float:
     """How much more one side is scaled than the other where a picture of `size` is brought onto another size; 1: neither."""
     ratio = size[0] * onto[1] / (size[1] * onto[0])

@@ -28,6 +28,7 @@ from fastspade.images.decode import (
 from fastspade.images.entry import Entry, Images
 from fastspade.images.geometry import Fitting
 from fastspade.images.paths import find_files
+from fastspade.images.region import Masks
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS, check_size
 from fastspade.images.sides import check_crop, optional_pixels, pixels_or_whole
 from fastspade.images.source import ImageSource
@@ -42,6 +43,7 @@ def open_source(
     fitting: Fitting = Fitting(),
     tiling: Tiling | None = None,
     turns: Sequence[Turn] = (),
+    masks: Masks | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     num_workers: int | None = None,
@@ -60,7 +62,7 @@ def open_source(
         resize is one number; those of another aspect ratio are distorted, of which a warning tells once. This holds for
         tensors and loaders too.
     tiling: pictures are cut into tiles, which come in place of them; resize="whole" then leaves them their size. turns: every
-        picture is followed by itself turned by so many degrees or mirrored.
+        picture is followed by itself turned by so many degrees or mirrored. masks: the region of interest of each.
     batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
     skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
     max_pixels: a file whose header says more pixels counts as unreadable, before any of it is decoded; None sets no
@@ -82,6 +84,7 @@ def open_source(
         fitting=fitting,
         tiling=tiling,
         turns=turns,
+        masks=masks,
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=2 if num_workers is None else num_workers,

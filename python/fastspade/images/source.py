@@ -10,7 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
+from typing import cast
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -18,7 +20,8 @@ from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputE
 from fastspade.images.decode import Decoded, prepare, size_of, to_pillow
 from fastspade.images.entry import Entry, ImageBatch
 from fastspade.images.geometry import CropBox, Fitting, centre_crop, stretch
-from fastspade.images.views import Tile, Tiling, Turn, ViewName, turned
+from fastspade.images.region import Masks, cut_mask
+from fastspade.images.views import Tile, Tiling, Turn, ViewName, turned, turned_pixels
 
 MEASURED = 256  # pictures, spread over all, whose sizes settle the one that they share; of a loader the first LOOKED_AT
 LOOKED_AT = 16
@@ -36,6 +39,7 @@ class _Prepared:
     crop: CropBox
     original: Callable[[], Image.Image]
     tile: Tile | None = None
+    inside: torch.Tensor | None = None
     last: bool = True
 
 
@@ -57,6 +61,7 @@ class ImageSource:
         fitting: Fitting,
         tiling: Tiling | None = None,
         turns: Sequence[Turn] = (),
+        masks: Masks | None = None,
         batch_size: int,
         skip_bad: bool,
         num_workers: int,
@@ -66,7 +71,7 @@ class ImageSource:
         self._entries = entries
         self._missing = missing
         self._resize, self._crop, self._fitting = resize, crop, fitting
-        self._tiling, self._turns = tiling, turns
+        self._tiling, self._turns, self._masks = tiling, turns, masks
         self._started: Iterator[Entry] | None = None  # a loader whose first pictures were looked at, in front of the others
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
         self._max_pixels, self._argument = max_pixels, argument
@@ -107,20 +112,35 @@ class ImageSource:
 
     def _sizes(self) -> list[tuple[int, int]]:
         """Of some pictures; those that cannot be read are left to the iteration, which reports them."""
-        if isinstance(self._entries, list):
-            count = len(self._entries)
-            chosen = [self._entries[i * count // min(count, MEASURED)] for i in range(min(count, MEASURED))]
-        else:
-            entries = iter(self._entries)
-            chosen = list(islice(entries, LOOKED_AT))
-            self._started = chain(chosen, entries)
         found = []
-        for entry in chosen:
+        for entry in self._some(MEASURED):
             try:
                 found.append(entry.measured())
             except FastspadeError:
                 pass
         return found or [(1, 1)]
+
+    def samples(self) -> list[torch.Tensor]:
+        """Some pictures as the network is given them, (3, H, W) each; those that cannot be read are left to the iteration."""
+        found = []
+        for entry in self._some(LOOKED_AT):
+            try:
+                found.append(self._prepare(entry)[0].pixels)
+            except FastspadeError:
+                pass
+        if not found:
+            raise ImageReadError(f"{self._argument}: none of the images looked at could be read", self._argument)
+        return found
+
+    def _some(self, most: int) -> list[Entry]:
+        """Up to `most` pictures, spread over all; of a loader the first, which stay in front of the others."""
+        if isinstance(self._entries, list):
+            count = len(self._entries)
+            return [self._entries[i * count // min(count, most)] for i in range(min(count, most))]
+        entries = iter(self._entries) if self._started is None else self._started
+        chosen = list(islice(entries, min(most, LOOKED_AT)))
+        self._started = chain(chosen, entries)
+        return chosen
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """Batches of up to batch_size pictures.
@@ -200,10 +220,14 @@ class ImageSource:
     def _views(self, name: ViewName, decoded: Decoded, original: Callable[[], Image.Image]) -> list[_Prepared]:
         pixels, size, box = prepare(decoded, self.settle(), self._crop)
         if self._tiling is None:
-            return [_Prepared(str(name), pixels, size, box, original)]
+            one = _Prepared(str(name), pixels, size, box, original)
+            one.inside = self._inside(name, one)
+            if one.inside is not None and not bool(one.inside.any()):
+                raise InputError("roi leaves nothing of this image")
+            return [one]
         height, width = self._tiling.size
         down, across = box.height / pixels.shape[1], box.width / pixels.shape[2]
-        return [
+        found = [
             _Prepared(
                 str(replace(name, tile=(tile.row, tile.column))),
                 pixels[:, tile.top : tile.top + height, tile.left : tile.left + width],
@@ -214,6 +238,23 @@ class ImageSource:
             )
             for tile in self._tiling.tiles(pixels.shape[1], pixels.shape[2])
         ]
+        if self._masks is not None:
+            for one in found:
+                one.inside = self._inside(name, one)
+            found = [one for one in found if one.inside is not None and bool(one.inside.any())]
+            if not found:
+                raise InputError("roi leaves nothing of this image")
+        return found
+
+    def _inside(self, name: ViewName, view: _Prepared) -> torch.Tensor | None:
+        """(h, w) bool: which of a view's pixels count."""
+        if self._masks is None:
+            return None
+        mask = self._masks(name.picture)
+        if name.turn is not None:
+            shown = Image.fromarray(mask).resize((view.size[1], view.size[0]), Image.Resampling.NEAREST)
+            mask = turned_pixels(torch.from_numpy(np.array(shown, dtype=np.float32))[None], name.turn)[0].numpy() > 0.5
+        return torch.from_numpy(cut_mask(mask, view.crop, view.size, (view.pixels.shape[1], view.pixels.shape[2])))
 
     def _check_output(self, decoded: Decoded) -> None:
         """Without a crop a thin strip grows with the square of its length: 1 x 20,000 pixels become 256 x 5,120,000."""
@@ -271,6 +312,7 @@ def _collate(batch: list[_Prepared]) -> ImageBatch:
         [one.original for one in batch],
         [one.tile for one in batch],
         sum(one.last for one in batch),
+        None if batch[0].inside is None else torch.stack([cast(torch.Tensor, one.inside) for one in batch]),
     )
 
 

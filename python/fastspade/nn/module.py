@@ -28,5 +28,5 @@ class SpadeModule(Scorer):
         super().__init__(model)
         bank = model.bank.snapshot
         self.names = bank.names
-        self.remember(bank.embeddings, bank.pyramid, model.input_size, current_ceiling(model, bank))
+        self.remember(bank.embeddings, bank.pyramid, model.input_size, current_ceiling(model, bank), model.border)
         self.eval()

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from fastspade.backbones.border import continued
-from fastspade.backbones.extractor import averaged
+from fastspade.backbones.extractor import Features, averaged
 from fastspade.errors import InputError
 from fastspade.maps.process import gaussian_matrix
 from fastspade.nn.network import Network
 from fastspade.search import knn, ops
 from fastspade.spade import Spade
+from fastspade.spade.border import divisor, profile_of
 from fastspade.spade.image_score import image_scores
 from fastspade.spade.leave_one_out import evenly_spread
 from fastspade.spade.matching import anomaly_maps, without_itself
@@ -27,13 +28,14 @@ class Scorer(nn.Module):
     """The options and the network of a Spade; `remember` gives it the bank.
 
     Buffers: embeddings (N, E); level0, level1, ... (N, C_l, H_l, W_l); smooth_rows (H, H) and smooth_columns (W, W), the
-    smoothing of a map; for relative image scores ceiling (h, w); all empty until there is a bank. On CUDA also prepared, the 16-bit form of the levels that the
+    smoothing of a map; with a mirrored border also border (H, W), what maps are divided by; for relative image scores ceiling (h, w); all empty until there is a bank. On CUDA also prepared, the 16-bit form of the levels that the
     search multiplies: made again when the module is moved or loaded, and no part of the state dict.
     """
 
     embeddings: torch.Tensor
     smooth_rows: torch.Tensor
     smooth_columns: torch.Tensor
+    border: torch.Tensor
     ceiling: torch.Tensor
     prepared: torch.Tensor | None
 
@@ -43,6 +45,8 @@ class Scorer(nn.Module):
             if refused:
                 given = f"{name}={getattr(model, name)!r}"
                 raise InputError(f"model has {given}, which cannot be a module: its work depends on the images' content")
+        if model.roi is not None:
+            raise InputError("model has a roi, which cannot be a module: masks belong to images, not to pixels")
         if model.tile is not None:
             raise InputError(f"model has tile={model.tile}, which cannot be a module: how many tiles there are depends on the images")
         self.k, self.k_image = model.k, model.k_image or model.k
@@ -51,25 +55,42 @@ class Scorer(nn.Module):
         self.margin = model.new_extractor().margin
         self.network = Network(model.backbone)
         self._levels = [f"level{i}" for i in range(len(model.backbone.layers))]
+        border = ["border"] if self.margin else []
         ceiling = ["ceiling"] if self.image_score == "relative" else []
-        for name in ("embeddings", *self._levels, "smooth_rows", "smooth_columns", *ceiling):
+        for name in ("embeddings", *self._levels, "smooth_rows", "smooth_columns", *border, *ceiling):
             self.register_buffer(name, torch.empty(0, device=model.device))
         self.register_buffer("prepared", None, persistent=False)
         self.register_load_state_dict_post_hook(_prepare_loaded)  # type: ignore[no-untyped-call, unused-ignore]  # torch's
 
     def remember(
-        self, embeddings: torch.Tensor, pyramid: Sequence[torch.Tensor], size: tuple[int, int], ceiling: torch.Tensor | None = None
-    ) -> None:
+        self, embeddings: torch.Tensor, pyramid: Sequence[torch.Tensor], size: tuple[int, int],
+        ceiling: torch.Tensor | None = None, border: torch.Tensor | None = None,
+        mirrored: Sequence[tuple[int, Features]] = (),
+    ) -> None:  # fmt: skip
         """Take the features of N normal images, which were size (H, W), as the bank. ceiling: (h, w) of relative scores, made
-        where it is not given."""
+        where it is not given. border: the profile that maps are divided by; None: that
+        of mirrored normal images, where there are any."""
         device = self.embeddings.device
         self.embeddings = embeddings.to(device)
         for name, level in zip(self._levels, pyramid, strict=True):
             setattr(self, name, level.to(device))
         self.smooth_rows, self.smooth_columns = (gaussian_matrix(side, self.sigma).to(device) for side in size)
         self._prepare()
+        if self.margin:
+            profile = self._profile(mirrored) if border is None else border
+            self.border = divisor(profile, (pyramid[0].shape[-2], pyramid[0].shape[-1]), size).to(device)
         if self.image_score == "relative":
             self.ceiling = self._ceiling() if ceiling is None else ceiling.to(device)
+
+    def _profile(self, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor:
+        """As Spade measures it."""
+        device, cells = self.embeddings.device, []
+        for number, one in mirrored:
+            pyramid = [level.to(device) for level in one.pyramid]
+            itself = torch.tensor([number], device=device) if len(self.embeddings) > 1 else None
+            _, maps = self._match(one.embeddings.to(device), pyramid, itself, border=False)
+            cells.append(by_cell(maps, (pyramid[0].shape[-2], pyramid[0].shape[-1])))
+        return profile_of(torch.cat(cells)) if cells else torch.ones(1)
 
     def _ceiling(self) -> torch.Tensor:
         """As Spade finds it: of the normal images' maps, each matched against all the others."""
@@ -103,9 +124,10 @@ class Scorer(nn.Module):
         return image_scores(self.image_score, distances[:, : self.k_image], maps).float(), maps
 
     def _match(
-        self, embeddings: torch.Tensor, pyramid: list[torch.Tensor], itself: torch.Tensor | None = None
+        self, embeddings: torch.Tensor, pyramid: list[torch.Tensor], itself: torch.Tensor | None = None, border: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared distances to the nearest normal images, and maps (B, H, W). itself: the normal images that these are, (B,)."""
+        """Squared distances to the nearest normal images, and maps (B, H, W). itself: the normal images that these are, (B,).
+        border: divide maps by the border's profile."""
         usable = self.embeddings.shape[0] - (itself is not None)
         wanted = min(max(self.k, self.k_image), usable)
         distances, neighbors = knn(embeddings, self.embeddings, wanted + (itself is not None))
@@ -117,7 +139,8 @@ class Scorer(nn.Module):
         )
         squared = squared.view(embeddings.shape[0], *pyramid[0].shape[-2:], self.kappa)
         size = (int(self.smooth_rows.shape[0]), int(self.smooth_columns.shape[0]))
-        return distances, anomaly_maps(squared, size, self.smooth_rows, self.smooth_columns)
+        maps = anomaly_maps(squared, size, self.smooth_rows, self.smooth_columns)
+        return distances, maps / self.border if self.margin and border else maps
 
     def _bank(self) -> list[torch.Tensor]:
         return [getattr(self, name) for name in self._levels]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fastspade.maps.process import gaussian_matrix
 from fastspade.search import knn
 from fastspade.search.windowed import windowed_pyramid_knn
+from fastspade.spade.border import divisor
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.image_score import image_scores, reweighted_score
 from fastspade.spade.origins import Origins
@@ -25,6 +26,16 @@ def anomaly_maps(squared: torch.Tensor, size: tuple[int, int], rows: torch.Tenso
     raw = squared.mean(dim=-1)[:, None]  # eq. 3
     maps = F.interpolate(raw, size=size, mode="bilinear", align_corners=False)[:, 0]
     return rows @ (maps @ columns.T)
+
+
+def _inner_maps(
+    squared: torch.Tensor, inside: torch.Tensor, size: tuple[int, int], rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """As anomaly_maps of the cells inside (B, h, w) alone, and 0 outside: what lies outside does not bleed in."""
+    shares = inside[..., None].float()
+    weights = anomaly_maps(shares, size, rows, columns)
+    maps = anomaly_maps(squared * shares, size, rows, columns) / weights.clamp(min=1e-6)
+    return maps * F.interpolate(shares[:, None, ..., 0], size=size)[:, 0]
 
 
 def without_itself(distances: torch.Tensor, neighbors: torch.Tensor, itself: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,6 +72,8 @@ class Matcher:
     precision: str
     ceiling: torch.Tensor | None = None
     origins: Origins | None = None  # of the bank's entries, where they are tiles or turned copies
+    roi: bool = False  # the finest level's last channel tells cells outside the region of interest
+    border: torch.Tensor | None = None  # the profile that maps are divided by
 
     def match(
         self,
@@ -78,6 +91,10 @@ class Matcher:
         left_out: (B,) for each image the normal image that it may not be compared with. names: of the images, which matter where
         there are origins.
         """
+        inside = None
+        if self.roi:
+            inside = (pyramid[0][:, -1] == 0).cpu()
+            pyramid = [torch.cat([pyramid[0][:, :-1], torch.zeros_like(pyramid[0][:, -1:])], dim=1), *pyramid[1:]]
         wanted = max(self.k, self.k_image)
         if self.origins is not None:
             distances, neighbors = self.origins.nearest(embeddings, bank.embeddings, wanted, names, left_out, knn)
@@ -89,7 +106,9 @@ class Matcher:
         squared, indices = (found.cpu() for found in self._search(pyramid, bank, used, size))
         used, distances = used.cpu(), distances.cpu()
         rows, columns = (gaussian_matrix(side, self.sigma) for side in size)
-        smoothed = anomaly_maps(squared, size, rows, columns)
+        smoothed = anomaly_maps(squared, size, rows, columns) if inside is None else _inner_maps(squared, inside, size, rows, columns)
+        if self.border is not None:
+            smoothed = smoothed / divisor(self.border, (squared.shape[1], squared.shape[2]), size)
         if self.image_score == "reweighted":
             mine = [[level[i].cpu() for level in pyramid] for i in range(len(used))]
             scores = torch.tensor([

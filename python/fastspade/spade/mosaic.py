@@ -50,7 +50,8 @@ class Mosaic:
 
     @property
     def smoothed(self) -> torch.Tensor:
-        return self._sum / self._weight
+        """0 where no tile lies: outside the region of interest."""
+        return self._sum / self._weight.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _pyramid(size: tuple[int, int]) -> torch.Tensor:

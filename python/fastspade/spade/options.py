@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from fastspade.errors import InputError
 from fastspade.images import sides
+from fastspade.images.region import check_roi
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 from fastspade.spade import checks
 
@@ -123,6 +124,12 @@ class Options:
         "horizontal, vertical",
         scope="model", paper=False, flag={"nargs": "+", "metavar": "TURN"},
     )  # fmt: skip
+    roi: Any = option(
+        None, check_roi,
+        "the region of interest, outside which nothing is compared and maps are 0: a mask's file or array for all images, a polygon "
+        "[(x, y), ...] in shares of width and height, a folder of masks by stem, or auto: the foreground, found by itself",
+        scope="model", paper=False, flag={"metavar": "MASK"},
+    )  # fmt: skip
     keep_crop: bool = option(False, checks.truth, "maps cover the crop alone instead of being put back at the input's own size",
                              scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
     precision: str = option("exact", checks.choice(PRECISIONS), "exact, or fast: the CUDA search's first pass alone, as of pyramid_knn",
@@ -164,7 +171,8 @@ class Options:
 
     def kept(self) -> dict[str, Any]:
         """Those that scores depend on, as saved models hold them."""
-        return {name: getattr(self, name) for name in names("model")}
+        kept = {name: getattr(self, name) for name in names("model")}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -190,6 +198,7 @@ class OptionsDict(TypedDict, total=False):
     overlap: float
     aligned: bool
     augment: Sequence[float | str] | str
+    roi: Any
     keep_crop: bool
     precision: str
     storage_dtype: str

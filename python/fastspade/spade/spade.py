@@ -16,17 +16,21 @@ import torch
 
 from fastspade import maps
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
-from fastspade.backbones.extractor import Extractor
+from fastspade.backbones.extractor import Extractor, Features
+from fastspade.backbones.foreground import Foreground
 from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource, sides
+from fastspade.images.geometry import CropBox, part_of
+from fastspade.images.region import cut_mask, masks_of
 from fastspade.images.views import ViewName
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
+from fastspade.spade.border import as_profile, measured
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
 from fastspade.spade.matching import Matcher, Matches
@@ -81,6 +85,8 @@ class Spade(_Attributes):
         self.bank: Bank | None = None
         self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
+        self.foreground: Foreground | None = None  # of roi "auto"
+        self.border: torch.Tensor | None = None  # the profile of `fastspade.spade.border`
         self.ceiling: Ceiling | None = None  # of image_score "relative": made when it is needed
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
@@ -120,13 +126,19 @@ class Spade(_Attributes):
                 path, stream, storage_dtype=self.storage_dtype, extractor=extractor, accept=self.check_kappa,
                 options=self.options() | ({"shared_size": extractor.resize} if isinstance(extractor.resize, tuple) else {}),
             )  # fmt: skip
-        self._learned(bank, extractor, stream.skipped)
+        self._learned(bank, extractor, stream.skipped, stream.mirrored.found)
+        if path is not None and (self.border is not None or self.foreground is not None):
+            bank.save(path, self.record())
         return self
 
-    def _learned(self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]]) -> None:
+    def _learned(
+        self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]], mirrored: Sequence[tuple[int, Features]]
+    ) -> None:
         """Take the bank of a fit that has succeeded."""
         self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
         self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
+        self.foreground = extractor.foreground
+        self.border = measured(self, bank.snapshot, mirrored)
         self._told_few_images = False
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
@@ -238,15 +250,25 @@ class Spade(_Attributes):
         self.skipped = list(source.skipped)
 
     def _matched(self, batch: ImageBatch, bank: Snapshot) -> Matches:
-        embeddings, pyramid = self._features(batch.pixels)
+        embeddings, pyramid = self._features(batch.pixels) if batch.inside is None else self._features(batch.pixels, batch.inside)
         for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
             if mine.shape[1:] != stored:
                 raise InputError(
                     f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
                     f"{stored}; both need the same resize and crop"
                 )
-        size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
+        window = self.extractor.window
+        size = (batch.pixels.shape[-2], batch.pixels.shape[-1]) if window is None else window[2:]
         return self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size, names=batch.names)
+
+    def _within(self, shown: torch.Tensor, batch: ImageBatch, i: int) -> torch.Tensor:
+        """A map at its picture's own size with 0 at pixels outside a mask that was given."""
+        masks = masks_of(self.roi)
+        if masks is None:
+            return shown
+        height, width = batch.sizes[i]
+        mask = masks(ViewName.parse(batch.names[i]).picture if batch.tiles[i] is not None else batch.names[i])
+        return shown * torch.from_numpy(cut_mask(mask, CropBox(0, 0, height, width), (height, width), (height, width)))
 
     def _scored(
         self,
@@ -264,12 +286,17 @@ class Spade(_Attributes):
         """The record of the batch's i-th image, or of the picture that its i-th tile belongs to."""
         tile = batch.tiles[i]
         crop = batch.crops[i] if tile is None else tile.whole(batch.crops[i], batch.pixels.shape[-2:])
+        pixels, window = batch.pixels[i], self.extractor.window
+        if window is not None:  # of the region of interest; the rest is as if it had been cropped
+            crop = part_of(crop, (pixels.shape[1], pixels.shape[2]), window)
+            pixels = pixels[:, window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
         picture: Callable[[], Image.Image] = batch.originals[i]
         if self.keep_crop:
             shown = smoothed
-            picture = KeptPicture(batch.pixels[i]) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+            picture = KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
         else:
-            shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
+            shown = maps.place_in_image(smoothed, crop, batch.sizes[i], border="edge" if window is None else "zero")
+            shown = self._within(shown, batch, i)
         _, height, width = bank.levels.shapes[0]
         image, place = nearest.numpy() // (height * width), nearest.numpy() % (height * width)
         return ScoredImage(
@@ -288,8 +315,8 @@ class Spade(_Attributes):
             pixel_threshold=pixel_threshold,
         )
 
-    def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        embeddings, pyramid = self.extractor(pixels)
+    def _features(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        embeddings, pyramid = self.extractor(pixels, inside)
         return embeddings.to(self.search_device), [level.to(self.search_device) for level in pyramid]
 
     def _thresholds(
@@ -321,6 +348,8 @@ class Spade(_Attributes):
         found = {
             "shared_size": self.shared_size,
             "threshold": None if self.threshold is None else self.threshold.as_dict(),
+            "foreground": None if self.foreground is None else self.foreground.as_dict(),
+            "border": None if self.border is None else self.border.tolist(),
             "ceiling": None if self.ceiling is None else self.ceiling.as_dict(),
         }
         return self.options() | {name: value for name, value in found.items() if value is not None}
@@ -365,7 +394,7 @@ class Spade(_Attributes):
             bank, header = model_file.read_model(path)
             options, spec = completed(header["options"]), header["backbone"]
         known, shared_size = options.pop("threshold", None), options.pop("shared_size", None)
-        ceiling = options.pop("ceiling", None)
+        ceiling, border, foreground = (options.pop(name, None) for name in ("ceiling", "border", "foreground"))
         running["device"] = device = pick_device(running["device"])
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
@@ -378,10 +407,12 @@ class Spade(_Attributes):
             model.shared_size = None if shared_size is None else sides.pair("shared_size", shared_size)
         except (FastspadeError, TypeError) as error:
             raise ModelFileError(f"path: {path} holds options that cannot be used: {error}") from error
+        model.foreground = None if foreground is None else Foreground.from_dict(foreground)
         model.check_kappa(len(bank), bank.level_shapes)
         bank.equip(model.extractor)
         model.bank = bank
         model.threshold = None if known is None else Threshold.from_dict(known)
+        model.border = None if border is None else as_profile(border)
         model.ceiling = None if ceiling is None else Ceiling.from_dict(ceiling)
         return model
 
@@ -396,18 +427,20 @@ class Spade(_Attributes):
     def extractor(self) -> Extractor:
         """Of the fitted model, and so with the size that its images share."""
         new = self.new_extractor()
-        return new if self.shared_size is None else replace(new, resize=self.shared_size)
+        return replace(new, resize=self.shared_size or new.resize, foreground=self.foreground)
 
     def new_extractor(self) -> Extractor:
         """For a fit, which finds that size."""
-        wanted = ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "augment", "batch_size", "num_workers", "max_pixels", "progress")
+        wanted = ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "augment", "roi", "batch_size", "num_workers", "max_pixels", "progress")
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of what the network is given, a tile where there are tiles. Raises InputError where only fit will tell."""
+        """(height, width) of what is compared, in pixels of the network's input: a tile where there are tiles, the part in which
+        the region of interest lies where there is one. Raises InputError where only fit will tell."""
         size = self.shared_size if self.crop is None else self.crop
-        size = size if self.tile is None else self.tile
+        window = self.extractor.window
+        size = self.tile or (size if window is None else window[2:])
         if size is None:
             raise InputError("the size of the network's input follows from the normal images: call fit(normal_images) first")
         return size if isinstance(size, tuple) else (size, size)
@@ -431,8 +464,9 @@ class Spade(_Attributes):
                 known = self._device_bank = DeviceBank(bank, *wanted)
             return known
 
-    def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:
-        """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
+    def matcher(self, bank: Snapshot, left_out: int = 0, border: bool = True) -> Matcher:
+        """The options for matching; k and k_image at most the normal images that there are, less `left_out`. border: divide maps
+        by the border's profile, where there is one."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
         origins = self.origins_of(bank)
         known = len(bank) if origins is None else origins.usable(leave_out=False)
@@ -444,9 +478,10 @@ class Spade(_Attributes):
             raise InputError("calibrate needs at least 2 normal images, got 1")
         k, k_image = (min(value, usable) for value in wanted)
         same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
-        if left_out and self.image_score == "relative":  # these scores come when all maps are known
+        if (left_out or not border) and self.image_score == "relative":  # these scores come when all maps are known
             same["image_score"] = "max"
-        return Matcher(k, k_image, **same, ceiling=None if left_out else current_ceiling(self, bank), origins=origins)
+        ceiling = None if same["image_score"] != "relative" else current_ceiling(self, bank)
+        return Matcher(k, k_image, **same, ceiling=ceiling, origins=origins, roi=self.roi is not None, border=self.border if border else None)
 
     def origins_of(self, bank: Snapshot) -> Origins | None:
         """None where every entry of the bank is an image of its own."""
