@@ -81,20 +81,6 @@ def main() -> None:
         print(name, {key: round(value, 4) for key, value in mean.items()}, flush=True)
         if arguments.out:
             arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
-
-
-def table(record: dict[str, Any]) -> str:
-    """Markdown: image ROC-AUC by category, then the means."""
-    header = ["", *record["categories"], "image ROC-AUC", "pixel ROC-AUC", "PRO", "found", "false alarms", "time"]
-    lines = [header, ["---"] * len(header)]
-    base = next(iter(record["rows"].values()))["mean"]["seconds_per_image"]
-    for name, row in record["rows"].items():
-        mean = row["mean"]
-        scores = [row["each"][one]["image_roc_auc"] for one in record["categories"]]
-        scores += [mean[key] for key in ("image_roc_auc", "pixel_roc_auc", "pro", "found", "alarms")]
-        lines.append([name, *(f"{100 * score:.1f}" for score in scores), f"{mean['seconds_per_image'] / base:.1f} x"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":
