@@ -44,7 +44,7 @@ def same_bits(folder: Path) -> None:
         dict(k=7, kappa=40, upsample="nearest"),  # more images than any rank holds
         dict(k=1, k_image=5, kappa=3, local_average=True, storage_dtype="float16"),  # ranks without any of the K images
         dict(k=4, kappa=1, window=16, image_score="reweighted"),
-        dict(k=3, image_score="relative"),
+        dict(k=3, image_score="relative", reflect_border=True),
     ):
         whole = tiny_spade(**options).fit(normal)
         split = distributed(**options).fit(normal)

