@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastspade.search.cuda import has_cuda_engine
 from fault_table import pytest_addoption, pytest_sessionfinish, record_fault  # noqa: F401 (a plugin's hooks and fixture)
 from tiny import picture
+
+from fastspade.search.cuda import has_cuda_engine
 
 HELPERS = [str(Path(__file__).parent / name) for name in ("support", "programs")]  # on sys.path by pyproject.toml
 

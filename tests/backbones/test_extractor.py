@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import LAYERS, TinyNet, picture, tiny_spade
+
 from fastspade.backbones import load_backbone
 from fastspade.backbones.extractor import Extractor
-from tiny import LAYERS, TinyNet, picture, tiny_spade
 
 
 def extractor(name: str, batch_size: int = 4) -> Extractor:

@@ -7,9 +7,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from tiny import LAYERS, TinyNet, assert_same_bits, picture, tiny_spade
+
 from fastspade import Bank, Spade
 from fastspade.errors import DtypeError, InputError
-from tiny import LAYERS, TinyNet, assert_same_bits, picture, tiny_spade
 
 TEST = [picture(100), picture(101)]
 

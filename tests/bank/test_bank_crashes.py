@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from bank_writer import bank_of, change, changed, features, litter, state_of
+from tiny import tiny_spade
+
 from fastspade.bank.folder import BankFolder
 from fastspade.errors import FastspadeError, StorageError
-from tiny import tiny_spade
 
 
 @pytest.mark.parametrize(("action", "kills"), [("save", 100), ("add", 100), ("remove", 30)])

@@ -7,12 +7,13 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny import TinyNet, assert_same_bits, picture, tiny_spade
+
 from fastspade import Bank, Spade
 from fastspade.bank.folder import BankFolder
 from fastspade.bank.mapped import MappedFile
 from fastspade.errors import BankLockedError, InputError, MissingFileError, ModelFileError
-from safetensors.torch import load_file
-from tiny import TinyNet, assert_same_bits, picture, tiny_spade
 
 
 def load(path) -> Spade:

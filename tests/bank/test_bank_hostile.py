@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tiny import LAYERS, TinyNet, tiny_spade
+
 from fastspade import Bank, Spade
 from fastspade.bank.manifest import sealed
 from fastspade.errors import FastspadeError, MissingFileError, ModelFileError
-from safetensors.torch import load_file, save_file
-from tiny import LAYERS, TinyNet, tiny_spade
 
 MUTATIONS = 10_000
 

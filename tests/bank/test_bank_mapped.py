@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from bank_writer import bank_of, features
+from tiny import picture, tiny_spade
+
 from fastspade import Bank
 from fastspade.bank.mapped import MappedFile
-from tiny import picture, tiny_spade
 
 CUT = """
 import os, sys, torch

@@ -9,12 +9,13 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from tiny import TinyNet, picture, tiny_spade
+
 from fastspade import Spade, pyramid_knn
 from fastspade.bank.stored import FileLevels
 from fastspade.errors import DtypeError, InputError
 from fastspade.search.levels import MemoryLevels, image_bytes
 from fastspade.search.streamed import StreamedGallery, streamed_pyramid_knn
-from tiny import TinyNet, picture, tiny_spade
 
 NORMAL = [picture(seed) for seed in range(9)]
 

@@ -16,12 +16,14 @@ import sys
 import pytest
 import torch
 from bank_writer import bank_of, features, litter
-from fastspade import Bank, Spade, durable
+from tiny import TinyNet, assert_same_bits, picture, tiny_spade
+
+from fastspade import Bank, Spade
 from fastspade.bank.folder import BankFolder
 from fastspade.bank.lock import held
 from fastspade.cli import main
 from fastspade.errors import BankLockedError, InputError, MissingFileError, ModelFileError, StorageError
-from tiny import TinyNet, assert_same_bits, picture, tiny_spade
+from fastspade.files import atomic
 
 HOLDER = """
 import sys, time
@@ -111,7 +113,7 @@ def test_what_a_manifest_exchanged_is_on_the_disk_before_anything_is_deleted(pat
 
 
 def test_a_change_that_may_not_outlive_a_power_cut_says_so(path, monkeypatch):
-    real, calls = durable.sync, []
+    real, calls = atomic.sync, []
 
     def sync(place):
         calls.append(place)
@@ -119,7 +121,7 @@ def test_a_change_that_may_not_outlive_a_power_cut_says_so(path, monkeypatch):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(place)
 
-    monkeypatch.setattr(durable, "sync", sync)
+    monkeypatch.setattr(atomic, "sync", sync)
     monkeypatch.setattr("fastspade.bank.folder.sync", sync)
     with pytest.raises(StorageError, match="has been written, but may be lost"):
         Bank.open(path).remove([0])

@@ -9,11 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tiny import picture
+
 from fastspade import Spade
 from fastspade.cli import main
 from fastspade.maps.files import read_map
-from PIL import Image
-from tiny import picture
 
 
 @pytest.fixture(scope="module")

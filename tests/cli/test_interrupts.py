@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tiny import picture
+
 from fastspade import Spade
 from fastspade.cli import main
 from fastspade.files.signals import Terminated, keeps_handler, sigterm_raises
-from tiny import picture
 
 SCRIPT = Path(__file__).parents[1] / "programs" / "interrupted_command.py"
 RUNNING = ["--device", "cpu", "--num-workers", "1", "--batch-size", "2", "--quiet"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fastspade import pyramid_knn
-from fastspade.search import PreparedGallery, last_statistics, reference
 from search_cases import CASES, Case, pyramid
 from search_checks import assert_exact
 from tiny import picture, tiny_spade
+
+from fastspade import pyramid_knn
+from fastspade.search import PreparedGallery, last_statistics, reference
 
 pytestmark = pytest.mark.gpu
 CASE = next(case for case in CASES if case.name == "paper_like")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fastspade.search.cuda import plan_cuda, search_cuda
 from search_cases import Case, pyramid
 from search_checks import assert_exact
+
+from fastspade.search.cuda import plan_cuda, search_cuda
 
 # Shared memory of a block, multiprocessors, sm_90a.
 DEVICES = {

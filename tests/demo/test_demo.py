@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
+
 from fastspade.demo import run_demo
 from fastspade.demo.defects import DEFECTS
 from fastspade.demo.run import roc_auc
 from fastspade.demo.scenes import CATEGORIES, SIDE, make_scene, photograph
-from sklearn.metrics import roc_auc_score
 
 
 def test_the_demo_finds_the_defects_and_shows_them(tmp_path, capsys):

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+from tiny import picture, tiny_spade
+
 from fastspade.distributed import DistributedSpade
 from fastspade.errors import InputError
-from tiny import picture, tiny_spade
 
 SCRIPT = Path(__file__).parents[1] / "programs" / "distributed_script.py"
 

@@ -14,14 +14,15 @@ from tiny import LAYERS, TinyNet, picture
 pytest.importorskip("anomalib", minversion="2.7", reason="anomalib 2.7 or newer is not installed")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import fastspade
 from anomalib.data import Folder
 from anomalib.engine import Engine
 from anomalib.models import Patchcore
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+
+import fastspade
 from fastspade.anomalib import Spade
 from fastspade.backbones import load_backbone
 from fastspade.errors import InputError
-from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # lightning's advice on workers, loggers and accelerators
 

@@ -14,9 +14,6 @@ from torch import nn
 
 pytest.importorskip("sklearn", minversion="1.6", reason="scikit-learn 1.6 or newer is not installed")
 
-from fastspade import Spade
-from fastspade.errors import InputError
-from fastspade.sklearn import SpadeDetector
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -24,6 +21,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fastspade import Spade
+from fastspade.errors import InputError
+from fastspade.sklearn import SpadeDetector
 
 NORMAL = np.stack([np.array(picture(seed)) for seed in range(8)])
 TEST = np.stack([np.array(picture(seed)) for seed in range(50, 54)])

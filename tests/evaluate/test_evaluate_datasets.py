@@ -8,10 +8,11 @@ import shutil
 import dataset_trees as trees
 import numpy as np
 import pytest
-from fastspade.errors import ImageReadError, InputError, MissingFileError
-from fastspade.evaluate.dataset import load_mask, read_dataset
 from PIL import Image
 from tiny import picture
+
+from fastspade.errors import ImageReadError, InputError, MissingFileError
+from fastspade.evaluate.dataset import load_mask, read_dataset
 
 
 def test_mvtec(tmp_path):

@@ -10,17 +10,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
 from fastspade.errors import DtypeError, InputError
 from fastspade.evaluate import average_precision, f1_max, pro, roc_auc
 from fastspade.evaluate.arrays import split
 from fastspade.evaluate.metrics import f1_max_of, roc_curve
 from fastspade.evaluate.pro import pro_curve, pro_of, split_pixels
 from fastspade.evaluate.regions import label_regions
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from scipy import ndimage
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 
 def slow_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -> float:

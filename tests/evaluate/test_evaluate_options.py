@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import TinyNet, picture, tiny_spade
+
 from fastspade import Spade
 from fastspade.errors import InputError
 from fastspade.search import reference
-from tiny import TinyNet, picture, tiny_spade
 
 
 def test_all_are_off_by_default(normal):

@@ -11,6 +11,10 @@ import sys
 import dataset_trees as trees
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tiny import tiny_spade
+
 from fastspade import maps
 from fastspade.cli import main
 from fastspade.errors import InputError
@@ -21,9 +25,6 @@ from fastspade.evaluate.protocols import crop_mask
 from fastspade.evaluate.runner import compared, evaluate_category, mean_of
 from fastspade.images.geometry import centre_crop
 from fastspade.maps.files import read_map
-from PIL import Image
-from sklearn.metrics import average_precision_score, roc_auc_score
-from tiny import tiny_spade
 
 SMALL = ["--backbone", "efficientnet_lite0", "--k", "2", "--resize", "72", "--crop", "64", "--device", "cpu", "--quiet"]
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from dataset_trees import damaged
+from tiny import TinyNet, tiny_spade
+
 from fastspade import Spade
 from fastspade.errors import InputError, ModelFileError
 from fastspade.spade.threshold import LargestValues, Threshold
-from tiny import TinyNet, tiny_spade
 
 
 def left_out_scores(normal, **options):
@@ -40,9 +41,9 @@ def test_repeated_normal_images_do_not_vouch_for_the_wrong_one(normal):
     model = tiny_spade(k=2).fit([normal[0]] * 5 + normal[1:])
     bank = model.bank.snapshot
     pyramid = [level[:5] for level in bank.pyramid]
-    found = model._matcher(bank).match(bank.embeddings[:5], pyramid, model._resident_bank(bank), (64, 64), left_out=torch.arange(5))
+    found = model.matcher(bank).match(bank.embeddings[:5], pyramid, model.device_bank(bank), (64, 64), left_out=torch.arange(5))
     assert found.neighbors.shape == (5, 2) and all(i not in row for i, row in enumerate(found.neighbors.tolist()))
-    assert found.scores == [0.0] * 5
+    assert found.scores.tolist() == [0.0] * 5
 
 
 def test_calibrating_extracts_no_features_again(normal, monkeypatch):

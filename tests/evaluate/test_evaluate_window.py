@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from fastspade.errors import DtypeError, InputError
 from fastspade.search import pyramid_knn
 from fastspade.search.windowed import windowed_pyramid_knn

@@ -11,12 +11,13 @@ from pathlib import Path
 import dataset_trees as trees
 import numpy as np
 import pytest
+from tiny import picture, tiny_spade
+
 from fastspade.errors import InputError, MissingDependencyError
 from fastspade.evaluate.dataset import read_dataset
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, describe
 from fastspade.evaluate.report import Report
 from fastspade.evaluate.runner import evaluate_category
-from tiny import picture, tiny_spade
 
 HOSTILE = "<img src=x onerror=alert(1)>&'.png"  # file names are data, never markup
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (found := shutil.which(name))), None)

@@ -17,14 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from hostile_files import png_header
+from PIL import Image, ImageCms, PngImagePlugin
+from tiny import picture, tiny_spade
+
 from fastspade.cli import main
 from fastspade.cli.score_files import unique_stems
 from fastspade.errors import FastspadeError, ImageReadError, InputError
 from fastspade.images import open_source
 from fastspade.images.decode import read_file
-from hostile_files import png_header
-from PIL import Image, ImageCms, PngImagePlugin
-from tiny import picture, tiny_spade
 
 REFUSED = "refused: `ImageReadError` naming the file"
 EITHER = "`ImageReadError` naming the file, or a picture of sound values"

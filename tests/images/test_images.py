@@ -7,12 +7,13 @@ import struct
 import numpy as np
 import pytest
 import torch
-from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.images import as_rgb, open_source
 from hostile_files import png_header
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
+
+from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
+from fastspade.images import as_rgb, open_source
 
 AS_IS = {"resize": None, "crop": None}
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
 from fastspade import maps
 from fastspade.errors import DtypeError, FastspadeError, InputError
 from fastspade.images import open_source
 from fastspade.images.geometry import CropBox
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 # -- upsampling and smoothing
 

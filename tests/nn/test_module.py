@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from tiny import picture, tiny_spade
+
 from fastspade import SpadeModule, cli, export
 from fastspade.errors import InputError
-from tiny import picture, tiny_spade
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 TEST = [picture(seed) for seed in range(100, 105)]

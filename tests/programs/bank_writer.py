@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from fastspade import Bank
 from fastspade.backbones.extractor import Features
 

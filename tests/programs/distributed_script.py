@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tiny import LAYERS, TinyNet, picture, tiny_spade
+
 from fastspade import Bank, Spade
 from fastspade.distributed import DistributedSpade, ShardedBank
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import ImageReadError, InputError, MissingFileError, RankError
-from tiny import LAYERS, TinyNet, picture, tiny_spade
 
 OPTIONS = dict(resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4)
 

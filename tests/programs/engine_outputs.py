@@ -9,8 +9,9 @@ import os
 import sys
 
 import torch
-from fastspade import build_info, knn, pyramid_knn
 from search_cases import CASES, gallery_index, pyramid
+
+from fastspade import build_info, knn, pyramid_knn
 
 SIMD = ("generic", "generic_integer", "avx2", "avx512", "avx512_vnni", "neon")
 

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from guarded_memory import LAYOUTS, Guarded, guarded
+from search_cases import CASES, gallery_index, pyramid
+
 from fastspade import build_info, knn, pyramid_knn
 from fastspade.search.cpu import compiled_engine, describe
 from fastspade.search.cuda import search_cuda
 from fastspade.search.validation import UPSAMPLES
-from guarded_memory import LAYOUTS, Guarded, guarded
-from search_cases import CASES, gallery_index, pyramid
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 VECTORS = ((1, 50, 3, 2), (7, 300, 130, 5), (40, 99, 64, 1), (100, 200, 37, 20))  # queries, gallery, channels, kappa

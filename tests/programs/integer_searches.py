@@ -10,6 +10,7 @@ import os
 import sys
 
 import torch
+
 from fastspade import build_info
 from fastspade.search import reference
 from fastspade.search.cpu import search_cpu

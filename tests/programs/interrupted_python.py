@@ -12,14 +12,15 @@ import sys
 import threading
 from pathlib import Path
 
-import fastspade.images
 import numpy as np
-from fastspade.bank.stored import FileLevels
 from interrupted_command import stopping
 from tiny import TinyNet, picture, tiny_spade
 
+import fastspade.images.open
+from fastspade.bank.stored import FileLevels
+
 MOMENTS = {
-    "read": (fastspade.images, "read_file"),  # in a decoding thread
+    "read": (fastspade.images.open, "read_file"),  # in a decoding thread
     "forward": (TinyNet, "forward"),  # in the main thread, inside the network
     "gather": (FileLevels, "gather"),  # in the thread that reads the next part of the bank
 }

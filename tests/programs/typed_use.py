@@ -6,9 +6,14 @@ assert_type fails where a type is another one; an ignored error that is none fai
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fastspade
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import assert_type
+
+import fastspade
 from fastspade import Bank, Result, Spade, SpadeModule, build_info, export, knn, pyramid_knn, score
 from fastspade.arguments import Images, Options
 from fastspade.distributed import DistributedSpade
@@ -17,10 +22,6 @@ from fastspade.search import PreparedGallery, SearchStatistics, last_statistics
 from fastspade.sklearn import SpadeDetector
 from fastspade.spade.result import ScoredImage
 from fastspade.spade.threshold import Threshold
-from numpy.typing import NDArray
-from PIL import Image
-from torch.utils.data import DataLoader, TensorDataset
-from typing_extensions import assert_type
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]

@@ -8,9 +8,10 @@ import sys
 import tarfile
 from pathlib import Path
 
-import fastspade._engine
 import pybind11
 import pytest
+
+import fastspade._engine
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import LAYERS, TinyNet, picture
+from torch import nn
+
 from fastspade import backbones, errors
 from fastspade.backbones.network import Network, Recipe
 from fastspade.errors import MissingDependencyError
-from tiny import LAYERS, TinyNet, picture
-from torch import nn
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "mkdocs.yml").exists():

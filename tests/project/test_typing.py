@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fastspade._engine as engine
 import pytest
+
+import fastspade._engine as engine
 from fastspade import Spade
 from fastspade.arguments import Options
 
@@ -59,7 +60,7 @@ def test_the_stub_names_the_cuda_functions_that_the_bindings_define():
         defined[re.match(r'"(\w+)"', part)[1]] = re.findall(r'arg\("(\w+)"\)', part)
     errors = re.findall(r'register_exception<[\w:]+>\(module, "(\w+)"', source)
     named = {name: of for name, of in stub().items() if OF_CUDA.match(name)}
-    assert len(defined) == 5 and {**defined, **dict.fromkeys(errors)} == named
+    assert len(defined) == 6 and {**defined, **dict.fromkeys(errors)} == named
 
 
 def test_the_package_says_that_it_is_typed():
@@ -84,7 +85,7 @@ def mypy(tmp_path_factory):
 
 
 def test_users_see_the_types_meant(mypy):
-    mypy(str(ROOT / "tests" / "typed_use.py"))
+    mypy(str(ROOT / "tests" / "programs" / "typed_use.py"))
 
 
 def test_the_package_passes_mypy_strictly(mypy):

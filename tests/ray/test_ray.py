@@ -23,6 +23,8 @@ import pyarrow.fs as pafs  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
+from tiny import LAYERS, TinyNet, picture, tiny_spade  # noqa: E402
+
 from fastspade import Spade  # noqa: E402
 from fastspade.cli import main  # noqa: E402
 from fastspade.errors import EngineError, ImageReadError, InputError, MissingFileError  # noqa: E402
@@ -31,7 +33,6 @@ from fastspade.ray import decode_map, score  # noqa: E402
 from fastspade.ray.shipping import Shipped  # noqa: E402
 from fastspade.ray.storage import locate  # noqa: E402
 from fastspade.ray.worker import MOST_ATTEMPTS, Attempts, Job, Scorer  # noqa: E402
-from tiny import LAYERS, TinyNet, picture, tiny_spade  # noqa: E402
 
 
 @pytest.fixture(scope="module")

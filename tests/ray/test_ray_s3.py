@@ -10,8 +10,9 @@ server = pytest.importorskip("moto.server", reason="needs an S3 server, moto[s3,
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from fastspade.ray import score
 from tiny import picture, tiny_spade
+
+from fastspade.ray import score
 
 
 @pytest.fixture

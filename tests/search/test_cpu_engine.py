@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fastspade
 import pytest
 import torch
 from engine_outputs import SIMD, vectors
+
+import fastspade
 from fastspade import knn
 from fastspade.search import reference
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from engines import emulated_search
-from fastspade import Spade, pyramid_knn
 from search_cases import Case, gallery_index, pyramid
 from tiny import LAYERS, picture
 from torch import nn
+
+from fastspade import Spade, pyramid_knn
 
 CASE = Case("determinism", ((20, 21, 27), (30, 11, 14), (10, 6, 7)), queries=3, images=5, kappa=4)
 

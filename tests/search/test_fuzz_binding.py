@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from fastspade.search.cpu import compiled_engine, describe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fastspade.search.cpu import compiled_engine, describe
 
 LIES = 3000
 BEYOND = [2**31, 2**62, 2**63 - 1]

@@ -13,11 +13,12 @@ from pathlib import Path
 import fuzz_cases
 import pytest
 import torch
-from fastspade import knn, pyramid_knn
-from fastspade.errors import InputError
 from fuzz_cases import SCALES, Case, judge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fastspade import knn, pyramid_knn
+from fastspade.errors import InputError
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.json"))
 ASKED = int(os.environ.get("FASTSPADE_FUZZ", "0"))

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+
 from fastspade import knn, pyramid_knn
 from fastspade.errors import DtypeError
 from fastspade.search import PreparedGallery

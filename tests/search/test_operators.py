@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fastspade.search import PreparedGallery, knn, last_statistics, ops, pyramid_knn
 from search_cases import CASES, gallery_index, pyramid
+
+from fastspade.search import PreparedGallery, knn, last_statistics, ops, pyramid_knn
 
 CASE = next(case for case in CASES if case.name == "paper_like")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

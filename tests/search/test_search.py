@@ -7,17 +7,18 @@ import signal
 import threading
 import time
 
-import fastspade
 import pytest
 import torch
 import torch.nn.functional as F
-from fastspade import knn, pyramid_knn
-from fastspade.search import last_statistics, reference
-from fastspade.search.cpu import search_cpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from search_cases import CASES, Case, gallery_index, pyramid, smooth
 from search_checks import assert_exact
+
+import fastspade
+from fastspade import knn, pyramid_knn
+from fastspade.search import last_statistics, reference
+from fastspade.search.cpu import search_cpu
 
 
 def run(case: Case, **features):

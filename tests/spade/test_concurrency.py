@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from fastspade import Spade, knn
 from tiny import picture, tiny_spade
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from worker_tasks import Pictures, scores_of
+
+from fastspade import Spade, knn
 
 # -- threads
 
@@ -47,22 +49,6 @@ def test_threads_that_search_with_different_thread_counts_do_not_disturb_each_ot
 # -- processes
 
 
-class Pictures(Dataset):
-    """Seeded pictures as tensors; at module level, so that spawned workers can import it."""
-
-    def __init__(self, first: int, count: int, search: bool = False) -> None:
-        self.first, self.count, self.search = first, count, search
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        if self.search:  # a worker may use the engine too
-            _, places = knn(torch.eye(40), torch.eye(40), 1)
-            assert torch.equal(places[:, 0], torch.arange(40))
-        return torch.from_numpy(np.array(picture(self.first + i))).permute(2, 0, 1)
-
-
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.timeout(120)
 def test_worker_processes_fit_and_score_the_same_bits(start):
@@ -76,13 +62,6 @@ def test_worker_processes_fit_and_score_the_same_bits(start):
     found = tiny_spade().fit(loader(0, 6, 2)).score(loader(50, 4, 2))
     assert np.array_equal(found.image_scores, wanted.image_scores)
     assert np.array_equal(found.anomaly_maps, wanted.anomaly_maps)
-
-
-def scores_of(path: str) -> list[float]:
-    from tiny import TinyNet
-
-    model = Spade.load(path, backbone=TinyNet(), device="cpu", progress=False)
-    return model.score([picture(70), picture(71)]).image_scores.tolist()
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])

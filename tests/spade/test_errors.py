@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from tiny import LAYERS, TinyNet, picture, tiny_spade
+
 from fastspade import FastspadeError, Spade, knn, pyramid_knn
 from fastspade.errors import DeviceError, EngineError, MissingFileError, ModelFileError
 from fastspade.search.cpu import compiled_engine
 from fastspade.search.cuda import _translated, has_cuda_engine
 from fastspade.search.validation import check_gallery_index
-from tiny import LAYERS, TinyNet, picture, tiny_spade
 
 LEVELS = [torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 4, 4)]
 
@@ -134,7 +137,7 @@ def test_a_missing_model_is_named(tmp_path):
 
 def test_another_input_size_than_the_models_is_named(normal):
     model = tiny_spade().fit(normal)
-    model.resize = model.crop = 48
+    model.settings = replace(model.settings, resize=48, crop=48)
     with pytest.raises(ValueError, match=r"test_images give \(6, 12, 12\) .*\(6, 16, 16\)"):
         model.score(picture(1))
 

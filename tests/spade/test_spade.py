@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 
-import fastspade
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fastspade import Spade
-from fastspade.search import reference
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tiny import LAYERS, TinyNet, picture, tiny_spade
+
+import fastspade
+from fastspade import Spade
+from fastspade.search import reference
 
 
 @pytest.mark.parametrize("kappa", [1, 4])

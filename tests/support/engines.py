@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastspade import pyramid_knn
-from fastspade.search.cuda import search_cuda
 from search_cases import CASES, Case, gallery_index, pyramid
 from search_checks import assert_exact
+
+from fastspade import pyramid_knn
+from fastspade.search.cuda import search_cuda
 
 UPSAMPLES = {"nearest": 0, "bilinear": 1}
 SOME = [case for case in CASES if case.name in ("paper_like", "odd_ratio", "one_level")]

@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from search_checks import assert_exact
+
 from fastspade import knn, pyramid_knn
 from fastspade.errors import FastspadeError
 from fastspade.search.validation import DTYPES
-from search_checks import assert_exact
 
 Case = dict[str, Any]
 Array = Any  # torch.Tensor or numpy.ndarray

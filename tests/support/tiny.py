@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from fastspade import Spade
 from PIL import Image
 from torch import nn
+
+from fastspade import Spade
 
 LAYERS = ["first", "second", "third"]
 

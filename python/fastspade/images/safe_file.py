@@ -25,6 +25,7 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
+    TgaImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -115,7 +116,7 @@ def _identify(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     if not start:
         raise ImageReadError(f"cannot read image {name}: the file is empty", name)
     # A TGA file has no signature, so nearly anything may be taken for one: only where the name says so.
-    formats = (*_FORMATS, "TGA") if Path(name).suffix.lower() == ".tga" else _FORMATS
+    formats = (*_FORMATS, TgaImagePlugin.TgaImageFile.format) if Path(name).suffix.lower() == ".tga" else _FORMATS
     why = ""
     for known in formats:
         factory, accepts = Image.OPEN[known]

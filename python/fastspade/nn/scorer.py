@@ -77,7 +77,7 @@ class Scorer(nn.Module):
         squared, _, _ = ops.search(
             pyramid, self._bank(), self.prepared, self.kappa, used, self.upsample, self.precision, OPERAND
         )
-        squared = squared.view(len(images), *pyramid[0].shape[-2:], self.kappa)
+        squared = squared.view(images.shape[0], *pyramid[0].shape[-2:], self.kappa)
         maps = anomaly_maps(squared, size, self.smooth_rows, self.smooth_columns)
         return image_scores(self.image_score, distances[:, :k_image], maps).float(), maps
 

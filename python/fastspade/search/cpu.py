@@ -19,9 +19,9 @@ def compiled_engine() -> ModuleType:
     return _engine
 
 
-def describe(level: torch.Tensor) -> tuple[int, int, list[int], list[int]]:
+def describe(level: torch.Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
     """What the engine needs to read a tensor: address, element type, shape, strides in elements."""
-    return level.data_ptr(), DTYPES[level.dtype], list(level.shape), list(level.stride())
+    return level.data_ptr(), DTYPES[level.dtype], level.shape, level.stride()
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from fastspade.errors import InputError
 from fastspade.search.cpu import search_cpu
-from fastspade.search.cuda import OPERANDS, prepare_gallery_cuda, search_cuda
+from fastspade.search.cuda import COUNTERS, OPERANDS, prepare_gallery_cuda, search_cuda
 from fastspade.search.validation import UPSAMPLES
 
 Answer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # distances, indices, counters
@@ -106,7 +106,7 @@ def _search_fake(
     return (
         first.new_empty(rows, kappa, dtype=torch.float32),
         first.new_empty(rows, kappa, dtype=torch.int64),
-        first.new_empty(3 if on_cpu else 2, dtype=torch.int64),
+        first.new_empty(3 if on_cpu else len(COUNTERS), dtype=torch.int64),
     )
 
 

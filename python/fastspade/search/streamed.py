@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import torch
 
@@ -59,13 +60,20 @@ def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch
             del levels
 
 
+@cache
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    """One a device: torch keeps memory apart by stream, so that a new one a search would reserve it many times over."""
+    return torch.cuda.Stream(device)
+
+
 class _Conveyor:
-    """Copies parts of a gallery to a device ahead of their use, through pinned memory, on a stream of its own."""
+    """Copies parts of a gallery to a device ahead of their use, through pinned memory, on a stream of their own."""
 
     def __init__(self, source: Levels, parts: list[torch.Tensor], device: torch.device) -> None:
         self.source, self.parts, self.device = source, parts, device
         self.host = source.whole
-        self.stream = torch.cuda.Stream(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self.stream = _copying_stream(torch.device("cuda", index))
         self.pinned: list[list[torch.Tensor] | None] = [None, None]
         self.copied: list[torch.cuda.Event | None] = [None, None]
 

@@ -176,7 +176,7 @@ def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) ->
             )
             for name in wanted
         ]
-        function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
+        function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]  # functions have no declared one
         return function
 
     return decorate
