@@ -15,7 +15,6 @@ from pathlib import Path
 
 from fastspade.errors import FastspadeError, InputError, MissingFileError, StorageError
 
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
