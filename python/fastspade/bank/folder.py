@@ -23,6 +23,7 @@ from fastspade.bank.manifest import NAME, SHARD_NAME, Manifest, read_manifest, w
 from fastspade.bank.shard import Shard
 from fastspade.errors import InputError, MissingFileError, ModelFileError
 from fastspade.files.atomic import storage_error, sync
+from fastspade.files.home import user_path
 
 LOCK = "lock"
 _ASIDE = re.compile(re.escape(f".{NAME}.") + r".*\.part")
@@ -33,7 +34,7 @@ class BankFolder:
     """The folder at `path`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
 
     def read(self, known: tuple[Manifest, tuple[Shard, ...]] | None = None) -> tuple[Manifest, tuple[Shard, ...]]:
         """The state on disk: the manifest, and its shards open and verified; those of `known` are not opened again.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastspade.errors import ImageReadError, InputError
+from fastspade.errors import FastspadeError, InputError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Category:
     name: str
     train: tuple[Path, ...]
     test: tuple[TestImage, ...]
-    skipped: tuple[tuple[str, ImageReadError], ...] = ()
+    skipped: tuple[tuple[str, FastspadeError], ...] = ()
 
     @property
     def has_masks(self) -> bool:

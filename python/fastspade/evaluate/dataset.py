@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from fastspade.errors import ImageReadError, InputError, MissingFileError
+from fastspade.errors import FastspadeError, InputError, MissingFileError
 from fastspade.evaluate.category import Category, Problems
 from fastspade.evaluate.layouts import btad, folder, mvtec, visa
-from fastspade.images.decode import upright
-from fastspade.images.safe_file import DEFAULT_MAX_PIXELS, opened_image
+from fastspade.files.home import user_path
+from fastspade.images.decode import read_file
+from fastspade.images.masks import load_mask
+from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
+
+__all__ = ["LAYOUTS", "check_files", "load_mask", "read_dataset"]
 
 _READERS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
 LAYOUTS = tuple(_READERS)
@@ -38,7 +42,7 @@ def read_dataset(
     """
     if layout not in _READERS:
         raise InputError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
-    root = Path(root)
+    root = user_path(root)
     if not root.is_dir():
         raise MissingFileError(f"dataset: no folder at {root}")
     problems = Problems(f"dataset: {root} is not in the {layout} layout")
@@ -58,13 +62,14 @@ def check_files(
     what skip_bad leaves out."""
     checked = []
     for category in categories:
-        skipped: list[tuple[str, ImageReadError]] = []
+        skipped: list[tuple[str, FastspadeError]] = []
 
-        def size_of(path: Path, skipped: list[tuple[str, ImageReadError]] = skipped) -> tuple[int, int] | None:
+        def size_of(path: Path, mask: bool, skipped: list[tuple[str, FastspadeError]] = skipped) -> tuple[int, int] | None:
             try:
-                with opened_image(path, max_pixels) as image:
-                    width, height = upright(image).size
-            except ImageReadError as error:
+                if not mask:
+                    return _image_size(path, max_pixels)
+                height, width = load_mask(path, max_pixels).shape
+            except FastspadeError as error:
                 if skip_bad:
                     skipped.append((str(path), error))
                 else:
@@ -72,13 +77,11 @@ def check_files(
                 return None
             return height, width
 
-        train = [path for path in category.train if size_of(path) or not skip_bad]
+        train = [path for path in category.train if size_of(path, mask=False) or not skip_bad]
         test = []
         for image in category.test:
-            size = size_of(image.path)
-            mask_size = None if image.mask is None else size_of(image.mask)
-            if image.mask is not None and image.mask.suffix.lower() in (".jpg", ".jpeg"):
-                problems.add(f"mask {image.mask} is a JPEG, whose compression blurs masks; needs PNG, BMP or TIFF")
+            size = size_of(image.path, mask=False)
+            mask_size = None if image.mask is None else size_of(image.mask, mask=True)
             if size and mask_size and size != mask_size:
                 problems.add(
                     f"mask {image.mask} is {mask_size[0]}x{mask_size[1]} (height x width), its image {image.path} is "
@@ -92,6 +95,14 @@ def check_files(
     return checked
 
 
+def _image_size(path: Path, max_pixels: int | None) -> tuple[int, int]:
+    """(height, width) upright, of a file that was decoded whole."""
+    decoded = read_file(path, max_pixels)
+    if isinstance(decoded, torch.Tensor):
+        return decoded.shape[1], decoded.shape[2]
+    return decoded.size[1], decoded.size[0]
+
+
 def _check_stems(categories: Sequence[Category], problems: Problems) -> None:
     for category in categories:
         known: dict[tuple[str, str], Path] = {}
@@ -99,13 +110,3 @@ def _check_stems(categories: Sequence[Category], problems: Problems) -> None:
             other = known.setdefault((image.kind, image.path.stem), image.path)
             if other != image.path:
                 problems.add(f"save-maps: {other} and {image.path} have one stem, so their maps would have one name")
-
-
-def load_mask(path: Path, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> np.ndarray:
-    """(H, W) bool: true where any channel but alpha is not 0. Raises ImageReadError naming the file."""
-    with opened_image(path, max_pixels) as image:
-        values = np.asarray(upright(image))
-    marked: np.ndarray = values != 0
-    if values.ndim == 3:
-        marked = np.any(marked[..., : 1 if values.shape[2] == 2 else 3], axis=2)
-    return marked

@@ -120,7 +120,7 @@ def _tell(obstacle: str) -> None:
 
 def check_present(device: torch.device) -> torch.device:
     """The device itself. Raises DeviceError where nothing can be computed on it here."""
-    if device.type in ("cpu", "cuda"):  # cuda_obstacle tells of CUDA devices
+    if device.type in ("cpu", "cuda"):  # cuda_obstacle looks at CUDA devices
         return device
     try:
         torch.zeros(1, dtype=torch.float32, device=device).add(1).cpu()
