@@ -14,7 +14,7 @@ from PIL import Image
 SHAPES = {
     # Outputs of the first three blocks at 224 pixels (SPADE, section 4), and efficientnet_lite0's expanded activations.
     "wide_resnet50_2": ((256, 56, 56), (512, 28, 28), (1024, 14, 14)),
-    "efficientnet_lite0": ((144, 56, 56), (240, 28, 28), (672, 14, 14)),
+    "efficientnet_lite0": ((24, 56, 56), (40, 28, 28), (112, 14, 14)),
 }
 REAL = ("aligned", "brick", "grass", "gravel")
 

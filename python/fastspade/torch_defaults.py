@@ -68,7 +68,7 @@ def _precision(one: _Setting) -> _Setting:
         return one.default if value == "none" else value
 
     def put(value: Any) -> None:
-        one.set("none" if value == backends.fp32_precision else value)
+        one.set("none" if value == getattr(backends, "fp32_precision") else value)
 
     return _Setting(get, put, one.default)
 

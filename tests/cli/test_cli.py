@@ -76,7 +76,7 @@ def test_decisions_masks_and_raw_maps(model, tmp_path, capsys):
     for kind in ("tiff", "npy"):
         out = tmp_path / kind
         command = ["score", str(model), str(tmp_path / "*.png"), "-o", str(out), "--quiet", "--map-format", kind]
-        assert main([*command, "--save", "maps,overlays,masks", "--threshold", "0", "--colorbar"]) == 0
+        assert main([*command, "--save", "maps,overlays,masks", "--threshold", "-1", "--colorbar"]) == 0
         with open(out / "scores.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["decision"] for row in rows] == ["defect", "defect"]

@@ -373,9 +373,9 @@ def test_an_empty_folder_is_named(tmp_path):
     [
         ({"batch_size": 0}, InputError, "batch_size must be at least 1, got 0"),
         ({"resize": 0}, InputError, "resize must be at least 1, got 0"),
-        ({"crop": 2.5}, DtypeError, "crop must be an integer or None, got float"),
+        ({"crop": 2.5}, DtypeError, "crop must be a number of pixels, a pair .height, width., or None, got float"),
         ({"num_workers": -1}, InputError, "num_workers must be at least 0, got -1"),
-        ({"resize": 100, "crop": 101}, InputError, "crop 101 and resize 100"),
+        ({"resize": 100, "crop": 101}, InputError, "crop must not exceed resize .100., got 101"),
     ],
 )
 def test_options_are_checked(options, kind, says):

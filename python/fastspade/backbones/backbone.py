@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastspade.backbones.border import MARGIN
 from fastspade.backbones.readout import Reader, Readout
 from fastspade.errors import DtypeError, InputError
+from fastspade.images.geometry import Fitting
 from fastspade.torch_defaults import torch_defaults
 
 __all__ = ["Backbone"]
@@ -54,6 +56,17 @@ class Backbone:
         self.scale = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
         # The hooks of a forward pass sit on the module, which threads share.
         self._running: AbstractContextManager[bool | None] = threading.Lock()
+
+    @property
+    def fitting(self) -> Fitting:
+        """What the network asks of its input's size. As many pixels as its makers evaluated it at, resized and not cropped."""
+        side = 256 if self.image_size is None else self.image_size[0]
+        return Fitting(self.reader.readout.multiple, side, self.reader.readout.fixed)
+
+    @property
+    def margin(self) -> int:
+        """How many mirrored pixels around a picture keep its border from what the network pads with."""
+        return MARGIN if self.reader.readout.pads else 0
 
     @property
     def layers(self) -> list[str]:

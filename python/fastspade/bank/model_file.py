@@ -123,5 +123,6 @@ def _bank(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Bank:
     if ids is not None and not all(type(number) is int for number in [*ids, next_id]):
         raise _Unusable("its ids are not whole numbers")
     options = header["options"]
-    made_by = {"backbone": header["backbone"]} | {name: options.get(name) for name in ("resize", "crop", "local_average")}
+    made_by = {"backbone": header["backbone"], "resize": options.get("shared_size", options.get("resize"))}
+    made_by |= {name: options[name] for name in ("crop", "local_average", "reflect_border", "tile", "overlap", "roi") if name in options}
     return Bank(tensors["embeddings"], levels, names, ids, next_id=next_id, made_by=made_by)

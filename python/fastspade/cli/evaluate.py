@@ -55,9 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
                 category,
                 model,
                 protocols=protocols,
-                target_fpr=arguments.target_fpr,
+                target_fpr=None if arguments.no_threshold else arguments.target_fpr,
                 pixel_target_fpr=arguments.pixel_target_fpr,
                 fpr_limit=arguments.fpr_limit,
+                inside_roi=arguments.inside_roi,
             )
             results.append(result)
             images[category.name] = [_record(one, user_path(arguments.dataset)) for one in tests]

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0; 2 after an error, told in one line; 130 after Ctrl-C and 143 after SIGTERM."""
     arguments = build_parser().parse_args(argv)
     try:
-        with sigterm_raises():
+        with sigterm_raises(), warnings.catch_warnings():
+            warnings.showwarning = _one_line  # type: ignore[assignment]  # it takes all that is given
             status: int = importlib.import_module(f"fastspade.cli.{arguments.command}").run(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -51,3 +53,8 @@ def _discard(stream: TextIO | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):
         pass
+
+
+def _one_line(message: Warning | str, *_: object) -> None:
+    """A warning without the source code that it came from."""
+    print(f"fastspade: warning: {message}", file=sys.stderr)

@@ -28,9 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
             threshold=arguments.threshold,
             pixel_threshold=arguments.pixel_threshold,
         )
-        count = write_scores(images, folder, kinds, map_format=arguments.map_format, colorbar=arguments.colorbar)
+        count = write_scores(
+            images, folder, kinds, map_format=arguments.map_format, colorbar=arguments.colorbar, threads=max(1, arguments.num_workers)
+        )
     tell_skipped(model.skipped)
-    written = "".join(f", {count} {'heat maps' if kind == 'heatmaps' else kind}" for kind in kinds)
+    names = [kind.replace("heat", "heat ") for kind in kinds]
+    written = "".join(f", {count} {name if count != 1 else name.removesuffix('s')}" for name in names)
     print(f"{output}: scores.csv{written}")
     return 0
 

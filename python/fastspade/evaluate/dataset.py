@@ -11,9 +11,9 @@ import torch
 from fastspade.errors import FastspadeError, InputError, MissingFileError
 from fastspade.evaluate.category import Category, Problems
 from fastspade.evaluate.layouts import btad, folder, mvtec, visa
-from fastspade.evaluate.masks import load_mask
 from fastspade.files.home import user_path
 from fastspade.images.decode import read_file
+from fastspade.images.masks import load_mask
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 
 __all__ = ["LAYOUTS", "check_files", "load_mask", "read_dataset"]

@@ -38,6 +38,13 @@ def read_file(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX
         return standardise(image)
 
 
+def size_of(decoded: Decoded) -> tuple[int, int]:
+    """(height, width)."""
+    if isinstance(decoded, torch.Tensor):
+        return decoded.shape[1], decoded.shape[2]
+    return decoded.height, decoded.width
+
+
 def standardise(image: Image.Image | np.ndarray) -> Decoded:
     """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits a channel, which may
     come as an array (H, W), (H, W, 3) or (H, W, 4), too."""
@@ -48,7 +55,7 @@ def standardise(image: Image.Image | np.ndarray) -> Decoded:
         return _gray_to_tensor(np.asarray(image))
     if has_alpha(image):  # colours under transparent pixels are arbitrary: show what a viewer shows on a white page
         rgba = as_rgba(image)
-        _check_seen(rgba.getchannel("A").getextrema()[1])
+        _check_seen(np.asarray(rgba.getchannel("A")).max())
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
@@ -135,14 +142,14 @@ def _on_white(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.expand(3, -1, -1)
 
 
-def prepare(decoded: Decoded, resize: int | None, crop: int | None) -> tuple[torch.Tensor, tuple[int, int], CropBox]:
+def prepare(
+    decoded: Decoded, resize: int | tuple[int, int] | None, crop: int | tuple[int, int] | None
+) -> tuple[torch.Tensor, tuple[int, int], CropBox]:
     """Resize and crop -> ((3, h, w) float32 in [0, 1], original (H, W), the crop's place in it)."""
-    if isinstance(decoded, torch.Tensor):
-        size = (decoded.shape[1], decoded.shape[2])
-        box, out = centre_crop(*size, resize, crop)
-        return resample(decoded, box, out).clamp_(0, 1), size, box
-    width, height = decoded.size
+    height, width = size_of(decoded)
     box, out = centre_crop(height, width, resize, crop)
+    if isinstance(decoded, torch.Tensor):
+        return resample(decoded, box, out).clamp_(0, 1), (height, width), box
     # Pillow reads the fractional box itself, neighbours outside it included: the same as resizing all and cropping.
     corners = (box.left, box.top, min(box.left + box.width, width), min(box.top + box.height, height))
     cropped = decoded.resize((out[1], out[0]), Image.Resampling.BILINEAR, box=corners)

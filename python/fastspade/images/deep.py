@@ -17,7 +17,8 @@ def both_bytes(upper: ImageFile.ImageFile, lower: ImageFile.ImageFile) -> np.nda
     Pillow takes the upper byte of every sample; told that the samples have the other byte order, it takes the lower one.
     """
     lower.tile = [_with_args(tile, _swapped(tile[3])) for tile in lower.tile]
-    return np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
+    pixels: np.ndarray = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
+    return pixels
 
 
 def with_raw_mode(image: ImageFile.ImageFile, mode: str, raw: str) -> ImageFile.ImageFile:

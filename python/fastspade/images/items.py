@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
 from fastspade.images.decode import Decoded, check_array, check_tensor, decode_array, decode_tensor, read_file, standardise
 from fastspade.images.entry import Entry
+from fastspade.images.orientation import upright_size
 from fastspade.images.paths import find
-from fastspade.images.safe_file import read_lazily
+from fastspade.images.safe_file import read_lazily, read_size
 
 NARROWEST = 32  # pixels that a picture of a gray stack (N, H, W) is wide, so that channels are not taken for columns
 
@@ -62,7 +63,10 @@ class Opener:
             opened.entries.append(item)
         elif isinstance(item, (str, os.PathLike)):
             found = find(label, os.fspath(item))
-            opened.entries += [Entry(str(path), partial(read_file, path, self._max_pixels)) for path in found.files]
+            limit = self._max_pixels
+            opened.entries += [
+                Entry(str(path), partial(read_file, path, limit), size=partial(read_size, path, limit)) for path in found.files
+            ]
             opened.left_out += found.left_out
             opened.bad += found.bad
         elif isinstance(item, Image.Image):
@@ -71,15 +75,15 @@ class Opener:
             name = getattr(item, "filename", "") or self._name(opened)
             # One that is still to be read from its file is no buffer that anyone writes to.
             own = item.copy() if self._copies and not isinstance(item, ImageFile.ImageFile) else item
-            opened.entries.append(Entry(name, partial(_load_pil, own, name, self._max_pixels), in_memory=True))
+            opened.entries.append(Entry(name, partial(_load_pil, own, name, self._max_pixels), True, partial(upright_size, own)))
         elif isinstance(item, torch.Tensor):
             stack = tensor_stack(label, item)
             for tensor in stack.clone() if self._copies else stack:
-                opened.entries.append(Entry(self._name(opened), partial(decode_tensor, tensor), in_memory=True))
+                opened.entries.append(Entry(self._name(opened), partial(decode_tensor, tensor), True, partial(_sides, tensor.shape[1:])))
         else:
             pictures = array_stack(label, item)
             for array in pictures.copy() if self._copies else pictures:
-                opened.entries.append(Entry(self._name(opened), partial(decode_array, array), in_memory=True))
+                opened.entries.append(Entry(self._name(opened), partial(decode_array, array), True, partial(_sides, array.shape)))
 
     def _name(self, opened: Opened) -> str:
         return f"image_{self._count + len(opened.entries):05d}"
@@ -97,7 +101,9 @@ def listed(images: Any) -> list[Any] | None:
     if isinstance(images, (set, frozenset)):
         paths = all(isinstance(one, (str, os.PathLike)) for one in images)
         return sorted(images, key=os.fspath) if paths else list(images)  # a set of strings has another order in each process
-    return list(images) if isinstance(images, (list, tuple, deque, MappingView)) else None
+    if isinstance(images, (list, tuple, deque)) or (isinstance(images, MappingView) and isinstance(images, Iterable)):
+        return list(images)
+    return None
 
 
 class Stream:
@@ -107,12 +113,13 @@ class Stream:
     """
 
     def __init__(self, images: Any, argument: str, *, skip_bad: bool, max_pixels: int | None) -> None:
-        self._images, self._argument, self._options = images, argument, {"skip_bad": skip_bad, "max_pixels": max_pixels}
+        self._images, self._argument = images, argument
+        self._opener = partial(Opener, skip_bad=skip_bad, max_pixels=max_pixels, copies=True)
         self.skipped: list[tuple[str, FastspadeError]] = []
 
     def __iter__(self) -> Iterator[Entry]:
         self.skipped = []
-        opener = Opener(**self._options, copies=True)
+        opener = self._opener()
         items = self._images if isinstance(self._images, Iterable) else map(self._images.__getitem__, range(len(self._images)))
         for step, item in enumerate(items):
             opened = opener.open(f"{self._argument}: item {step}", item)
@@ -257,3 +264,8 @@ def _load_pil(image: Image.Image, name: str, max_pixels: int | None) -> Decoded:
         raise
     except Exception as error:  # a lazily opened file decodes here
         raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
+
+
+def _sides(shape: Sequence[int]) -> tuple[int, int]:
+    """(height, width), the first two of a shape."""
+    return shape[0], shape[1]

@@ -42,7 +42,8 @@ def _filled(image: Image.Image, bits: int) -> Image.Image | np.ndarray:
     full, whole = (255, 8) if bits < 8 else (65535, 16)
     scale = full / ((2**bits - 1) << (whole - bits))
     if bits > 8:
-        return np.rint(np.asarray(image) * scale).astype(np.uint16)
+        pixels: np.ndarray = np.rint(np.asarray(image) * scale).astype(np.uint16)
+        return pixels
     return image.point([round(value * scale) if value * scale < full else full for value in range(256)] * len(image.getbands()))
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.entry import Images
+from fastspade.images.geometry import Fitting
 from fastspade.images.items import Opened, Opener, Stream, listed, yields_items
+from fastspade.images.region import Masks
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
+from fastspade.images.sides import check_crop, optional_pixels, pixels_or_whole
 from fastspade.images.source import ImageSource
+from fastspade.images.views import Tiling, Turn
 
 
 def open_source(
     images: Images,
     *,
-    resize: int | None = 256,
-    crop: int | None = 224,
+    resize: int | tuple[int, int] | str | None = 256,
+    crop: int | tuple[int, int] | None = 224,
+    fitting: Fitting = Fitting(),
+    tiling: Tiling | None = None,
+    turns: Sequence[Turn] = (),
+    masks: Masks | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     num_workers: int | None = None,
@@ -32,8 +40,13 @@ def open_source(
         gray, RGBA, uint16, float in [0, 1], or a stack N x H x W x 3 or N x H x W); a tensor (C, H, W) or (N, C, H, W), C 1, 3
         or 4, uint8, uint16 or float in [0, 1]; a list, set, Series, generator, DataLoader or anything else that yields those,
         lists of those, or samples (picture, label...). What a generator yields is copied as it is taken.
-    resize, crop: the shorter side goes to ``resize`` keeping the aspect ratio, then the central ``crop`` x ``crop`` is
-        cut (SPADE, arXiv 2005.02357: 256 and 224). This holds for tensors and loaders too; None leaves a step out.
+    resize: the shorter side in pixels, (height, width), or "whole": the pictures' median aspect ratio at the size that
+        ``fitting`` asks for. crop: then the central crop x crop, or (height, width), is cut out (SPADE, arXiv 2005.02357:
+        256 and 224). None leaves a step out. With crop=None all pictures get one size, of their median aspect ratio where
+        resize is one number; those of another aspect ratio are distorted, of which a warning tells once. This holds for
+        tensors and loaders too.
+    tiling: pictures are cut into tiles, which come in place of them; resize="whole" then leaves them their size. turns: every
+        picture is followed by itself turned by so many degrees or mirrored. masks: the region of interest of each.
     batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
     skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
     max_pixels: a file whose header says more pixels counts as unreadable, before any of it is decoded; None sets no
@@ -44,15 +57,18 @@ def open_source(
     ImageReadError (a named file is not of an image type), DtypeError, InputError.
     """
     _check_int("batch_size", batch_size, 1)
-    _check_int("resize", resize, 1, optional=True)
-    _check_int("crop", crop, 1, optional=True)
+    resize = None if resize is None else pixels_or_whole("resize", resize)
+    crop = optional_pixels("crop", crop)
     _check_int("num_workers", num_workers, 0, optional=True)
     _check_int("max_pixels", max_pixels, 1, optional=True)
-    if resize is not None and crop is not None and crop > resize:
-        raise InputError(f"crop must not be larger than resize, got crop {crop} and resize {resize}")
+    check_crop(resize, crop)
     options: dict[str, Any] = dict(
         resize=resize,
         crop=crop,
+        fitting=fitting,
+        tiling=tiling,
+        turns=turns,
+        masks=masks,
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=2 if num_workers is None else num_workers,

@@ -26,6 +26,7 @@ def decoded(image: PngImagePlugin.PngImageFile, file: BinaryIO) -> Image.Image |
         return image
     file.seek(0)
     again = PngImagePlugin.PngImageFile(file, "")
+    pixels: np.ndarray
     if kind == _GRAY:
         pixels = np.asarray(image).astype(np.uint16)
     elif kind == _GRAY_ALPHA:

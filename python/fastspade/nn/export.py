@@ -34,7 +34,7 @@ def export(model: Spade, path: str | os.PathLike[str]) -> None:
     if not target.parent.is_dir():
         raise InputError(f"path: the folder {target.parent} does not exist")
     module = SpadeModule(model)
-    example = torch.zeros(2, 3, model.crop, model.crop, device=model.device)
+    example = torch.zeros(2, 3, *model.input_size, device=model.device)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
     known = None if model.threshold is None else model.threshold.as_dict()

@@ -27,8 +27,9 @@ class _Chosen:
         return self._levels.gather(self._images[images])
 
 
-def without_duplicates(bank: Snapshot) -> Snapshot:
-    """The bank with images of the same features there once each; warns of them, naming a pair."""
+def without_duplicates(bank: Snapshot, what: str = "") -> Snapshot:
+    """The bank with images of the same features there once each. what: is done as if they were, of which a warning tells,
+    naming a pair; without it nothing is said."""
     first: dict[bytes, list[int]] = {}
     kept, pair, count = [], None, 0
     for i, row in enumerate(bank.embeddings.numpy()):
@@ -41,11 +42,12 @@ def without_duplicates(bank: Snapshot) -> Snapshot:
             pair, count = pair or (bank.names[twin], bank.names[i]), count + 1
     if pair is None:
         return bank
-    warnings.warn(
-        f"{count} of the {len(bank)} normal images are duplicates of others, for instance {pair[1]} is the same as {pair[0]}; "
-        "thresholds are calibrated as if each were there once",
-        stacklevel=4,
-    )
+    if what:
+        warnings.warn(
+            f"{count} of the {len(bank)} normal images are duplicates of others, for instance {pair[1]} is the same as {pair[0]}; "
+            f"{what} as if each were there once",
+            stacklevel=4,
+        )
     chosen = torch.tensor(kept, device="cpu")
     return replace(
         bank,

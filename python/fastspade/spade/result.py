@@ -29,10 +29,12 @@ class ScoredImage:
     name; score: the image score, higher is more anomalous; anomaly_map: (H, W) float32 at the image's own size (at the
     crop's with keep_crop). neighbors: (K,) int64 normal images, nearest first; neighbor_distances: (K,) float32 squared
     L2. matched_image, matched_y, matched_x: (h, w) int64 at feature resolution, the correspondence: which normal image
-    each pixel was matched to, and where in that image's feature grid. picture(): the RGB Pillow image the map lies over,
+    each pixel was matched to, and where in that image's feature grid. Of an image cut into tiles all are put together; its
+    neighbours are those of the tile that scored highest. picture(): the RGB Pillow image the map lies over,
     decoded again when asked for, so that keeping a result keeps no pictures.
     size, crop: the image's own (height, width), and where in it the network's input lay.
     threshold, pixel_threshold: above which the score, or a value of the map, counts as a defect; None without one.
+    roi: like the map, which pixels lie in the region of interest; None without one.
     """
 
     name: str
@@ -48,6 +50,13 @@ class ScoredImage:
     crop: CropBox
     threshold: float | None = None
     pixel_threshold: float | None = None
+    roi: NDArray[np.bool_] | None = None
+
+    @property
+    def seen(self) -> CropBox | None:
+        """The part of the map's picture that the network saw; None where that is all of it."""
+        whole = (self.crop.height, self.crop.width) == self.size or self.anomaly_map.shape != self.size
+        return None if whole else self.crop
 
     @property
     def is_defect(self) -> bool:
@@ -115,16 +124,16 @@ class Result:
         return np.stack([image.neighbor_distances for image in self.images])
 
     @cached_property
-    def matched_image(self) -> NDArray[np.int64]:
-        return np.stack([image.matched_image for image in self.images])
+    def matched_image(self) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        return _stacked([image.matched_image for image in self.images])
 
     @cached_property
-    def matched_y(self) -> NDArray[np.int64]:
-        return np.stack([image.matched_y for image in self.images])
+    def matched_y(self) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        return _stacked([image.matched_y for image in self.images])
 
     @cached_property
-    def matched_x(self) -> NDArray[np.int64]:
-        return np.stack([image.matched_x for image in self.images])
+    def matched_x(self) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        return _stacked([image.matched_x for image in self.images])
 
     def overlay(self, i: int) -> Image.Image:
         """Image i with its anomaly map over it, as a PIL image; all images of the result share one colour scale.
@@ -136,7 +145,7 @@ class Result:
         low, high = self._scale
         image = self.images[i]
         mask = None if image.pixel_threshold is None else image.mask
-        return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask)
+        return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask, seen=image.seen)
 
 
     @cached_property
@@ -150,6 +159,12 @@ class Result:
 
 def _stacked(found: list[NDArray[S]]) -> NDArray[S] | list[NDArray[S]]:
     return np.stack(found) if len({one.shape for one in found}) == 1 else found
+
+
+def resized(picture: Callable[[], Image.Image], crop: CropBox, size: tuple[int, int]) -> Image.Image:
+    """The crop of a picture at `size` (H, W)."""
+    corners = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+    return picture().resize((size[1], size[0]), box=corners)
 
 
 class KeptPicture:
