@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import json
@@ -10,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,36 +190,38 @@ def wait_for_part(output, process=None):
     raise AssertionError("no part was written")
 
 
-class Slow(TinyNet):
+class Mortal(TinyNet):
+    """In one worker, the first to come to its fourth image, it notes which parts are written and kills its process."""
+
+    output = None  # set after fit
+
     def forward(self, images):
-        time.sleep(0.05)
+        if self.output is not None and os.getpid() != self.driver:
+            self.seen = getattr(self, "seen", 0) + 1
+            note = self.output.with_name("note")
+            if self.seen == 4:
+                with contextlib.suppress(FileExistsError), open(note, "x") as file:
+                    written = {one.name: one.stat().st_mtime_ns for one in self.output.glob("part-*.parquet")}
+                    json.dump({"pid": os.getpid(), "written": written}, file)
+                    file.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images)
 
 
 def test_killed_worker_loses_and_repeats_nothing(photos, tmp_path):
     """A worker is killed while it scores: its parts are scored by another, those already written are left alone."""
-    slow = Spade(Slow(), layers=LAYERS, k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=1)
-    slow.fit([picture(seed) for seed in range(6)])
+    mortal = Spade(Mortal(), layers=LAYERS, k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=1)
+    mortal.fit([picture(seed) for seed in range(6)])
     output = tmp_path / "out"
-    written: dict[str, int] = {}
-
-    def kill_first_writer():
-        part = wait_for_part(output)
-        about = json.loads(pq.read_schema(part).metadata[b"fastspade"])
-        written.update({file.name: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")})
-        os.kill(about["pid"], signal.SIGKILL)
-        return about["pid"]
-
-    with ThreadPoolExecutor(1) as pool:
-        killed = pool.submit(kill_first_writer)
-        done = score(str(photos), slow, output=output, batch_size=1, images_per_part=1, maps=False)
-        dead = killed.result()
+    mortal.backbone.module.output, mortal.backbone.module.driver = output, os.getpid()
+    done = score(str(photos), mortal, output=output, batch_size=1, images_per_part=1, maps=False)
+    note = json.loads((tmp_path / "note").read_text())
     assert (done.images, done.parts, done.resumed) == (22, 22, 0)
-    assert [row["score"] for row in rows_of(output)] == [image.score for image in slow.score(str(photos)).images]
-    assert 0 < len(written) < 22
-    assert all((output / name).stat().st_mtime_ns == when for name, when in written.items())
+    assert [row["score"] for row in rows_of(output)] == [image.score for image in mortal.score(str(photos)).images]
+    assert 3 <= len(note["written"]) < 22
+    assert all((output / name).stat().st_mtime_ns == when for name, when in note["written"].items())
     writers = {json.loads(pq.read_schema(file).metadata[b"fastspade"])["pid"] for file in output.glob("part-*.parquet")}
-    assert dead in writers and len(writers) >= 2
+    assert note["pid"] in writers and len(writers) >= 2
     assert len(os.listdir(output)) == 22 + 1  # no half-written file of the dead worker's either
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import picture, tiny_spade
 
+from fastspade import SpadeModule
 from fastspade.errors import DeviceError, InputError
 from fastspade.evaluate import pro, roc_auc
 from fastspade.torch_defaults import _SETTINGS, torch_defaults
@@ -58,6 +59,19 @@ def test_scores_are_the_same_bits_whatever_torch_is_told(name, normal, tmp_path)
     for one in found:
         assert one.anomaly_maps.dtype == np.float32
         assert np.array_equal(one.anomaly_maps, want.anomaly_maps) and np.array_equal(one.image_scores, want.image_scores)
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_a_module_gives_the_same_bits_whatever_torch_is_told(name, normal):
+    model = tiny_spade(preset="default", image_score="relative", reflect_border=True).fit(normal)
+    images = torch.rand(2, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    before = SpadeModule(model)
+    want = before(images)
+    with CONTEXTS[name]():
+        made = SpadeModule(tiny_spade(preset="default", image_score="relative", reflect_border=True).fit(normal))
+        found = [made(images), before(images)]
+    for one in found:
+        assert all(torch.equal(mine, wanted) for mine, wanted in zip(one, want, strict=True))
 
 
 def test_settings_of_the_process_come_back(monkeypatch):
