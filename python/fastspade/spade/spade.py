@@ -135,6 +135,7 @@ class Spade(_Attributes):
             bank.save(path, self.record())
         return self
 
+    @torch_defaults()
     def _learned(
         self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]], mirrored: Sequence[tuple[int, Features]]
     ) -> None:
