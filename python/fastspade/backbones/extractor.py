@@ -26,6 +26,7 @@ from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
 from fastspade.images.geometry import centre_crop
 from fastspade.images.region import AUTO, cut_mask, masks_of
 from fastspade.images.views import Tiling, Turn
+from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from fastspade.images.entry import Images
@@ -76,6 +77,7 @@ class Extractor:
             argument=argument,
         )
 
+    @torch_defaults()
     def __call__(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(B, 3, H, W) float32 in [0, 1] -> embeddings (B, E) and pyramid of (B, C_l, H_l, W_l), on the backbone's device.
 
@@ -115,6 +117,7 @@ class Extractor:
             edges.append((int(start), int(min(-(-(used[-1] + 1) // multiple) * multiple, size[axis]) - start)))
         return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
+    @torch_defaults()
     def ready(self, source: ImageSource) -> Extractor:
         """For a fit on the images of `source`: with the size that they share, and for roi "auto" the foreground they show."""
         settled = replace(self, resize=source.settle())

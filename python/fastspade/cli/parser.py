@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_backbone(evaluate)
     _add_options(evaluate, MODEL)
     _add_rates(evaluate)
+    _add_skip_bad(evaluate)
     _add_no_threshold(evaluate)
     _add_running(evaluate, RUNNING)
     evaluate.set_defaults(command="evaluate")

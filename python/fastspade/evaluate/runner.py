@@ -96,7 +96,7 @@ def evaluate_category(
     seconds["score"] = time.perf_counter() - start
     start = time.perf_counter()
     tests = [
-        ScoredTest(image, scored, _mask(image, scored, category.has_masks))
+        ScoredTest(image, scored, _mask(image, scored, category.has_masks, model.max_pixels))
         for image, scored in zip(category.test, found.images, strict=True)
     ]
     result = _measure_images(category, tests, model.threshold)
@@ -107,10 +107,10 @@ def evaluate_category(
     return result, tests
 
 
-def _mask(image: TestImage, scored: ScoredImage, has_masks: bool) -> np.ndarray | None:
+def _mask(image: TestImage, scored: ScoredImage, has_masks: bool, max_pixels: int | None) -> np.ndarray | None:
     if not has_masks:
         return None
-    return np.zeros(scored.size, dtype=bool) if image.mask is None else load_mask(image.mask)
+    return np.zeros(scored.size, dtype=bool) if image.mask is None else load_mask(image.mask, max_pixels)
 
 
 def _measure_images(category: Category, tests: list[ScoredTest], threshold: Threshold | None) -> CategoryResult:

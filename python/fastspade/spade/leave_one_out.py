@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastspade.files.progress import progress_bar
 from fastspade.search import knn
 from fastspade.search.levels import Shape
 from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.duplicates import without_duplicates
 from fastspade.spade.matching import Matcher, Matches, without_itself
 from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling, by_cell, ceiling_of, left_out_relative_scores, relative_scores
@@ -133,8 +135,11 @@ def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:
     with _ceiling_guard:
         if model.ceiling is None or (model.ceiling.images, model.ceiling.next_id) != (len(bank), bank.next_id):
             origins = model.origins_of(bank)
-            if (len(bank) - 1 if origins is None else origins.usable(leave_out=True)) > 0:
-                left_out_scores(model, bank, _of_ceiling(model, bank))
+            once = without_duplicates(bank)
+            if len(once) > 1 and (origins is None or origins.usable(leave_out=True) > 0):
+                left_out_scores(model, once, _of_ceiling(model, once))
+                assert model.ceiling is not None
+                model.ceiling = replace(model.ceiling, images=len(bank))
             else:  # nothing to compare a single image with: the same everywhere
                 model.ceiling = Ceiling(torch.ones(bank.levels.shapes[0][1:]), 1, bank.next_id)
         return model.ceiling.values if model.ceiling is not None else None

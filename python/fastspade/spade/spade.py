@@ -22,6 +22,7 @@ from fastspade.backbones.foreground import Foreground
 from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
+from fastspade.files.home import user_path
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource, sides
 from fastspade.images.geometry import CropBox, part_of
@@ -33,6 +34,7 @@ from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.border import as_profile, measured
 from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.duplicates import without_duplicates
 from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
 from fastspade.spade.matching import Matcher, Matches
 from fastspade.spade.mosaic import Mosaic
@@ -41,6 +43,7 @@ from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling
 from fastspade.spade.result import KeptPicture, Result, ScoredImage, resized
 from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
+from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -156,6 +159,7 @@ class Spade(_Attributes):
         """Take normal images out by their ids (Bank.remove). A threshold calibrated before is no longer used."""
         self.fitted_bank().remove(ids)
 
+    @torch_defaults()
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
@@ -171,11 +175,16 @@ class Spade(_Attributes):
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
+        whole, bank = bank, without_duplicates(bank, "thresholds are calibrated")
+        if len(bank) < 2:
+            raise InputError(f"calibrate needs at least 2 different normal images, but all {len(whole)} are the same")
         chosen = judged(self, bank)
         pixels = LargestValues(len(chosen) * math.prod(self.input_size), pixel_target_fpr)
         scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
+        if self.ceiling is not None:
+            self.ceiling = replace(self.ceiling, images=len(whole))
         image, pixel = tail_quantile(picture_scores(self, bank, chosen, scores), target_fpr), pixels.quantile()
-        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(whole), whole.next_id)
         if len(bank) < FEW:
             low, high = map(percent, self.threshold.false_alarm_range())
             warnings.warn(
@@ -185,6 +194,7 @@ class Spade(_Attributes):
             )
         return self.threshold
 
+    @torch_defaults()
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
 
@@ -251,6 +261,7 @@ class Spade(_Attributes):
                 bar.update(batch.complete)
         self.skipped = list(source.skipped)
 
+    @torch_defaults()
     def _matched(self, batch: ImageBatch, bank: Snapshot) -> Matches:
         embeddings, pyramid = self._features(batch.pixels) if batch.inside is None else self._features(batch.pixels, batch.inside)
         for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
@@ -375,6 +386,8 @@ class Spade(_Attributes):
         read as scoring needs it, and changed on disk by `add` and `remove` of a model loaded from it.
         """
         bank = self.fitted_bank()
+        if Path(path).suffix and Path(path).suffix != ".safetensors" and not Path(path).exists():
+            warnings.warn(f"path: {path} becomes a folder; a name ending in .safetensors makes one file", stacklevel=2)
         if Path(path).suffix == ".safetensors":
             model_file.write_model(path, bank, self.record(), self.backbone.spec())
         else:
@@ -398,7 +411,8 @@ class Spade(_Attributes):
         """
         running = given(running, "Spade.load()", "running")
         Options(**running)  # what the caller gave is not to be blamed on the file
-        if Path(path).is_dir():
+        path = user_path(path)
+        if path.is_dir():
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
                 raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")

@@ -16,7 +16,7 @@ from fastspade.evaluate.category import Category
 from fastspade.evaluate.protocols import crop_mask
 from fastspade.evaluate.report.encode import mask_picture, packed, thumbnail
 from fastspade.evaluate.runner import CategoryResult, ScoredTest
-from fastspade.images.decode import as_rgb, to_pillow
+from fastspade.images.decode import read_file, to_pillow, to_show
 from fastspade.images.geometry import CropBox, centre_crop, part_of
 from fastspade.images.views import Tiling, ViewName, turned
 from fastspade.spade import Spade
@@ -62,7 +62,7 @@ def metrics_payload(values: dict[str, MetricValue]) -> dict[str, dict[str, Any]]
 def _image(one: ScoredTest, scale: tuple[float, float], root: Path, grid: Sequence[int]) -> dict[str, Any]:
     """grid: of a normal image's cells; a test image in tiles has more."""
     scored = one.scored
-    picture, width, height = thumbnail(as_rgb(one.test.path), PICTURE_SIDE)
+    picture, width, height = thumbnail(to_show(read_file(one.test.path)), PICTURE_SIDE)
     levels = _levels(scored.anomaly_map, scale)
     rows, columns = scored.matched_y.shape
     flat = (scored.matched_image * grid[0] + scored.matched_y) * grid[1] + scored.matched_x
@@ -105,7 +105,7 @@ def _small(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
 def _normal(name: str, model: Spade, root: Path) -> dict[str, Any]:
     """What was compared, as it was: a turned copy is shown turned, of a tile where it lies."""
     view = ViewName.parse(name)
-    whole = as_rgb(view.picture)
+    whole = to_show(read_file(view.picture))
     if view.turn is not None:
         whole = to_pillow(turned(whole, view.turn))
     size = (whole.height, whole.width)
