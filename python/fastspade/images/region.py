@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from fastspade.errors import DtypeError, InputError, MissingFileError
 from fastspade.images.geometry import CropBox
 from fastspade.images.masks import load_mask
+from fastspade.images.safe_file import SUFFIXES
 
 AUTO = "auto"
 POLYGON_SIDE = 2048  # a polygon in shares of a picture is drawn at this size
