@@ -101,7 +101,9 @@ def listed(images: Any) -> list[Any] | None:
     if isinstance(images, (set, frozenset)):
         paths = all(isinstance(one, (str, os.PathLike)) for one in images)
         return sorted(images, key=os.fspath) if paths else list(images)  # a set of strings has another order in each process
-    return list(images) if isinstance(images, (list, tuple, deque, MappingView)) else None
+    if isinstance(images, (list, tuple, deque)) or (isinstance(images, MappingView) and isinstance(images, Iterable)):
+        return list(images)
+    return None
 
 
 class Stream:

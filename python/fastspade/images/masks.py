@@ -23,20 +23,20 @@ def load_mask(path: Path, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> np.nda
     with opened_image(path, max_pixels) as image:
         if not isinstance(image, Image.Image):
             alpha = image.ndim == 3 and image.shape[2] == 4
-            return _seen(image[..., :3].any(axis=2), image[..., 3] != 0) if alpha else _nonzero(image)
+            return _seen(_nonzero(image[..., :3]), image[..., 3] != 0) if alpha else _nonzero(image)
         if image.format in LOSSY and not (image.format == "WEBP" and b"VP8 " not in path.read_bytes()):
             raise ValueError(f"it is {LOSSY[image.format]}, whose compression blurs masks; needs PNG, BMP or TIFF")
         if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
             raise ValueError("it is a TIFF compressed as JPEG, which blurs masks; needs another compression")
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"it holds {image.n_frames} pictures; a mask must be one")
+        if (pictures := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"it holds {pictures} pictures; a mask must be one")
         return _marked(upright(image))
 
 
 def _marked(image: Image.Image) -> np.ndarray:
     if has_alpha(image):
         values = np.asarray(as_rgba(image))
-        return _seen(values[..., :3].any(axis=2), values[..., 3] != 0)
+        return _seen(_nonzero(values[..., :3]), values[..., 3] != 0)
     if image.mode == "P":
         _check_palette(image)
     if image.mode == "LAB":  # whose black comes out one step off black
@@ -50,7 +50,9 @@ def _nonzero(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise ValueError("it holds NaN")
     marked: np.ndarray = values != 0
-    return marked.any(axis=2) if marked.ndim == 3 else marked
+    if marked.ndim == 3:
+        marked = np.any(marked, axis=2)
+    return marked
 
 
 def _seen(coloured: np.ndarray, visible: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import (
@@ -157,12 +157,14 @@ def read_lazily(image: Image.Image, name: str, max_pixels: int | None) -> Image.
     """A PIL image that the caller opened, decoded as a file of its kind is; raises ImageReadError where that came out wrong."""
     check_size(image, name, max_pixels)
     if isinstance(image, (TiffImagePlugin.TiffImageFile, PngImagePlugin.PngImageFile)) and image.tell() == 0 and not _decoded(image):
-        at = image.fp.tell()
-        image.fp.seek(0)
+        file = image.fp
+        assert file is not None  # it is not decoded yet
+        at = file.tell()
+        file.seek(0)
         try:
-            return _first_picture(image.fp, name, max_pixels)
+            return _first_picture(cast(BinaryIO, file), name, max_pixels)
         finally:
-            image.fp.seek(at)
+            file.seek(at)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and not tiff.read_right(image.tag_v2, image.tag_v2.prefix == TiffImagePlugin.II):
         raise ImageReadError(f"cannot read image {name}: Pillow does not read this kind of TIFF right; give its path", name)
     return image
