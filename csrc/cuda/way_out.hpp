@@ -18,7 +18,7 @@ inline std::string way_out(cudaError_t status) {
                       versions = "; this build has the CUDA " + version_text(runtime) + " runtime, and " + installed;
     switch (status) {
         case cudaErrorInsufficientDriver:
-            return versions + ": update the driver, or build fastspade with a toolkit that is no newer than it";
+            return versions + ": install a newer driver, or build fastspade with a toolkit that is no newer than it";
         case cudaErrorUnsupportedPtxVersion:
         case cudaErrorNoKernelImageForDevice:
             return versions + ": build fastspade with this device's compute capability, 8.0 or newer, in FASTSPADE_CUDA_ARCHITECTURES, "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fastspade.backbones import load_backbone
-from fastspade.backbones.border import MARGIN, continued
 from tiny import LAYERS, TinyNet
 from torch import nn
+
+from fastspade.backbones import load_backbone
+from fastspade.backbones.border import MARGIN, continued
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,7 @@ from pathlib import Path
 
 import pytest
 from emulated_engine import build
-<<<<<<< HEAD
-from fastspade.search.cuda import plan_cuda, search_cuda
 from search_cases import Case, nearly_equal, pyramid
-=======
-from search_cases import Case, pyramid
->>>>>>> main
 from search_checks import assert_exact
 
 from fastspade.search.cuda import plan_cuda, search_cuda
@@ -59,8 +54,8 @@ SM90_MUTANTS = {
     "accumulator_of_the_wrong_column": ("* 8 + (lane & 3) * 2 + (i & 1);", "* 8 + ((lane + 1) & 3) * 2 + (i & 1);"),
     "accumulator_of_the_wrong_row": ("32 * warp + 8 * v + (lane >> 2)", "32 * warp + 8 * (v ^ 1) + (lane >> 2)"),
     "tiles_multiplied_out_of_turn": ("        mbarrier_wait(barriers.multiply + consumer, turn);\n", ""),
-    "tiles_finished_out_of_turn": ("        if (!ahead) mbarrier_wait(barriers.finish + consumer, turn);\n", ""),
-    "tiles_finished_out_of_turn_after_finest_ones": ("        if (ahead) mbarrier_wait(barriers.finish + consumer, turn);\n", ""),
+    "tiles_finished_out_of_turn": ("{ mbarrier_wait(barriers.finish + consumer, turn); };", "{};"),
+    "tiles_finished_out_of_turn_after_finest_ones": ("        if (ahead) take_turn();\n", ""),
     "interpolated_before_the_coarse_tile_at_hand_is_stored": ("const bool ahead = c.group == 0 && before == 0;", "const bool ahead = c.group == 0;"),
     "ring_read_unrotated": ("const int slot = pixel % group.ring;", "const int slot = (pixel ^ 1) % group.ring;"),
     "next_tile_s_pixels_stored_as_well": ("        if (pixel >= end) continue;\n", "        if (pixel >= pixels) continue;\n"),

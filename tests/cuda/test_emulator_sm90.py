@@ -5,17 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from engines import KERNEL_CASES, SOME, UPSAMPLES, check, emulated_search
-from search_cases import CASES, Case, gallery_index, pyramid
+from search_cases import CASES, Case, gallery_index, nearly_equal, pyramid
 from search_checks import assert_exact
 
 from fastspade import knn
 from fastspade.errors import InputError
 from fastspade.search.cuda import plan_cuda, search_cuda
-<<<<<<< HEAD
-from search_cases import CASES, Case, gallery_index, nearly_equal, pyramid
-from search_checks import assert_exact
-=======
->>>>>>> main
 
 H100 = (232448, 8, True)  # shared memory of a block, multiprocessors (few, so that small cases fill them), sm_90a
 # Several query tiles with a ragged last one, steps beyond the stages, rings that wrap, patches that overhang on both sides.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
+from tiny import picture
+from torch.utils.data import DataLoader
+
 from fastspade.errors import InputError
 from fastspade.images import open_source
 from fastspade.images.geometry import Fitting
-from PIL import Image
-from torch.utils.data import DataLoader
-from tiny import picture
 
 WHOLE = {"resize": "whole", "crop": None}
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from tiny import picture, tiny_spade
 
 from fastspade import maps
 from fastspade.errors import DtypeError, FastspadeError, InputError
@@ -227,3 +228,13 @@ def test_mistakes_are_named(call, kind, says):
     with pytest.raises(kind, match=says) as caught:
         call()
     assert isinstance(caught.value, FastspadeError)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("keep_crop", [False, True])
+def test_an_overlay_shows_a_deep_picture_at_full_range(bits, keep_crop, tmp_path):
+    gray = np.asarray(picture(3).convert("L"))
+    Image.fromarray(gray.astype(np.uint16) << (bits - 8)).save(tmp_path / "a.png")
+    model = tiny_spade(keep_crop=keep_crop).fit([picture(i) for i in range(3)])
+    shown = np.asarray(model.score(tmp_path / "a.png").images[0].picture()).astype(int)
+    assert np.abs(shown - gray[..., None]).max() <= 2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny import TinyNet, picture, tiny_spade
+
 from fastspade import Spade
 from fastspade.errors import InputError, ModelFileError
 from fastspade.nn import SpadeModule
 from fastspade.spade.border import as_profile
-from tiny import TinyNet, picture, tiny_spade
 
 WIDE = [picture(seed, 90, 160) for seed in range(4)]
 

@@ -15,6 +15,7 @@ from fastspade.backbones.border import MARGIN
 from fastspade.backbones.readout import Reader, Readout
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.geometry import Fitting
+from fastspade.torch_defaults import torch_defaults
 
 __all__ = ["Backbone"]
 
@@ -89,6 +90,7 @@ class Backbone:
         cosine = ", cosine=True" if self.cosine else ""
         return f"Backbone({self.name!r}, layers={self.layers}, embedding={self.embedding!r}{cosine}, device='{self.device}')"
 
+    @torch_defaults()
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(B, 3, H, W) floating in [0, 1] -> embedding (B, E) and pyramid of (B, C_l, H_l, W_l), finest first.
 

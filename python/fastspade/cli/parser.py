@@ -77,12 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", nargs="+", choices=["paper", "official"],
                           help="paper: maps and masks at the crop; official: at the original size (default: both)")  # fmt: skip
     evaluate.add_argument("--fpr-limit", type=float, default=0.3, help="PRO is integrated up to it (default 0.3)")
+    evaluate.add_argument("--inside-roi", action="store_true", help="with --roi: pixel metrics leave out what lies outside")
     evaluate.add_argument("--no-report", action="store_true", help="no report.html (which needs the extra 'eval')")
     evaluate.add_argument("--report-images", type=int, metavar="N", help="at most N test images of each category in it (default: all)")
     evaluate.add_argument("--save-maps", choices=["tiff", "npy"], help="also write every raw map at its original size")
     _add_backbone(evaluate)
     _add_options(evaluate, MODEL)
     _add_rates(evaluate)
+    _add_skip_bad(evaluate)
     _add_no_threshold(evaluate)
     _add_running(evaluate, RUNNING)
     evaluate.set_defaults(command="evaluate")

@@ -64,7 +64,8 @@ def write_scores(
     raw = folder / ".maps"
     raw.mkdir()
     for i, image in enumerate(images):
-        np.save(raw / f"{i}.npy", image.anomaly_map)
+        if kinds:  # else the table is all that is written
+            np.save(raw / f"{i}.npy", image.anomaly_map)
         low, high = min(low, float(image.anomaly_map.min())), max(high, float(image.anomaly_map.max()))
         decision = "" if image.threshold is None else "defect" if image.is_defect else "good"
         peak = float(image.anomaly_map.max())
@@ -74,6 +75,8 @@ def write_scores(
     stems = unique_stems([row.name for row in rows])
 
     def write(i: int) -> list[str]:
+        if not kinds:
+            return []
         values = np.load(raw / f"{i}.npy")
         (raw / f"{i}.npy").unlink()
         return [_write(folder, kind, stems[i], rows[i], values, (low, high), map_format, colorbar) for kind in kinds]
@@ -115,12 +118,13 @@ def _write(
 def unique_stems(names: Sequence[str]) -> list[str]:
     """A file name an image: its stem, numbered where several images share it."""
     used: set[str] = set()
+    numbers: dict[str, int] = {}  # of a stem, the last one given
     stems = []
     for name in names:
         stem = base = _shortened(Path(name).stem) or "image"
-        number = 2
         while stem in used:
-            stem, number = f"{base}_{number}", number + 1
+            numbers[base] = numbers.get(base, 1) + 1
+            stem = f"{base}_{numbers[base]}"
         used.add(stem)
         stems.append(stem)
     return stems

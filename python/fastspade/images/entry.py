@@ -45,10 +45,14 @@ class ImageBatch:
 @dataclass
 class Entry:
     """One picture not yet decoded: what results call it, and functions that decode it when it is needed, or tell its upright
-    (height, width), where that is known without decoding it."""
+    (height, width), where that is known without decoding it.
+
+    in_memory: its pixels are the caller's, who may write others over them once they have been decoded.
+    """
 
     name: str
     load: Callable[[], Decoded]
+    in_memory: bool = False
     size: Callable[[], tuple[int, int]] | None = None
 
     def measured(self) -> tuple[int, int]:
@@ -61,4 +65,5 @@ Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | torch.T
 """One image, a stack of them, or a path, folder or glob."""
 
 Images: TypeAlias = Picture | Iterable[Picture | Sequence[object]]
-"""What `fastspade.Spade.fit` and `score` take: any picture, a list that mixes them, or a DataLoader of tensors or (tensor, label)."""
+"""What `fastspade.Spade.fit` and `score` take: any picture, or whatever yields pictures or (picture, label): a list that mixes
+them, a set, a Series, a generator, a DataLoader."""

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fastspade.errors import DtypeError, InputError, MissingFileError
-from fastspade.images.decode import upright
 from fastspade.images.geometry import CropBox
-from fastspade.images.safe_file import SUFFIXES, opened_image
+from fastspade.images.masks import load_mask
+from fastspade.images.safe_file import SUFFIXES
 
 AUTO = "auto"
 POLYGON_SIDE = 2048  # a polygon in shares of a picture is drawn at this size
@@ -70,8 +70,7 @@ def cut_mask(mask: np.ndarray, crop: CropBox, size: tuple[int, int], out: tuple[
 
 
 def _read(path: Path) -> np.ndarray:
-    with opened_image(path) as image:
-        return np.asarray(upright(image).convert("L")) > 127
+    return load_mask(path)
 
 
 def _drawn(name: str, points: Any) -> np.ndarray:

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.images.decode import Decoded, prepare, size_of, to_pillow
+from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, LeftOutError, MissingFileError
+from fastspade.images.decode import Decoded, prepare, size_of, to_show
 from fastspade.images.entry import Entry, ImageBatch
 from fastspade.images.geometry import CropBox, Fitting, centre_crop, stretch
+from fastspade.images.items import Stream
 from fastspade.images.region import Masks, cut_mask
 from fastspade.images.views import Tile, Tiling, Turn, ViewName, turned, turned_pixels
+from fastspade.torch_defaults import torch_defaults
 
 MEASURED = 256  # pictures, spread over all, whose sizes settle the one that they share; of a loader the first LOOKED_AT
 LOOKED_AT = 16
@@ -46,7 +48,8 @@ class _Prepared:
 class ImageSource:
     """Iterates ImageBatch in the order given. Made by open_source; can be iterated again unless built on an iterator.
 
-    skipped: (name, error) of what skip_bad left out; complete once an iteration has ended.
+    skipped: (name, error) of what skip_bad left out, and of what lies in the folders and is no image (LeftOutError); complete
+        once an iteration has ended.
     total: the number of pictures, bad ones included, or None where it cannot be known (len() then raises TypeError).
     """
 
@@ -54,6 +57,7 @@ class ImageSource:
         self,
         entries: Iterable[Entry],
         total: int | None,
+        left_out: list[tuple[str, FastspadeError]],
         missing: list[tuple[str, FastspadeError]],
         *,
         resize: int | tuple[int, int] | str | None,
@@ -69,14 +73,14 @@ class ImageSource:
         argument: str,
     ) -> None:
         self._entries = entries
-        self._missing = missing
+        self._left_out, self._missing = left_out, missing
         self._resize, self._crop, self._fitting = resize, crop, fitting
         self._tiling, self._turns, self._masks = tiling, turns, masks
         self._started: Iterator[Entry] | None = None  # a loader whose first pictures were looked at, in front of the others
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
         self._max_pixels, self._argument = max_pixels, argument
         self.total = total
-        self.skipped: list[tuple[str, FastspadeError]] = list(missing)
+        self.skipped: list[tuple[str, FastspadeError]] = left_out + missing
 
     def __len__(self) -> int:
         if self.total is None:
@@ -92,8 +96,9 @@ class ImageSource:
             raise InputError(f"{self._argument} must be files, pictures, arrays or tensors to be split, got a loader")
         part = copy.copy(self)
         part._entries = self._entries[start:stop]
-        part._missing = self._missing if start == 0 else []
-        part.total, part.skipped = len(part._entries), list(part._missing)
+        if start > 0:
+            part._left_out, part._missing = [], []
+        part.total, part.skipped = len(part._entries), part._left_out + part._missing
         return part
 
     def settle(self) -> int | tuple[int, int] | None:
@@ -150,7 +155,7 @@ class ImageSource:
         list lie on different devices.
         """
         self.settle()
-        self.skipped = list(self._missing)
+        self.skipped = self._left_out + self._missing
         batch: list[_Prepared] = []
         first: _Prepared | None = None
         told: set[str] = set()
@@ -174,43 +179,58 @@ class ImageSource:
         if batch:
             self._tell(batch, told)
             yield _collate(batch)
+        if isinstance(self._entries, Stream):
+            self.skipped += self._entries.skipped
         if first is None:
-            if self.skipped:
-                name, error = self.skipped[0]
-                raise ImageReadError(f"none of the {len(self.skipped)} images could be read; the first: {error}", name)
+            bad = [one for one in self.skipped if not isinstance(one[1], LeftOutError)]
+            if bad:
+                raise ImageReadError(f"none of the {len(bad)} images could be read; the first: {bad[0][1]}", bad[0][0])
             raise InputError(f"{self._argument} must hold at least one image, but the loader yielded none")
 
     def _prepared(self) -> Iterator[_Prepared]:
-        """Decoded pictures' views in order. Only prepared crops wait in the window; whole originals live in workers alone."""
+        """Decoded pictures' views in order. Only prepared crops wait in the window; whole originals live in workers alone.
+
+        Of a stream no picture is taken before it is needed to complete a batch, so that a camera's first result does not wait
+        for frames of the second.
+        """
         entries, self._started = self._started or self._entries, None
         if self._num_workers == 0:
             for entry in entries:
                 yield from self._settle(entry.name, partial(self._prepare, entry))
             return
         window: deque[tuple[str, Future[list[_Prepared]]]] = deque()
-        limit = self._num_workers + (self._batch_size if self._tiling is None else 0)  # a picture has many tiles
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="fastspade-decode")
+        done = 0
         try:
             for entry in entries:
                 window.append((entry.name, pool.submit(self._prepare, entry)))
-                if len(window) >= limit:
+                while window and len(window) >= self._read_ahead(done):
                     name, future = window.popleft()
-                    yield from self._settle(name, future.result)
+                    for prepared in self._settle(name, future.result):
+                        done += 1
+                        yield prepared
             while window:
                 name, future = window.popleft()
                 yield from self._settle(name, future.result)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _read_ahead(self, done: int) -> int:
+        """Pictures that may wait in the window, `done` views being through it."""
+        if self._tiling is not None:  # a picture has many tiles
+            return 1 if isinstance(self._entries, Stream) else self._num_workers
+        return self._batch_size - done % self._batch_size if isinstance(self._entries, Stream) else self._batch_size + self._num_workers
+
     def _prepare(self, entry: Entry) -> list[_Prepared]:
         """The views of one picture."""
         try:
             decoded = entry.load()
             self._check_output(decoded)
-            found = self._views(ViewName(entry.name), decoded, lambda: to_pillow(entry.load()))
-            for turn in self._turns:
-                original = partial(_turned_original, entry, turn)
-                found += self._views(ViewName(entry.name, turn), turned(decoded, turn), original)
+            with torch_defaults():
+                found = self._views(ViewName(entry.name), decoded, _original(entry, decoded))
+                for turn in self._turns:
+                    original = partial(_turned_original, entry, turn)
+                    found += self._views(ViewName(entry.name, turn), turned(decoded, turn), original)
             for one in found[:-1]:
                 one.last = False
             return found
@@ -299,6 +319,15 @@ class ImageSource:
             yield from prepared
 
 
+def _original(entry: Entry, decoded: Decoded) -> Callable[[], Image.Image]:
+    """Shows the picture that was scored: a file is decoded again; of what is in memory the caller may have changed the pixels."""
+    return partial(to_show, decoded) if entry.in_memory else partial(_decoded_again, entry.load)
+
+
+def _decoded_again(load: Callable[[], Decoded]) -> Image.Image:
+    return to_show(load())
+
+
 def _pixels_text(prepared: _Prepared) -> str:
     return f"{prepared.pixels.shape[1]}x{prepared.pixels.shape[2]}"
 
@@ -317,4 +346,4 @@ def _collate(batch: list[_Prepared]) -> ImageBatch:
 
 
 def _turned_original(entry: Entry, turn: Turn) -> Image.Image:
-    return to_pillow(turned(entry.load(), turn))
+    return to_show(turned(entry.load(), turn))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from fastspade.errors import InputError
-from fastspade.images.decode import as_rgb
+from fastspade.images.decode import decode, to_show
 from fastspade.images.geometry import CropBox
 from fastspade.maps.colors import color_table, heatmap, scale_of
 from fastspade.maps.process import Map, check_maps, inside, to_tensor
@@ -38,10 +38,10 @@ def overlay(
     mask: (H, W), non-zero where a defect is; its outline is drawn in green. seen: the part that the network saw; the rest
     is dimmed. colorbar: adds the scale on the right.
     """
-    picture = as_rgb(image)
+    picture = to_show(decode(image))
     values = check_maps(anomaly_map, finite=False)
-    size = (picture.height, picture.width)
-    if values.shape != size:
+    size: tuple[int, int] = (picture.height, picture.width)
+    if tuple(values.shape) != size:
         raise InputError(
             f"anomaly_map must have the image's size {size[0]}x{size[1]}, got {tuple(values.shape)}; use place_in_image"
         )

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.geometry import CropBox, resample
+from fastspade.torch_defaults import torch_defaults
 
 BORDERS = ("lowest", "edge", "zero", "nan")
 
 Map = torch.Tensor | np.ndarray
 
 
+@torch_defaults()
 def upsample(maps: Map, size: int | tuple[int, int]) -> torch.Tensor:
     """(B, h, w) or (h, w) -> the same at ``size`` (H, W), bilinear with align_corners=False, float32."""
     values = check_maps(maps)
@@ -27,6 +29,7 @@ def upsample(maps: Map, size: int | tuple[int, int]) -> torch.Tensor:
     return grown.reshape(*values.shape[:-2], height, width)
 
 
+@torch_defaults()
 def smooth(maps: Map, sigma: float) -> torch.Tensor:
     """Gaussian smoothing of (B, H, W) or (H, W) by ``sigma`` pixels (SPADE smooths with 4); 0 leaves them as they are.
 
@@ -46,6 +49,7 @@ def _radius(sigma: float) -> int:
     return int(4 * sigma + 0.5)
 
 
+@torch_defaults()
 def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
     """(size, size) float32: one axis's smoothing. As a matrix product it runs several times faster than a convolution."""
     radius = _radius(sigma)
@@ -59,6 +63,7 @@ def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
     return matrix.scatter_add_(1, position, (kernel / kernel.sum()).expand(size, -1)).float()
 
 
+@torch_defaults()
 def place_in_image(maps: Map, crop: CropBox, size: tuple[int, int], *, border: str = "lowest") -> torch.Tensor:
     """Put a map of the crop back into the image it was cut from.
 

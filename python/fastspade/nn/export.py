@@ -12,6 +12,7 @@ import torch
 
 from fastspade._version import __version__
 from fastspade.errors import InputError
+from fastspade.files.home import user_path
 from fastspade.nn.module import SpadeModule
 from fastspade.spade import Spade
 
@@ -27,7 +28,7 @@ def export(model: Spade, path: str | os.PathLike[str]) -> None:
 
     Raises InputError as SpadeModule does.
     """
-    target = Path(path)
+    target = user_path(path)
     if target.suffix != ".pt2":
         raise InputError(f"path must end in .pt2, as torch.export's files do; got {target.name}")
     if not target.parent.is_dir():

@@ -53,7 +53,7 @@ def _path() -> int:
 
 
 def _shapes(levels: list[torch.Tensor]) -> list[Shape]:
-    return [level.shape[1:] for level in levels]
+    return [(level.shape[1], level.shape[2], level.shape[3]) for level in levels]
 
 
 def _translated(call: Callable[P, T], engine: ModuleType, *arguments: P.args, **named: P.kwargs) -> T:

@@ -99,11 +99,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     if device is not None:
         try:
             place = torch.device(device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise InputError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}") from error
         if place.type == "cuda" and (obstacle := cuda_obstacle(place.index)):
             raise DeviceError(f"device {str(device)!r} is not available: {obstacle}")
-        return place
+        return check_present(place)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     obstacle = cuda_obstacle()
@@ -116,3 +116,15 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def _tell(obstacle: str) -> None:
     """Once per process."""
     warnings.warn(f"the CPU is used: {obstacle}", stacklevel=4)
+
+
+def check_present(device: torch.device) -> torch.device:
+    """The device itself. Raises DeviceError where nothing can be computed on it here."""
+    if device.type in ("cpu", "cuda"):  # cuda_obstacle looks at CUDA devices
+        return device
+    try:
+        torch.zeros(1, dtype=torch.float32, device=device).add(1).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch says of a backend that it lacks differs
+        why = str(error).strip().partition("\n")[0]
+        raise DeviceError(f"device {str(device)!r} cannot be used here: {why}; name 'cpu', or 'cuda' where there is one") from error
+    return device

@@ -146,7 +146,7 @@ def search_streamed(
     stored: Levels = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
     images = len(stored)
     pixels = stored.shapes[0][1] * stored.shapes[0][2]
-    wanted = torch.arange(images)
+    wanted = torch.arange(images, device="cpu")
     if gallery_index is not None:
         named = gallery_index.cpu().unique()  # no copy, and no wait, where it is on the host
         if gallery_index.device != device:
@@ -220,7 +220,7 @@ def streamed_pyramid_knn(
     queries = check_pyramid("query", query)
     source, device = gallery.source, queries[0].device
     # Tensors that have the gallery's shapes and take no memory.
-    stand_in = [torch.empty(1, dtype=source.dtype).expand(len(source), *shape) for shape in source.shapes]
+    stand_in = [torch.empty(1, dtype=source.dtype, device="cpu").expand(len(source), *shape) for shape in source.shapes]
     check_pair(queries, check_pyramid("gallery", stand_in))
     check_choice("upsample", upsample, list(UPSAMPLES))
     check_choice("precision", precision, PRECISIONS)
@@ -253,7 +253,7 @@ def _on_cpu(
     pixels = source.shapes[0][1] * source.shapes[0][2]
     tasks: list[tuple[int | None, torch.Tensor]]
     if gallery_index is None:
-        tasks = [(None, part) for part in parts_of(source, torch.arange(len(source)), gallery.part_bytes)]
+        tasks = [(None, part) for part in parts_of(source, torch.arange(len(source), device="cpu"), gallery.part_bytes)]
     else:
         low, high = int(gallery_index.min()), int(gallery_index.max())
         if low < 0 or high >= len(source):

@@ -19,8 +19,14 @@ def anything(_: str, value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """The number that an array or tensor without dimensions holds."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def count(name: str, value: Any, least: int = 1) -> int:
     """A whole number, 1 or more."""
+    value = _plain(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise DtypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < least:
@@ -45,6 +51,7 @@ def truth(name: str, value: Any) -> bool:
 
 def length(name: str, value: Any, also: str = "") -> float:
     """A finite number of pixels, 0 or more."""
+    value = _plain(value)
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and value >= 0):
         raise InputError(f"{name} must be a finite number of pixels, 0 or more{also}, got {value!r}")
@@ -68,6 +75,7 @@ def choice(known: Sequence[str]) -> Callable[[str, Any], str]:
 
 def share(name: str, value: Any) -> float:
     """A share from 0 up to 1, 1 not included."""
+    value = _plain(value)
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not (number and 0 <= value < 1):
         raise InputError(f"{name} must be a share from 0 up to 1 (1 not included), got {value!r}")
@@ -102,6 +110,7 @@ def optional_number(name: str, value: Any) -> float | None:
     """A finite number, or None."""
     if value is None:
         return None
+    value = _plain(value)
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not (number and math.isfinite(value)):
         raise InputError(f"{name} must be a finite number, got {value!r}")

@@ -1,20 +1,26 @@
-"""Normal images matched against each other, each against all the others: what thresholds and ceilings are made of."""
+"""Normal images matched against each other, each against all the others: what thresholds, ceilings and the border's
+profile are made of."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from fastspade.backbones.extractor import Features
 from fastspade.bank import Snapshot
 from fastspade.files.progress import progress_bar
 from fastspade.search import knn
 from fastspade.search.levels import Shape
+from fastspade.spade.border import profile_of
 from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.duplicates import without_duplicates
 from fastspade.spade.matching import Matcher, Matches, without_itself
+from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling, by_cell, ceiling_of, left_out_relative_scores, relative_scores
 from fastspade.spade.threshold import MATCHED
 
@@ -42,7 +48,8 @@ class Model(Protocol):
     @property
     def search_device(self) -> torch.device: ...
     def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None: ...
-    def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher: ...
+    def matcher(self, bank: Snapshot, left_out: int = 0, border: bool = True) -> Matcher: ...
+    def origins_of(self, bank: Snapshot) -> Origins | None: ...
     def device_bank(self, bank: Snapshot) -> DeviceBank: ...
 
 
@@ -51,7 +58,7 @@ def evenly_spread(images: int) -> torch.Tensor:
     return torch.linspace(0, images - 1, min(images, MATCHED), dtype=torch.float64).round().long()
 
 
-def judged(model: Spade, bank: Snapshot, every: bool = False) -> torch.Tensor:
+def judged(model: Model, bank: Snapshot, every: bool = False) -> torch.Tensor:
     """(n,) int64: the entries of the bank that stand for some of its images as they are, without turned copies; of an image in
     tiles all tiles. every: of all images."""
     origins = model.origins_of(bank)
@@ -62,7 +69,7 @@ def judged(model: Spade, bank: Snapshot, every: bool = False) -> torch.Tensor:
     return (origins.plain & torch.isin(origins.picture, wanted)).nonzero()[:, 0]
 
 
-def picture_scores(model: Spade, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
+def picture_scores(model: Model, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
     """The scores of the images that entries (n,) stand for: the highest of an image's tiles, in the bank's order."""
     origins = model.origins_of(bank)
     if origins is None:
@@ -73,7 +80,7 @@ def picture_scores(model: Spade, bank: Snapshot, chosen: torch.Tensor, scores: n
     return found
 
 
-def _of_ceiling(model: Spade, bank: Snapshot) -> torch.Tensor:
+def _of_ceiling(model: Model, bank: Snapshot) -> torch.Tensor:
     """The entries that a ceiling is made of."""
     origins = model.origins_of(bank)
     if origins is None:
@@ -124,6 +131,22 @@ def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterat
             bar.update(len(batch))
 
 
+def border_profile(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
+    """The profile of `fastspade.spade.border`, from mirrored normal images and which entries of the bank they are. None where there are none."""
+    if not mirrored:
+        return None
+    origins = model.origins_of(bank)
+    alone = (len(bank) - 1 if origins is None else origins.usable(leave_out=True)) < 1
+    matcher, gallery = model.matcher(bank, left_out=0 if alone else 1, border=False), model.device_bank(bank)
+    cells = []
+    for entry, one in mirrored:
+        pyramid = [level.to(model.search_device) for level in one.pyramid]
+        left_out = None if alone else torch.tensor([entry])
+        found = matcher.match(one.embeddings.to(model.search_device), pyramid, gallery, model.input_size, left_out=left_out, names=one.names)
+        cells.append(by_cell(found.smoothed, (found.nearest.shape[1], found.nearest.shape[2])))
+    return profile_of(torch.cat(cells))
+
+
 def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:
     """(h, w) of image_score "relative", made where the model has none of this bank; None for other scores."""
     if model.image_score != "relative":
@@ -131,8 +154,11 @@ def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:
     with _ceiling_guard:
         if model.ceiling is None or (model.ceiling.images, model.ceiling.next_id) != (len(bank), bank.next_id):
             origins = model.origins_of(bank)
-            if (len(bank) - 1 if origins is None else origins.usable(leave_out=True)) > 0:
-                left_out_scores(model, bank, _of_ceiling(model, bank))
+            once = without_duplicates(bank)
+            if len(once) > 1 and (origins is None or origins.usable(leave_out=True) > 0):
+                left_out_scores(model, once, _of_ceiling(model, once))
+                assert model.ceiling is not None
+                model.ceiling = replace(model.ceiling, images=len(bank))
             else:  # nothing to compare a single image with: the same everywhere
                 model.ceiling = Ceiling(torch.ones(bank.levels.shapes[0][1:]), 1, bank.next_id)
         return model.ceiling.values if model.ceiling is not None else None

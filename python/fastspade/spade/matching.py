@@ -48,13 +48,14 @@ def without_itself(distances: torch.Tensor, neighbors: torch.Tensor, itself: tor
 @dataclass(frozen=True)
 class Matches:
     """Of B images, on the host: scores (B,) float64, the image scores; neighbors (B, K) and their squared distances; nearest (B, h, w), the flat
-    gallery index of every pixel's nearest neighbour; smoothed (B, crop, crop), the map of the crop."""
+    gallery index of every pixel's nearest neighbour; smoothed (B, crop, crop), the map of the crop; inside (B, h, w) bool, the cells in the region of interest, None without one."""
 
     scores: torch.Tensor
     neighbors: torch.Tensor
     distances: torch.Tensor
     nearest: torch.Tensor
     smoothed: torch.Tensor
+    inside: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Matcher:
             scores = relative_scores(by_cell(smoothed, (squared.shape[1], squared.shape[2])), self.ceiling)
         else:
             scores = image_scores(self.image_score, distances[:, : self.k_image], smoothed)
-        return Matches(scores, used, distances[:, : self.k], indices[..., 0], smoothed)
+        return Matches(scores, used, distances[:, : self.k], indices[..., 0], smoothed, inside)
 
     def _search(
         self, pyramid: list[torch.Tensor], bank: DeviceBank, used: torch.Tensor, size: tuple[int, int]

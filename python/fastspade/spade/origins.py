@@ -9,7 +9,6 @@ import torch
 from fastspade.errors import InputError
 from fastspade.images.views import ViewName
 
-
 Nearest = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fastspade import maps
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
@@ -21,6 +22,7 @@ from fastspade.backbones.foreground import Foreground
 from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
+from fastspade.files.home import user_path
 from fastspade.files.progress import known_length, progress_bar
 from fastspade.images import ImageBatch, ImageSource, sides
 from fastspade.images.geometry import CropBox, part_of
@@ -30,9 +32,10 @@ from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
-from fastspade.spade.border import as_profile, measured
+from fastspade.spade.border import as_profile
 from fastspade.spade.device_bank import DeviceBank
-from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
+from fastspade.spade.duplicates import without_duplicates
+from fastspade.spade.leave_one_out import border_profile, current_ceiling, judged, left_out_scores, picture_scores
 from fastspade.spade.matching import Matcher, Matches
 from fastspade.spade.mosaic import Mosaic
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
@@ -40,6 +43,7 @@ from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling
 from fastspade.spade.result import KeptPicture, Result, ScoredImage, resized
 from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
+from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -138,7 +142,7 @@ class Spade(_Attributes):
         self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
         self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
         self.foreground = extractor.foreground
-        self.border = measured(self, bank.snapshot, mirrored)
+        self.border = border_profile(self, bank.snapshot, mirrored)
         self._told_few_images = False
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
@@ -155,6 +159,7 @@ class Spade(_Attributes):
         """Take normal images out by their ids (Bank.remove). A threshold calibrated before is no longer used."""
         self.fitted_bank().remove(ids)
 
+    @torch_defaults()
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
@@ -170,11 +175,16 @@ class Spade(_Attributes):
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
+        whole, bank = bank, without_duplicates(bank, "thresholds are calibrated")
+        if len(bank) < 2:
+            raise InputError(f"calibrate needs at least 2 different normal images, but all {len(whole)} are the same")
         chosen = judged(self, bank)
         pixels = LargestValues(len(chosen) * math.prod(self.input_size), pixel_target_fpr)
         scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
+        if self.ceiling is not None:
+            self.ceiling = replace(self.ceiling, images=len(whole))
         image, pixel = tail_quantile(picture_scores(self, bank, chosen, scores), target_fpr), pixels.quantile()
-        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(whole), whole.next_id)
         if len(bank) < FEW:
             low, high = map(percent, self.threshold.false_alarm_range())
             warnings.warn(
@@ -184,6 +194,7 @@ class Spade(_Attributes):
             )
         return self.threshold
 
+    @torch_defaults()
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
 
@@ -237,7 +248,8 @@ class Spade(_Attributes):
                 if self.tile is None:
                     for i in range(len(batch)):
                         one = found.smoothed[i], found.nearest[i], float(found.scores[i]), found.neighbors[i], found.distances[i]
-                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one)
+                        cells = None if found.inside is None else found.inside[i]
+                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one, cells)
                 else:
                     tiles = [tile for tile in batch.tiles if tile is not None]
                     mosaic = mosaic or Mosaic(tiles[0].of, self.tile, (found.nearest.shape[1], found.nearest.shape[2]))
@@ -249,6 +261,7 @@ class Spade(_Attributes):
                 bar.update(batch.complete)
         self.skipped = list(source.skipped)
 
+    @torch_defaults()
     def _matched(self, batch: ImageBatch, bank: Snapshot) -> Matches:
         embeddings, pyramid = self._features(batch.pixels) if batch.inside is None else self._features(batch.pixels, batch.inside)
         for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
@@ -261,14 +274,21 @@ class Spade(_Attributes):
         size = (batch.pixels.shape[-2], batch.pixels.shape[-1]) if window is None else window[2:]
         return self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size, names=batch.names)
 
-    def _within(self, shown: torch.Tensor, batch: ImageBatch, i: int) -> torch.Tensor:
-        """A map at its picture's own size with 0 at pixels outside a mask that was given."""
+    def _inside(
+        self, batch: ImageBatch, i: int, cells: torch.Tensor | None, shown: torch.Tensor, crop: CropBox
+    ) -> torch.Tensor | None:
+        """Which of a map's pixels lie in the region of interest: of a mask that was given, or else of the cells that were found."""
         masks = masks_of(self.roi)
-        if masks is None:
-            return shown
-        height, width = batch.sizes[i]
-        mask = masks(ViewName.parse(batch.names[i]).picture if batch.tiles[i] is not None else batch.names[i])
-        return shown * torch.from_numpy(cut_mask(mask, CropBox(0, 0, height, width), (height, width), (height, width)))
+        size, out = batch.sizes[i], (shown.shape[0], shown.shape[1])
+        if masks is not None:
+            name = ViewName.parse(batch.names[i]).picture if batch.tiles[i] is not None else batch.names[i]
+            box = crop if self.keep_crop else CropBox(0, 0, *size)
+            return torch.from_numpy(cut_mask(masks(name), box, size, out))
+        if cells is None:
+            return None
+        if self.keep_crop:
+            return F.interpolate(cells[None, None].float(), size=out)[0, 0] > 0
+        return maps.place_in_image(cells.float(), crop, size, border="zero") >= 0.5
 
     def _scored(
         self,
@@ -282,6 +302,7 @@ class Spade(_Attributes):
         score: float,
         neighbors: torch.Tensor,
         distances: torch.Tensor,
+        cells: torch.Tensor | None = None,
     ) -> ScoredImage:
         """The record of the batch's i-th image, or of the picture that its i-th tile belongs to."""
         tile = batch.tiles[i]
@@ -295,8 +316,10 @@ class Spade(_Attributes):
             shown = smoothed
             picture = KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
         else:
-            shown = maps.place_in_image(smoothed, crop, batch.sizes[i], border="edge" if window is None else "zero")
-            shown = self._within(shown, batch, i)
+            shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
+        inside = self._inside(batch, i, cells, shown, crop)
+        if inside is not None:
+            shown = shown * inside
         _, height, width = bank.levels.shapes[0]
         image, place = nearest.numpy() // (height * width), nearest.numpy() % (height * width)
         return ScoredImage(
@@ -313,6 +336,7 @@ class Spade(_Attributes):
             crop=crop,
             threshold=threshold,
             pixel_threshold=pixel_threshold,
+            roi=None if inside is None else inside.numpy(),
         )
 
     def _features(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -362,6 +386,8 @@ class Spade(_Attributes):
         read as scoring needs it, and changed on disk by `add` and `remove` of a model loaded from it.
         """
         bank = self.fitted_bank()
+        if Path(path).suffix and Path(path).suffix != ".safetensors" and not Path(path).exists():
+            warnings.warn(f"path: {path} becomes a folder; a name ending in .safetensors makes one file", stacklevel=2)
         if Path(path).suffix == ".safetensors":
             model_file.write_model(path, bank, self.record(), self.backbone.spec())
         else:
@@ -385,7 +411,8 @@ class Spade(_Attributes):
         """
         running = given(running, "Spade.load()", "running")
         Options(**running)  # what the caller gave is not to be blamed on the file
-        if Path(path).is_dir():
+        path = user_path(path)
+        if path.is_dir():
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
                 raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")

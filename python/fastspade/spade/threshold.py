@@ -102,15 +102,27 @@ class LargestValues:
         """total: how many values will come. exceed: the share of them that may exceed the quantile."""
         self._count = min(total, int(exceed * total) + 1)
         self._kept = np.empty(0, dtype=np.float32)
+        self._waiting: list[np.ndarray] = []  # until there are as many as are kept, so that the work grows with the values alone
+        self._number_waiting, self._least = 0, -np.inf
 
     def add(self, values: np.ndarray) -> None:
         values = np.asarray(values, dtype=np.float32).ravel()
-        if len(self._kept) >= self._count:  # what is not above the smallest kept cannot matter
-            values = values[values > self._kept.min()]
-        self._kept = np.concatenate([self._kept, values])
+        values = values[values > self._least]  # what is not above the smallest kept cannot matter
+        if len(values):
+            self._waiting.append(values.copy())
+            self._number_waiting += len(values)
+            if self._number_waiting >= self._count:
+                self._settle()
+
+    def _settle(self) -> None:
+        self._kept = np.concatenate([self._kept, *self._waiting])
+        self._waiting, self._number_waiting = [], 0
         if len(self._kept) > self._count:
             self._kept = np.partition(self._kept, len(self._kept) - self._count)[-self._count :]
+        if len(self._kept) == self._count:
+            self._least = float(self._kept.min())
 
     def quantile(self) -> float:
         """The smallest value added that no more than the share `exceed` of all are above."""
+        self._settle()
         return float(self._kept.min())
