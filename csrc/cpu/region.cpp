@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/rounding.hpp"
 #include "core/sample.hpp"
+
 namespace fastspade::cpu {
 
 namespace {
@@ -87,10 +89,7 @@ Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& 
         }
         centring.mean.push_back(std::move(mean));
     }
-    if (largest > 0.0) {
-        const int exponent = std::clamp(-std::ilogb(largest), -120, 120);
-        centring.scale = static_cast<float>(std::ldexp(1.0, exponent));
-    }
+    centring.scale = static_cast<float>(power_of_two_scale(largest));
     return centring;
 }
 

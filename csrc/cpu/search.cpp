@@ -36,7 +36,7 @@ constexpr int64_t probe_every = 4;
 
 Search::Search(const Problem& problem)
     : problem_(problem), kernels_(kernels()), groups_(group_levels(problem)),
-      centring_(choose_centring(problem, groups_)), team_(problem.threads),
+      centring_(choose_centring(problem, groups_)), unit_(double{centring_.scale} * centring_.scale), team_(problem.threads),
       queries_(groups_, centring_, projection_, kernels_, Side::query),
       chunk_(groups_, centring_, projection_, kernels_, Side::gallery), scratch_(static_cast<size_t>(team_.size())), gallery_x_(groups_.size()),
       gram_stride_(groups_.size(), 0), largest_(groups_.size(), 0.0f) {
@@ -147,7 +147,7 @@ void Search::update_errors() {
     const double slack = std::max(projection_.slack(), Quantised::slack);
     for (int64_t q = 0; q < queries_.pixels(); ++q) {
         // Where float32 runs out of small numbers, distances a whole step of it apart may be ties.
-        double error = double{std::numeric_limits<float>::denorm_min()} * centring_.scale * centring_.scale;
+        double error = double{std::numeric_limits<float>::denorm_min()};
         for (size_t g = 0; g < groups_.size(); ++g) {
             const double reach = static_cast<double>(queries_.norm_bound(g)[q]) + static_cast<double>(largest_[g]);
             error += rounding_factor(groups_[g].channels) * reach * reach;

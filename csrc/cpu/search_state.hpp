@@ -84,6 +84,7 @@ class Search {
     const Kernels& kernels_;
     const std::vector<LevelGroup> groups_;
     const Centring centring_;
+    const double unit_;  // see core/ranking.hpp
     Projection projection_;
     ThreadTeam team_;
     Region queries_, chunk_;

@@ -68,4 +68,8 @@ def search_cpu(
         raise InputError(f"{error}; features must be finite") from None
     except ValueError as error:  # the engine's own checks; only sizes beyond its range get so far
         raise InputError(str(error)) from None
+    if torch.isinf(distances).any():
+        raise InputError(
+            "query and gallery are so far apart that squared distances leave float32 (3.4e38); scale both down, to values below 1e17"
+        )
     return distances, indices, counts

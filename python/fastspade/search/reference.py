@@ -31,10 +31,12 @@ def _smallest(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> tuple[t
     to the lower index."""
     distances = torch.empty(len(query), kappa, dtype=torch.float64)
     indices = torch.empty(len(query), kappa, dtype=torch.int64)
+    # A power of two that brings features near one: rounding sees the same digits, however small or large they are.
+    scale = 2.0 ** -torch.frexp(gallery.abs().max().clamp(min=1e-38)).exponent.item()
     for row, vector in enumerate(query):
         squared = (gallery - vector).square().sum(dim=1)
         # A stable sort keeps the order of equal values, which is the lower index first.
-        places = torch.sort(squared.float(), stable=True).indices[:kappa]
+        places = torch.sort((squared * scale * scale).float(), stable=True).indices[:kappa]
         distances[row], indices[row] = squared[places], places
     return distances, indices
 
