@@ -52,12 +52,12 @@ def make(folder: Path, gib: float) -> None:
     import torch
 
     from fastspade import Bank, Spade
+    from fastspade.backbones.extractor import Features
     from fastspade.bank.shard_writer import SHARD_BYTES
-    from fastspade.features import Features
     from fastspade.search.levels import MemoryLevels, image_bytes
 
     model = Spade("efficientnet_lite0", k=K, resize=SIDE, crop=SIDE, device="cpu", progress=False)
-    extractor = model._extractor
+    extractor = model.extractor
     first = next(iter(extractor.stream(list(pictures(1, 0, (0, 65))))))
     size = image_bytes(MemoryLevels(first.pyramid))
     images, real = int(gib * 2**30) // size + 1, SHARD_BYTES // size + 1
@@ -152,7 +152,7 @@ def one_score(folder: Path, mode: str, images: int) -> dict[str, Any]:
     found: dict[str, Any] = {"images": images, "bank_images": len(model.bank)}
     if mode == "memory":
         begun = time.perf_counter()
-        model._resident_bank(model.bank.snapshot)
+        model.device_bank(model.bank.snapshot)
         found["load_seconds"] = time.perf_counter() - begun
     for name in ("first", "again"):
         read, begun = counted(), time.perf_counter()

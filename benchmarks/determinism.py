@@ -29,7 +29,7 @@ def run(model: Spade, pictures: list[Any], batch: int, threads: int) -> dict[str
     """Features, image scores and maps of the pictures."""
     torch.set_num_threads(threads)
     model.batch_size = batch
-    parts = list(model._extractor.stream(pictures))
+    parts = list(model.extractor.stream(pictures))
     levels = [torch.cat(level) for level in zip(*(part.pyramid for part in parts), strict=True)]
     result = model.score(pictures)
     return {"levels": levels, "scores": result.image_scores, "maps": np.stack([image.anomaly_map for image in result.images])}

@@ -77,17 +77,17 @@ count_paths() { paths | wc -l; }
 
 tests() {
     begin "${TEST_SECONDS:-580}" $((2 + $(count_paths)))
-    run test_operators 100 python3 -m pytest -q -m gpu tests/test_operators.py -p no:cacheprovider
+    run test_operators 100 python3 -m pytest -q -m gpu tests/search/test_operators.py -p no:cacheprovider
     local path
     for path in $(paths); do
         run "test_engines_$path" 200 env FASTSPADE_CUDA_PATH="$path" \
-            python3 -m pytest -q -m gpu tests/test_engines.py tests/test_cuda_layouts.py -p no:cacheprovider
+            python3 -m pytest -q -m gpu tests/search/test_engines.py tests/cuda/test_cuda_layouts.py -p no:cacheprovider
     done
-    run test_cuda 200 python3 -m pytest -q tests/test_cuda.py -p no:cacheprovider
+    run test_cuda 200 python3 -m pytest -q tests/cuda/test_cuda.py -p no:cacheprovider
 }
 
 # As few cases as show every part of the kernels, since a sanitizer makes them a hundred times as slow; those of
-# tests/layout_cases.py are named after the devices that need them.
+# tests/support/layout_cases.py are named after the devices that need them.
 sanitize() {
     local small="one_pixel or two_levels or paper_like or ring_wraps" path tool device
     begin "${SANITIZE_SECONDS:-480}" $((2 * $(count_paths)))
@@ -98,7 +98,7 @@ sanitize() {
             # Every tensor in an allocation of its own, so that memcheck sees its end.
             run "sanitize_${tool}_$path" 240 env FASTSPADE_CUDA_PATH="$path" PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
                 compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 \
-                python3 -m pytest -q -x -m gpu tests/test_engines.py tests/test_cuda_layouts.py -p no:cacheprovider \
+                python3 -m pytest -q -x -m gpu tests/search/test_engines.py tests/cuda/test_cuda_layouts.py -p no:cacheprovider \
                 -k "test_matches_float64_brute_force and ($small) or test_layout_matches_float64_brute_force and $device"
         done
     done

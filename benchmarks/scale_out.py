@@ -132,7 +132,7 @@ class Inputs:
     search_seconds: float = 1.0e-3  # assumed: the aim for one H100 at K = 50; no GPU has been measured
     backbone_flops: float = 200e12  # assumed: FLOP/s that the backbone reaches, a fifth of an H100's 16-bit peak
     gpu_memory: float = 80e9  # assumed: an H100
-    bank_share: float = 0.6  # counted: share of the free memory that the bank may fill (fastspade.resident)
+    bank_share: float = 0.6  # counted: share of the free memory that the bank may fill (fastspade.spade.device_bank)
     gpus_a_node: int = 8  # assumed
     node_memory: float = 1e12  # assumed
     link: float = 50e9  # assumed: bytes/s a GPU between nodes (400 Gbit/s)

@@ -18,7 +18,7 @@ from matplotlib.patches import ConnectionPatch
 from fastspade import Spade, maps, pyramid_knn
 from fastspade.demo.scenes import TestImage, make_scene
 from fastspade.images import open_source
-from fastspade.result import ScoredImage
+from fastspade.spade.result import ScoredImage
 
 HERE = Path(__file__).parent
 CATEGORY, DEFECT, SIDE = "brick", "blob", 224

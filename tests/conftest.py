@@ -1,58 +1,31 @@
-"""What several test files share: a tiny backbone of our own and small pictures."""
+"""Fixtures that many tests share. Nothing optional is imported here: a test of an optional package imports it itself."""
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import nn
-
-from emulator.build import build
 from fault_table import pytest_addoption, pytest_sessionfinish, record_fault  # noqa: F401 (a plugin's hooks and fixture)
-from fastspade import Spade
+from tiny import picture
+
 from fastspade.search.cuda import has_cuda_engine
 
+HELPERS = [str(Path(__file__).parent / name) for name in ("support", "programs")]  # on sys.path by pyproject.toml
+
+
 def pytest_configure() -> None:
-    """What starts tests in the background may have told them to ignore Ctrl-C, which programs they start would inherit."""
+    """What starts tests in the background may have told them to ignore Ctrl-C, which programs they start would inherit; and
+    these programs find tests/support."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-LAYERS = ["first", "second", "third"]
-
-
-class TinyNet(nn.Module):
-    """Three strided convolutions: levels at strides 4, 8 and 16, like the real backbones', in a millisecond."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.first = nn.Sequential(nn.Conv2d(3, 6, 7, stride=4, padding=3), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU())
-        self.third = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.third(self.second(self.first(images)))
-
-
-def picture(seed: int, height: int = 64, width: int = 64) -> Image.Image:
-    """A seeded picture with some structure."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray((random.random((8, 8, 3)) * 255).astype(np.uint8))
-    return coarse.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def tiny_spade(**options) -> Spade:
-    """An unfitted Spade over TinyNet at 64 pixels."""
-    settings = dict(k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4) | options
-    return Spade(TinyNet(), layers=LAYERS, **settings)
+    os.environ["PYTHONPATH"] = os.pathsep.join([*HELPERS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture
-def normal() -> list[Image.Image]:
+def normal() -> list:
     return [picture(seed) for seed in range(6)]
 
 
@@ -79,4 +52,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
     """The CUDA engine with its kernels run on the host."""
+    pytest.importorskip("pybind11", reason="the emulated CUDA engine is built with pybind11")
+    from emulated_engine import build
+
     return build(tmp_path_factory.mktemp("emulated"))

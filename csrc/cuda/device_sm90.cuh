@@ -1,5 +1,5 @@
 // The intrinsics of sm_90a beyond device.cuh's: mbarriers, bulk tensor copies, warpgroup matrix products, named barriers. On
-// the host tests/emulator/simt_hopper.hpp defines them. Formats and layouts are the PTX ISA's ("Asynchronous warpgroup level
+// the host tests/cuda/emulator/simt_hopper.hpp defines them. Formats and layouts are the PTX ISA's ("Asynchronous warpgroup level
 // matrix instructions", "Tensor", "mbarrier").
 #pragma once
 

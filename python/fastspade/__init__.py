@@ -6,20 +6,38 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
+from fastspade import _moved as _moved
+from fastspade._lazy import lazy
 from fastspade._version import __version__
 from fastspade.errors import FastspadeError
 
 if TYPE_CHECKING:
     from fastspade import distributed as distributed
     from fastspade import evaluate as evaluate
+    from fastspade import maps as maps
     from fastspade import ray as ray
-    from fastspade.api import score
     from fastspade.bank import Bank
     from fastspade.info import build_info
-    from fastspade.module import SpadeModule
-    from fastspade.module.export import export
+    from fastspade.nn import SpadeModule
+    from fastspade.nn.export import export
     from fastspade.search import knn, pyramid_knn
-    from fastspade.spade import Result, Spade
+    from fastspade.spade import Result, Spade, score
+else:  # to a type checker, a name that there is not is an error
+    __getattr__ = lazy(
+        "fastspade",
+        dict.fromkeys(("distributed", "evaluate", "maps", "ray"), "")
+        | {
+            "Bank": "fastspade.bank",
+            "Result": "fastspade.spade.result",
+            "Spade": "fastspade.spade.spade",
+            "SpadeModule": "fastspade.nn",
+            "build_info": "fastspade.info",
+            "export": "fastspade.nn",
+            "knn": "fastspade.search",
+            "pyramid_knn": "fastspade.search",
+            "score": "fastspade.spade.spade",
+        },
+    )
 
 __all__ = [
     "Bank",
@@ -34,32 +52,6 @@ __all__ = [
     "pyramid_knn",
     "score",
 ]
-
-# Where each public name lives. Resolved on first use, so that `import fastspade` (and `--help`) does not wait for torch.
-_HOMES = {
-    "Bank": "fastspade.bank",
-    "Result": "fastspade.spade",
-    "Spade": "fastspade.spade",
-    "SpadeModule": "fastspade.module",
-    "build_info": "fastspade.info",
-    "export": "fastspade.module",
-    "knn": "fastspade.search",
-    "pyramid_knn": "fastspade.search",
-    "score": "fastspade.api",
-}
-
-
-if not TYPE_CHECKING:  # to a type checker, a name that there is not is an error
-
-    def __getattr__(name: str) -> object:
-        if name in ("evaluate", "ray", "distributed"):  # packages of their own: fastspade.evaluate.roc_auc(labels, scores)
-            return importlib.import_module(f"fastspade.{name}")
-        home = _HOMES.get(name)
-        if home is None:
-            raise AttributeError(f"module 'fastspade' has no attribute {name!r}")
-        value = getattr(importlib.import_module(home), name)
-        globals()[name] = value
-        return value
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from torch import nn
 from fastspade.backbones import Backbone, load_backbone
 from fastspade.bank.snapshot import check_storage_dtype, stored
 from fastspade.errors import InputError, MissingDependencyError
-from fastspade.module.scorer import Scorer
+from fastspade.nn.scorer import Scorer
 from fastspade.spade import Spade as FastSpade
 
 try:
@@ -83,7 +83,7 @@ class Spade(MemoryBankMixin, AnomalibModule):
                 kept.pop("backbone", None)
         # The pre-processor normalises, as for every model of anomalib; the backbone must not do it again.
         read = load_backbone(
-            source._module, layers=source.layers, embedding=source.embedding, cosine=source.cosine, mean=(0, 0, 0), std=(1, 1, 1)
+            source.module, layers=source.layers, embedding=source.embedding, cosine=source.cosine, mean=(0, 0, 0), std=(1, 1, 1)
         )
         options: dict[str, Any] = dict(k=k, k_image=k_image, kappa=kappa, upsample=upsample, sigma=sigma)
         options |= dict(image_score=image_score, local_average=local_average, precision=precision, storage_dtype=storage_dtype)

@@ -8,11 +8,10 @@ image and decisions about pixels, `fastspade.Spade` itself offers more; it is th
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +20,13 @@ from PIL import Image
 
 from fastspade.backbones import Backbone
 from fastspade.errors import InputError, MissingDependencyError
-from fastspade.images import DEFAULT_MAX_PIXELS
-from fastspade.result import Result
-from fastspade.search import knn
-from fastspade.spade import Spade
+from fastspade.spade import Result, Spade
+from fastspade.spade.options import DEFAULT_BACKBONE, given, names, takes_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastspade.spade.options import OptionsDict
 
 try:
     from sklearn.base import BaseEstimator, OutlierMixin
@@ -45,7 +47,7 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         paths, Pillow images or such arrays; a tensor (N, 3, H, W); or what else `Spade.fit` takes, such as a folder.
         With image_shape an array (N, H * W * channels) of flattened images.
 
-    backbone to max_pixels: the options of `fastspade.Spade`, by the same names.
+    backbone, options: those of `fastspade.Spade`, by the same names; each is a parameter.
     contamination: the share of the images given to `fit` that count as outliers, in (0, 0.5]; it sets offset_. "auto":
         none of them, the right choice where all are known to be good.
     image_shape: (H, W) or (H, W, channels) of images that come as the rows of a table; None where they come as images.
@@ -57,42 +59,18 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
     memory bank and so calls nearly all normal: predict is for new images.
     """
 
+    @takes_options(progress=False)
     def __init__(
         self,
-        backbone: str | torch.nn.Module | Backbone = "wide_resnet50_2",
+        backbone: str | torch.nn.Module | Backbone = DEFAULT_BACKBONE,
         *,
-        k: int = 50,
-        k_image: int | None = None,
-        kappa: int = 1,
-        layers: Sequence[str] | None = None,
-        upsample: str = "bilinear",
-        sigma: float = 4.0,
-        image_score: str = "knn",
-        local_average: bool = False,
-        window: float | None = None,
-        resize: int = 256,
-        crop: int = 224,
-        keep_crop: bool = False,
-        storage_dtype: str = "float32",
-        device: str | torch.device | None = None,
-        batch_size: int = 8,
-        num_workers: int | None = None,
-        progress: bool = False,
-        weights: str | Path | None = None,
-        precision: str = "exact",
-        memory_limit: int | None = None,
-        max_pixels: int | None = DEFAULT_MAX_PIXELS,
         contamination: float | str = "auto",
         image_shape: tuple[int, ...] | None = None,
+        **options: Unpack[OptionsDict],
     ) -> None:
-        self.backbone, self.k, self.k_image, self.kappa, self.layers = backbone, k, k_image, kappa, layers
-        self.upsample, self.sigma, self.image_score = upsample, sigma, image_score
-        self.local_average, self.window = local_average, window
-        self.resize, self.crop, self.keep_crop, self.storage_dtype = resize, crop, keep_crop, storage_dtype
-        self.device, self.batch_size, self.num_workers, self.progress = device, batch_size, num_workers, progress
-        self.weights, self.precision = weights, precision
-        self.memory_limit, self.max_pixels = memory_limit, max_pixels
-        self.contamination, self.image_shape = contamination, image_shape
+        self.backbone, self.contamination, self.image_shape = backbone, contamination, image_shape
+        for name, value in given({"progress": False, **options}, "SpadeDetector()").items():
+            setattr(self, name, value)  # as they are: scikit-learn wants them checked by fit
 
     def fit(self, X: Any, y: Any = None) -> SpadeDetector:
         """Learn what is normal from X, whose labels y are not looked at. Returns self.
@@ -101,12 +79,14 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         """
         images = self._images(X, reset=True)
         share = self._contamination()
-        options = {name: getattr(self, name) for name in inspect.signature(Spade).parameters if name != "backbone"}
+        options = {name: getattr(self, name) for name in names()}
         # fit changes no parameter: Spade takes a module as its own, puts it in eval mode and moves it.
         backbone = copy.deepcopy(self.backbone) if isinstance(self.backbone, torch.nn.Module) else self.backbone
         model = Spade(backbone, **options).fit(images)
+        if len(model.fitted_bank()) < 2:
+            raise InputError("X must hold at least 2 images, so that one can be compared with another; got n_samples = 1")
         self.model_ = model
-        self.training_scores_ = -_leave_one_out(model)
+        self.training_scores_ = -model.normal_scores()
         self.offset_ = float(np.percentile(self.training_scores_, 100 * share))
         return self
 
@@ -178,24 +158,3 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
 
 def _labels(decision: np.ndarray) -> NDArray[np.int_]:
     return np.where(decision >= 0, 1, -1)
-
-
-def _leave_one_out(model: Spade) -> np.ndarray:
-    """(N,) float64: the image score of every normal image against all the others, from the features already kept."""
-    bank = model._fitted().snapshot
-    if len(bank) < 2:
-        raise InputError("X must hold at least 2 images, so that one can be compared with another; got n_samples = 1")
-    if model.image_score != "knn":
-        matcher, resident = model._matcher(bank, left_out=1), model._resident_bank(bank)
-        scores: list[float] = []
-        for chosen in torch.arange(len(bank)).split(model.batch_size):
-            pyramid = [level.float().to(resident.device) for level in bank.levels.gather(chosen)]
-            embeddings = bank.embeddings[chosen].to(resident.device)
-            scores += matcher.match(embeddings, pyramid, resident, (model.crop, model.crop), left_out=chosen).scores
-        return np.array(scores)
-    # The paper's score is stage 1 alone.
-    k = min(model.k if model.k_image is None else model.k_image, len(bank) - 1)
-    distances, neighbors = knn(bank.embeddings, bank.embeddings, k + 1)
-    itself = neighbors == torch.arange(len(bank))[:, None]
-    itself[:, -1] |= ~itself.any(dim=1)  # where duplicates crowd the image itself out, the farthest goes instead
-    return distances[~itself].view(len(bank), k).double().mean(dim=1).numpy()

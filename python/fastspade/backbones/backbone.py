@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastspade.backbones.readout import Readout, unit_length
+from fastspade.backbones.readout import Reader, Readout
 from fastspade.errors import DtypeError, InputError
 
 __all__ = ["Backbone"]
@@ -27,7 +27,8 @@ class Backbone:
     name: what was loaded. layers: the pyramid's modules, finest first. embedding: the module whose output, averaged
     over all positions, is the stage-1 embedding. cosine: whether features have unit length. image_size: (resize, crop)
     in pixels at which the makers of the weights evaluated them, to pass to Spade; None where unknown. device: where it
-    runs.
+    runs. For what builds on a backbone: module, the network; reader, how its outputs are read; shift and scale (1, 3, 1, 1), its
+    normalisation.
     """
 
     def __init__(
@@ -44,15 +45,26 @@ class Backbone:
         cosine: bool = False,
         image_size: tuple[int, int] | None = None,
     ) -> None:
-        self.name, self.layers, self.embedding = name, list(layers), embedding
-        self.device, self.cosine, self.image_size = device, cosine, image_size
-        self._readout = Readout.of(module)
+        self.name, self.device, self.image_size = name, device, image_size
+        self.reader = Reader(Readout.of(module), tuple(layers), embedding, cosine)
         self._mean, self._std, self._weights = tuple(mean), tuple(std), weights
-        self._module = module.eval().to(device).to(memory_format=torch.channels_last)
-        self._shift = torch.tensor(self._mean, device=device).view(1, 3, 1, 1)
-        self._scale = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
+        self.module = module.eval().to(device).to(memory_format=torch.channels_last)
+        self.shift = torch.tensor(self._mean, device=device).view(1, 3, 1, 1)
+        self.scale = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
         # The hooks of a forward pass sit on the module, which threads share.
         self._running: AbstractContextManager[bool | None] = threading.Lock()
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.reader.layers)
+
+    @property
+    def embedding(self) -> str:
+        return self.reader.embedding
+
+    @property
+    def cosine(self) -> bool:
+        return self.reader.cosine
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_running"}
@@ -80,18 +92,12 @@ class Backbone:
             raise InputError(f"images must have shape (B, 3, H, W), none of them 0; got {tuple(images.shape)}")
         with self._running:
             outputs = self._run(images)
-        modules = {name: self._module.get_submodule(name) for name in outputs}
-        embedding = self._readout.pooled(self.embedding, modules[self.embedding], outputs[self.embedding], images)
-        pyramid = [self._readout.grid(name, modules[name], outputs[name], images) for name in self.layers]
-        self._check_order(pyramid)
-        self._check_finite({self.embedding: embedding} | dict(zip(self.layers, pyramid, strict=True)))
-        if self.cosine:
-            embedding, pyramid = unit_length(embedding), [unit_length(level) for level in pyramid]
-        return embedding, pyramid
+        self._check_finite(outputs)
+        return self.reader.read(self.module, outputs, images)
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The wanted modules' outputs in one forward pass."""
-        wanted = dict.fromkeys([*self.layers, self.embedding])
+        wanted = self.reader.wanted
         outputs: dict[str, torch.Tensor] = {}
 
         def keep(name: str) -> Callable[..., None]:
@@ -108,13 +114,13 @@ class Backbone:
 
             return hook
 
-        handles = [self._module.get_submodule(name).register_forward_hook(keep(name)) for name in wanted]
-        dtype = next((p.dtype for p in self._module.parameters() if p.dtype.is_floating_point), torch.float32)
+        handles = [self.module.get_submodule(name).register_forward_hook(keep(name)) for name in wanted]
+        dtype = next((p.dtype for p in self.module.parameters() if p.dtype.is_floating_point), torch.float32)
         half = torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
         try:
             with torch.inference_mode(), half:
-                normalised = (images.to(self.device, torch.float32) - self._shift) / self._scale
-                self._module(normalised.to(dtype).contiguous(memory_format=torch.channels_last))
+                normalised = (images.to(self.device, torch.float32) - self.shift) / self.scale
+                self.module(normalised.to(dtype).contiguous(memory_format=torch.channels_last))
         except _AllSeen:
             pass
         except AssertionError as error:  # how vision transformers refuse a size
@@ -130,18 +136,9 @@ class Backbone:
             raise InputError(f"layers must run in the module's forward pass, but {unseen[0]!r} did not")
         return outputs
 
-    def _check_order(self, pyramid: list[torch.Tensor]) -> None:
-        for i in range(1, len(pyramid)):
-            before, here = pyramid[i - 1].shape[2:], pyramid[i].shape[2:]
-            if here[0] > before[0] or here[1] > before[1]:
-                raise InputError(
-                    f"layers must be ordered finest first, but {self.layers[i]!r} is {here[0]}x{here[1]} and "
-                    f"{self.layers[i - 1]!r} before it {before[0]}x{before[1]}"
-                )
-
-    def _check_finite(self, features: dict[str, torch.Tensor]) -> None:
-        finite = torch.stack([values.isfinite().all() for values in features.values()]).tolist()  # one wait for the device
-        for name, good in zip(features, finite, strict=True):
+    def _check_finite(self, outputs: dict[str, torch.Tensor]) -> None:
+        finite = torch.stack([values.isfinite().all() for values in outputs.values()]).tolist()  # one wait for the device
+        for name, good in zip(outputs, finite, strict=True):
             if not good:
                 raise InputError(f"features must be finite, but layer {name!r} returned NaN or infinity")
 
@@ -161,7 +158,7 @@ class Backbone:
     def state_fingerprint(self) -> str:
         """SHA-256 (hex) over the names, shapes, types and values of all weights and buffers that affect the output."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self._module.state_dict().items()):
+        for name, tensor in sorted(self.module.state_dict().items()):
             if name.endswith("num_batches_tracked") or not isinstance(tensor, torch.Tensor):
                 continue  # a training counter: absent from old files, never read in eval mode
             values = tensor.detach().cpu().contiguous()

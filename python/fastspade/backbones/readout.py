@@ -13,7 +13,7 @@ from torch import nn
 
 from fastspade.errors import InputError
 
-__all__ = ["Readout", "unit_length"]
+__all__ = ["Reader", "Readout", "unit_length"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,43 @@ class Readout:
 
     def _tokens(self) -> str:
         return "" if self.patch is None else f" or the tokens of {self.patch[0]}x{self.patch[1]} patches"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Which layers' outputs are the pyramid, finest first, and the embedding, and how they are read. cosine: whether features
+    get unit length."""
+
+    readout: Readout
+    layers: tuple[str, ...]
+    embedding: str
+    cosine: bool
+
+    @property
+    def wanted(self) -> list[str]:
+        """The modules whose outputs are needed."""
+        return list(dict.fromkeys([*self.layers, self.embedding]))
+
+    def read(
+        self, network: nn.Module, outputs: dict[str, torch.Tensor], images: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The network's outputs for images (B, 3, H, W) -> embedding (B, E) and pyramid of (B, C_l, H_l, W_l).
+
+        Raises InputError where a layer is not an image, or is finer than the one before it.
+        """
+        modules = {name: network.get_submodule(name) for name in self.wanted}
+        embedding = self.readout.pooled(self.embedding, modules[self.embedding], outputs[self.embedding], images)
+        pyramid = [self.readout.grid(name, modules[name], outputs[name], images) for name in self.layers]
+        for i in range(1, len(pyramid)):
+            before, here = pyramid[i - 1].shape[2:], pyramid[i].shape[2:]
+            if here[0] > before[0] or here[1] > before[1]:
+                raise InputError(
+                    f"layers must be ordered finest first, but {self.layers[i]!r} is {here[0]}x{here[1]} and "
+                    f"{self.layers[i - 1]!r} before it {before[0]}x{before[1]}"
+                )
+        if self.cosine:
+            return unit_length(embedding), [unit_length(level) for level in pyramid]
+        return embedding, pyramid
 
 
 def unit_length(features: torch.Tensor) -> torch.Tensor:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastspade.backbones.extractor import Extractor, Features
 from fastspade.bank.checks import check_same_maker, numbers
 from fastspade.bank.snapshot import Snapshot, check_alike, check_features, stored
 from fastspade.bank.stored import StoredBank, write_bank
 from fastspade.errors import InputError
-from fastspade.features import Extractor, Features
 from fastspade.search.levels import MemoryLevels, Shape
 
 if TYPE_CHECKING:
-    from fastspade.arguments import Images
+    from fastspade.images.entry import Images
 
 MERGED_AT_ONCE = 16  # images
 

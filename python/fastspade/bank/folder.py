@@ -21,8 +21,8 @@ from pathlib import Path
 from fastspade.bank.lock import held
 from fastspade.bank.manifest import NAME, SHARD_NAME, Manifest, read_manifest, write_manifest
 from fastspade.bank.shard import Shard
-from fastspade.durable import storage_error, sync
 from fastspade.errors import InputError, MissingFileError, ModelFileError
+from fastspade.files.atomic import storage_error, sync
 
 LOCK = "lock"
 _ASIDE = re.compile(re.escape(f".{NAME}.") + r".*\.part")

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastspade.durable import storage_error
 from fastspade.errors import BankLockedError, StorageError
+from fastspade.files.atomic import storage_error
 
 _PID_BYTES = 20
 

@@ -23,8 +23,8 @@ from fastspade.bank.layout import Layout
 from fastspade.bank.shard import ShardRecord, open_regular
 from fastspade.bank.shard_writer import MOST_IMAGES
 from fastspade.bank.snapshot import STORAGE_DTYPES
-from fastspade.durable import replacing
 from fastspade.errors import ModelFileError, StorageError
+from fastspade.files.atomic import replacing
 
 NAME = "manifest.json"
 FORMAT, FORMAT_VERSION = "fastspade-bank", 1

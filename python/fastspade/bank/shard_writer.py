@@ -12,7 +12,7 @@ import torch
 
 from fastspade.bank.layout import Layout
 from fastspade.bank.shard import MOST_TAIL_BYTES, Shard, ShardRecord
-from fastspade.durable import storage_error
+from fastspade.files.atomic import storage_error
 
 SHARD_BYTES = 1 << 30  # a shard is closed when it has reached this
 MOST_IMAGES = 1 << 16  # or when it holds this many

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fastspade.backbones.extractor import Features
 from fastspade.errors import DtypeError, InputError
-from fastspade.features import Features
 from fastspade.search import knn
 from fastspade.search.levels import Levels, Shape
 

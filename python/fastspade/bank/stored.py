@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastspade.backbones.extractor import Features
 from fastspade.bank.folder import BankFolder
 from fastspade.bank.layout import Layout
 from fastspade.bank.manifest import Manifest, read_manifest
@@ -17,7 +18,6 @@ from fastspade.bank.shard import Shard, ShardRecord
 from fastspade.bank.shard_writer import SHARD_BYTES, ShardWriter
 from fastspade.bank.snapshot import Snapshot, check_alike, stored
 from fastspade.errors import InputError, ModelFileError, StorageError
-from fastspade.features import Features
 from fastspade.search.levels import Shape, shapes_of
 
 

@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 
 import torch
 
+from fastspade.backbones.extractor import Features
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.bank import MERGED_AT_ONCE
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import InputError
-from fastspade.features import Features
 from fastspade.search.levels import Levels, MemoryLevels, Shape
 
 Search = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]

@@ -8,8 +8,8 @@ import torch
 
 from fastspade.distributed.bank import ShardedBank, absent, merged
 from fastspade.errors import InputError
-from fastspade.matching import Matcher
-from fastspade.resident import ResidentBank
+from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.matching import Matcher
 
 
 class ShardedResident:
@@ -17,7 +17,7 @@ class ShardedResident:
 
     def __init__(self, bank: ShardedBank, device: torch.device, upsample: str, memory_limit: int | None) -> None:
         self.bank, self.levels, self.options = bank, bank.levels, (device, upsample, memory_limit)
-        self.own = None if bank.local is None else ResidentBank(bank.local, *self.options)
+        self.own = None if bank.local is None else DeviceBank(bank.local, *self.options)
 
     def nearest(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 1 over all ranks."""

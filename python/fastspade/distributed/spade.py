@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from fastspade.backbones import Backbone
+from fastspade.backbones.extractor import Features, FeatureStream
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.bank.stored import write_bank
@@ -16,15 +18,16 @@ from fastspade.distributed.images import SharedSource
 from fastspade.distributed.matching import ShardedMatcher, ShardedResident
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import ImageReadError
-from fastspade.features import Features, FeatureStream
 from fastspade.images import ImageSource
-from fastspade.matching import Matcher
 from fastspade.spade import Spade
+from fastspade.spade.matching import Matcher
+from fastspade.spade.options import names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from fastspade.arguments import Images, Options
+    from fastspade.images.entry import Images
+    from fastspade.spade.options import OptionsDict
 
 TIMEOUT = 300.0  # seconds
 
@@ -45,24 +48,24 @@ class DistributedSpade(Spade):
 
     # Spade's methods work on its parts through a few of their attributes, which those of a sharded bank have too.
     bank: ShardedBank | None  # type: ignore[assignment]  # in place of a Bank
-    _resident: ShardedResident | None  # type: ignore[assignment]  # in place of a ResidentBank
+    _device_bank: ShardedResident | None  # type: ignore[assignment]  # in place of a DeviceBank
 
     def __init__(
         self,
         backbone: str | torch.nn.Module | Backbone = "wide_resnet50_2",
         *,
         timeout: float = TIMEOUT,
-        **options: Unpack[Options],
+        **options: Unpack[OptionsDict],
     ) -> None:
         self.ranks = Ranks(timeout)
         super().__init__(backbone, **options)
-        self.progress = self.progress and self.ranks.rank == 0
+        self.settings = replace(self.settings, progress=self.progress and self.ranks.rank == 0)
 
     def fit(  # type: ignore[override]  # Spade's has a path: to a folder that only one process may write
         self, normal_images: Images, *, skip_bad: bool = False
     ) -> DistributedSpade:
         """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
-        extractor = self._extractor
+        extractor = self.extractor
 
         def own() -> tuple[Bank | None, list[tuple[str, Exception]]]:
             source = self._open_here(normal_images, skip_bad, "normal_images")
@@ -79,7 +82,7 @@ class DistributedSpade(Spade):
 
         bank, skipped = self.ranks.together("fit", own)
         sharded = ShardedBank(bank, self.ranks)
-        self._check_kappa(len(sharded), sharded.level_shapes)
+        self.check_kappa(len(sharded), sharded.level_shapes)
         self.bank, self.threshold = sharded, None
         self.skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
         self._told_few_images = False
@@ -92,21 +95,15 @@ class DistributedSpade(Spade):
         model = cls(
             whole.backbone,
             timeout=timeout,
-            device=whole.device,
-            batch_size=whole.batch_size,
-            num_workers=whole.num_workers,
-            progress=whole.progress,
-            max_pixels=whole.max_pixels,
-            memory_limit=whole.memory_limit,
-            **whole.options(),
+            **{name: getattr(whole, name) for name in names("model", "running")},
         )
-        model.bank, model.threshold = ShardedBank.part_of(whole._fitted(), model.ranks), whole.threshold
+        model.bank, model.threshold = ShardedBank.part_of(whole.fitted_bank(), model.ranks), whole.threshold
         return model
 
     def save(self, path: str | Path) -> None:
         """As Spade.save, by rank 0. Into a folder the images go batch by batch; for one file (.safetensors) the whole bank is
         brought together, which must fit in each rank's memory."""
-        bank = cast(ShardedBank, self._fitted())
+        bank = cast(ShardedBank, self.fitted_bank())
         if Path(path).suffix == ".safetensors":
             whole = bank.gathered()
             self.ranks.together("saving", lambda: self._save_whole(whole, path) if self.ranks.rank == 0 else None)
@@ -118,7 +115,7 @@ class DistributedSpade(Spade):
                 if self.ranks.rank == 0:
                     known = {} if self.threshold is None else {"threshold": self.threshold.as_dict()}
                     write_bank(path, parts, self.storage_dtype, ids=bank.ids, next_id=bank.next_id,
-                               options=self.options() | known, made_by=self._extractor.spec())  # fmt: skip
+                               options=self.options() | known, made_by=self.extractor.spec())  # fmt: skip
             finally:
                 for _ in parts:  # every rank sends its images, whatever becomes of them
                     pass
@@ -142,9 +139,9 @@ class DistributedSpade(Spade):
 
     def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Every rank extracts some of the images; an image's features do not depend on those that come with it."""
-        ranks, device = self.ranks, self._search_device
+        ranks, device = self.ranks, self.search_device
         start, stop = share(len(pixels), ranks)
-        found = ranks.together("features", lambda: self._extractor(pixels[start:stop]) if start < stop else None)
+        found = ranks.together("features", lambda: self.extractor(pixels[start:stop]) if start < stop else None)
         mine = None if found is None else [found[0], *found[1]]
         told = ranks.gather("features", None if mine is None else [tuple(tensor.shape) for tensor in mine])
         parts = [
@@ -155,12 +152,12 @@ class DistributedSpade(Spade):
         embeddings, *pyramid = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return embeddings, pyramid
 
-    def _resident_bank(self, bank: ShardedBank) -> ShardedResident:  # type: ignore[override]  # for ShardedMatcher alone
-        known, wanted = self._resident, (self._search_device, self.upsample, self.memory_limit)
+    def device_bank(self, bank: ShardedBank) -> ShardedResident:  # type: ignore[override]  # for ShardedMatcher alone
+        known, wanted = self._device_bank, (self.search_device, self.upsample, self.memory_limit)
         if known is None or known.bank is not bank or known.options != wanted:
-            known = self._resident = ShardedResident(bank, *wanted)
+            known = self._device_bank = ShardedResident(bank, *wanted)
         return known
 
-    def _matcher(self, bank: ShardedBank, left_out: int = 0) -> Matcher:  # type: ignore[override]  # it asks for its length
-        plain = super()._matcher(cast(Snapshot, bank), left_out)
+    def matcher(self, bank: ShardedBank, left_out: int = 0) -> Matcher:  # type: ignore[override]  # it asks for its length
+        plain = super().matcher(cast(Snapshot, bank), left_out)
         return ShardedMatcher(**vars(plain))

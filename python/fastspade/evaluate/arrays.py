@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from fastspade.errors import DtypeError, InputError
 
-if TYPE_CHECKING:
-    from fastspade.arguments import Arrays
+Arrays: TypeAlias = npt.ArrayLike | torch.Tensor | Sequence[np.ndarray] | Sequence[torch.Tensor]
+"""What the metrics take: one array or tensor, or a sequence of them."""
 
 CHUNK = 1 << 20  # positives looked at in one step; bounds the memory of intermediate results
 

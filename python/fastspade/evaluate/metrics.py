@@ -8,14 +8,10 @@ arrays of any equal shape, tensors, or lists of arrays of differing sizes (one a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastspade.evaluate.arrays import MetricValue, SortedScores, split
-
-if TYPE_CHECKING:
-    from fastspade.arguments import Arrays
+from fastspade.evaluate.arrays import Arrays, MetricValue, SortedScores, split
 
 
 def roc_auc(labels: Arrays, scores: Arrays) -> MetricValue:

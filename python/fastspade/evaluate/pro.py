@@ -23,7 +23,7 @@ from fastspade.evaluate.metrics import curve_thresholds
 from fastspade.evaluate.regions import label_regions
 
 if TYPE_CHECKING:
-    from fastspade.arguments import Arrays
+    from fastspade.evaluate.arrays import Arrays
 
 
 @dataclass(frozen=True)

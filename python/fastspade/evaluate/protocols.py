@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fastspade import maps
-from fastspade.geometry import CropBox
+from fastspade.images.geometry import CropBox
 
 PROTOCOLS = ("paper", "official")
 

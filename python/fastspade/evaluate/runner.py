@@ -15,9 +15,9 @@ from fastspade.evaluate.dataset import load_mask
 from fastspade.evaluate.metrics import average_precision_of, f1_max_of, roc_auc_of, roc_curve
 from fastspade.evaluate.pro import check_limit, pro_curve, pro_of, split_pixels
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, placed_map
-from fastspade.result import ScoredImage
-from fastspade.spade import Spade
-from fastspade.threshold import Threshold, check_rate
+from fastspade.spade import Spade, checks
+from fastspade.spade.result import ScoredImage
+from fastspade.spade.threshold import Threshold
 
 IMAGE_METRICS = ("image_roc_auc", "image_average_precision", "image_f1_max")
 PIXEL_METRICS = ("pixel_roc_auc", "pixel_average_precision", "pixel_f1_max", "pro")
@@ -72,8 +72,8 @@ def evaluate_category(
     fpr_limit: up to which PRO is integrated.
     """
     check_limit(fpr_limit)
-    check_rate("target_fpr", 0.0 if target_fpr is None else target_fpr)
-    check_rate("pixel_target_fpr", pixel_target_fpr)
+    checks.share("target_fpr", 0.0 if target_fpr is None else target_fpr)
+    checks.share("pixel_target_fpr", pixel_target_fpr)
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise InputError(f"protocols must be among {', '.join(map(repr, PROTOCOLS))}, got {protocol!r}")

@@ -24,7 +24,7 @@ def model_fingerprint(model: str | os.PathLike[str] | Spade) -> str:
     """SHA-256 (hex) of a saved model's file, of a model folder's manifest (it holds checksums), or of a fitted Spade."""
     digest = hashlib.sha256()
     if isinstance(model, Spade):
-        bank = model._fitted().snapshot
+        bank = model.fitted_bank().snapshot
         known = None if model.threshold is None else model.threshold.as_dict()
         described = {"options": model.options(), "threshold": known, "backbone": model.backbone.spec(), "names": list(bank.names)}
         digest.update(json.dumps(described, sort_keys=True).encode())

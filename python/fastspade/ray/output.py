@@ -14,7 +14,7 @@ from PIL import Image
 
 from fastspade.errors import FastspadeError
 from fastspade.ray.storage import Place
-from fastspade.result import ScoredImage
+from fastspade.spade.result import ScoredImage
 
 SCHEMA = pa.schema(
     [

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastspade.decode import Decoded, check_array, decode_array, read_file, standardise
 from fastspade.errors import DtypeError, ImageReadError, InputError
-from fastspade.image_file import opened_bytes
 from fastspade.images import Entry
+from fastspade.images.decode import Decoded, check_array, decode_array, read_file, standardise
+from fastspade.images.safe_file import opened_bytes
 from fastspade.ray.sources import FilePart, Part, RowPart
 from fastspade.ray.storage import Place
 

@@ -21,17 +21,16 @@ import ray.data
 import torch
 
 from fastspade.errors import DeviceError, EngineError, InputError
+from fastspade.files.progress import progress_bar
+from fastspade.files.signals import keeps_handler
 from fastspade.images import DEFAULT_MAX_PIXELS
 from fastspade.info import build_info
-from fastspade.progress import progress_bar
 from fastspade.ray.manifest import claim, model_fingerprint
 from fastspade.ray.shipping import Shipped
 from fastspade.ray.sources import IMAGE_COLUMNS, Listing, Source, check_column, list_source
 from fastspade.ray.storage import FileSystem, Place, locate
 from fastspade.ray.worker import Attempts, Job, PartScorer, RowScorer, part_file
-from fastspade.sigterm import keeps_handler
-from fastspade.spade import Spade
-from fastspade.threshold import check_threshold
+from fastspade.spade import Spade, checks
 
 BATCHES_PER_PART = 32
 BLOCKS_PER_ACTOR = 64  # parts travel to actors in this many blocks or more, so that no actor is left with a long one
@@ -104,8 +103,8 @@ def score(
     for name, value in (("batch_size", batch_size), ("images_per_part", images_per_part or BATCHES_PER_PART * batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} must be a whole number from 1 up, got {value!r}")
-    check_threshold("threshold", threshold)
-    check_threshold("pixel_threshold", pixel_threshold)
+    checks.optional_number("threshold", threshold)
+    checks.optional_number("pixel_threshold", pixel_threshold)
     images_per_part = images_per_part or BATCHES_PER_PART * batch_size
     place = locate(output, "output", filesystem)
     fingerprint = model_fingerprint(model)

@@ -25,9 +25,9 @@ class Shipped:
 
     @classmethod
     def pack(cls, model: Spade) -> Shipped:
-        bank = model._fitted().snapshot
+        bank = model.fitted_bank().snapshot
         bare = copy.copy(model)
-        bare.bank, bare._resident = None, None
+        bare.bank, bare._device_bank = None, None
         tensors = [tensor.contiguous() for tensor in (bank.embeddings, *bank.pyramid)]
         arrays = [(tensor.reshape(-1).view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
         return cls(bare, arrays, bank.names, bank.ids, bank.next_id)
@@ -37,5 +37,5 @@ class Shipped:
             warnings.simplefilter("ignore")  # that the memory cannot be written; a bank's is never
             tensors = [torch.from_numpy(array).view(dtype).view(shape) for array, dtype, shape in self.arrays]
         model = copy.copy(self.model)
-        model.bank = Bank(tensors[0], tensors[1:], self.names, self.ids, next_id=self.next_id, extractor=model._extractor)
+        model.bank = Bank(tensors[0], tensors[1:], self.names, self.ids, next_id=self.next_id, extractor=model.extractor)
         return model

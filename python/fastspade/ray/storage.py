@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from fastspade.durable import replacing
 from fastspade.errors import InputError, MissingFileError
+from fastspade.files.atomic import replacing
 
 # An object of these appears under its name when the upload is complete, so it needs no rename (which would be a copy).
 _OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})

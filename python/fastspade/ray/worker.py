@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,9 +18,9 @@ import numpy as np
 import ray
 import torch
 
-from fastspade.decode import Decoded
 from fastspade.errors import EngineError, FastspadeError, ImageReadError, MissingFileError
 from fastspade.images import Entry
+from fastspade.images.decode import Decoded
 from fastspade.ray.output import part_bytes, part_counts, start_row, unreadable_row
 from fastspade.ray.reading import part_entries, row_entries
 from fastspade.ray.storage import Place
@@ -55,8 +55,8 @@ class Job:
             model: Spade = ray.get(self.model).unpack()
         else:
             model = Spade.load(self.model, backbone=self.backbone, device=self.device, weights=self.weights)
-        model.batch_size, model.num_workers, model.progress = self.batch_size, self.num_workers, False
-        model.max_pixels, model.memory_limit = self.max_pixels, self.memory_limit
+        running = ("batch_size", "num_workers", "max_pixels", "memory_limit")
+        model.settings = replace(model.settings, progress=False, **{name: getattr(self, name) for name in running})
         return model
 
 

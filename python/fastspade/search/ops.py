@@ -1,6 +1,6 @@
 """The search as torch custom operators, so that torch.compile and torch.export see one node with known shapes.
 
-fastspade::prepare_gallery and fastspade::pyramid_knn take checked arguments; `fastspade.search.functions` checks them.
+fastspade::prepare_gallery and fastspade::pyramid_knn take checked arguments; `fastspade.search.api` checks them.
 """
 
 from __future__ import annotations

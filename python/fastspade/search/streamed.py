@@ -1,15 +1,20 @@
-"""`pyramid_knn` over a gallery that is read in parts, so that it may be larger than memory."""
+"""Searching a gallery that is not where the queries are, or not in memory: images are brought over in parts, the next part
+while one is searched.
+
+Every part's answer is exact and ordered by (float32 distance, index), so the kappa smallest of the parts' answers are the
+answer over all of it, bit for bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.search import ops
-from fastspade.search.levels import Levels, image_bytes
-from fastspade.search.streaming import PART_BYTES, merge_nearest, parts_of, read_ahead, search_streamed
+from fastspade.search.levels import Levels, MemoryLevels, image_bytes
 from fastspade.search.validation import (
     PRECISIONS,
     UPSAMPLES,
@@ -19,6 +24,154 @@ from fastspade.search.validation import (
     check_pair,
     check_pyramid,
 )
+
+Search = Callable[[list[torch.Tensor], "torch.Tensor | None", int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+# Bytes of one part. On a device two are held at a time, each with its 16-bit copy, so about three times this is used; on
+# the CPU two are held.
+PART_BYTES = 256 << 20
+
+
+def merge_nearest(
+    distances: torch.Tensor, indices: torch.Tensor, more: torch.Tensor, more_indices: torch.Tensor, kappa: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kappa nearest of two answers (rows, any). Ties go to the first answer, whose images must precede the second's."""
+    joined = torch.cat([distances, more], dim=1)
+    ordered, places = torch.sort(joined, dim=1, stable=True)
+    return ordered[:, :kappa], torch.cat([indices, more_indices], dim=1).gather(1, places[:, :kappa])
+
+
+def parts_of(source: Levels, wanted: torch.Tensor, part_bytes: int) -> list[torch.Tensor]:
+    return list(wanted.split(max(1, part_bytes // image_bytes(source))))
+
+
+def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """The levels of each part, the next one read by a thread meanwhile. No more than two are held, if the caller drops one
+    before it asks for the next."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fastspade-read") as reader:
+        number = 0
+        coming: Future[list[torch.Tensor]] | None = reader.submit(source.gather, parts[0])
+        while coming is not None:
+            levels = coming.result()
+            number += 1
+            coming = reader.submit(source.gather, parts[number]) if number < len(parts) else None
+            yield levels
+            del levels
+
+
+class _Conveyor:
+    """Copies parts of a gallery to a device ahead of their use, through pinned memory, on a stream of its own."""
+
+    def __init__(self, source: Levels, parts: list[torch.Tensor], device: torch.device) -> None:
+        self.source, self.parts, self.device = source, parts, device
+        self.host = source.whole
+        self.stream = torch.cuda.Stream(device)
+        self.pinned: list[list[torch.Tensor] | None] = [None, None]
+        self.copied: list[torch.cuda.Event | None] = [None, None]
+
+    def _send(self, number: int) -> tuple[list[torch.Tensor], torch.cuda.Event]:
+        images, turn = self.parts[number], number % 2
+        contiguous = int(images[-1] - images[0]) + 1 == len(images)
+        if self.host and contiguous and all(level.is_pinned() for level in self.host):
+            sources = [level[int(images[0]) : int(images[-1]) + 1] for level in self.host]
+        else:
+            event = self.copied[turn]
+            if event is not None:
+                event.synchronize()  # the staging memory is free again once its last copy has left
+            pinned = self.pinned[turn]
+            if pinned is None:
+                types = [level.dtype for level in self.host] if self.host else [self.source.dtype] * len(self.source.shapes)
+                pinned = self.pinned[turn] = [
+                    torch.empty((len(self.parts[0]), *shape), dtype=dtype, pin_memory=True)
+                    for shape, dtype in zip(self.source.shapes, types, strict=True)
+                ]
+            sources = [stage[: len(images)] for stage in pinned]
+            if self.host:
+                for level, stage in zip(self.host, sources, strict=True):
+                    torch.index_select(level, 0, images, out=stage)
+            else:
+                for level, stage in zip(self.source.gather(images), sources, strict=True):
+                    stage.copy_(level)
+        with torch.cuda.stream(self.stream):
+            sent = [source.to(self.device, non_blocking=True) for source in sources]
+            event = torch.cuda.Event()
+            event.record(self.stream)
+        self.copied[turn] = event
+        return sent, event
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        current = torch.cuda.current_stream(self.device)
+        waiting = self._send(0)
+        for number in range(len(self.parts)):
+            levels, event = waiting
+            current.wait_event(event)
+            for level in levels:
+                level.record_stream(current)
+            # The next part travels while this one is searched.
+            ahead = self._send(number + 1) if number + 1 < len(self.parts) else None
+            yield levels
+            if ahead is not None:
+                waiting = ahead
+
+
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Host values on the device. Through pinned memory: a copy from other memory would wait for all that the stream has to do."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def search_streamed(
+    gallery: list[torch.Tensor] | Levels,
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    device: torch.device,
+    search: Search,
+    *,
+    part_bytes: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Runs `search(levels, gallery_index, kappa)` over parts of a gallery and merges the answers.
+
+    `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part, None
+    is PART_BYTES. gallery_index may be on the device or the host, which must know what to bring: values on the device are
+    copied back, and that is the one wait for what the device has to do. Beyond it, staging memory of galleries that are not
+    pinned is filled anew only when its last copy has left.
+    """
+    stored: Levels = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
+    images = len(stored)
+    pixels = stored.shapes[0][1] * stored.shapes[0][2]
+    wanted = torch.arange(images)
+    if gallery_index is not None:
+        named = gallery_index.cpu().unique()  # no copy, and no wait, where it is on the host
+        if gallery_index.device != device:
+            gallery_index = _sent(gallery_index, device)
+        named = named[(named >= 0) & (named < images)]
+        wanted = named if len(named) else wanted[:1]  # where no entry names an image, one is searched for none of the queries
+    parts = parts_of(stored, wanted, PART_BYTES if part_bytes is None else part_bytes)
+    places = (torch.arange(images, device=device) if gallery_index is None else _sent(wanted, device)).split(len(parts[0]))
+    if device.type == "cuda":
+        source: Iterator[list[torch.Tensor]] = iter(_Conveyor(stored, parts, device))
+    else:
+        source = read_ahead(stored, parts)
+    answer = None
+    for part in places:
+        levels = next(source)
+        part_index = None
+        if gallery_index is not None:
+            # Positions within the part; images of other parts are skipped by a negative entry.
+            position = torch.full((images,), -1, dtype=torch.int64, device=device)
+            position[part] = torch.arange(len(part), device=device)
+            inside = (gallery_index >= 0) & (gallery_index < images)
+            part_index = torch.where(inside, position[gallery_index.clamp(0, images - 1)], -1)
+        reach = min(kappa, len(part) * pixels if part_index is None else part_index.shape[1] * pixels)
+        distances, indices, counters = search(levels, part_index, reach)
+        del levels
+        image = part[(indices // pixels).clamp_min(0)]
+        indices = torch.where(indices >= 0, image * pixels + indices % pixels, -1)
+        if answer is None:
+            answer = distances, indices, counters
+        else:
+            answer = (*merge_nearest(answer[0], answer[1], distances, indices, kappa), answer[2] + counters)
+    assert answer is not None  # a gallery has at least one image, so there is at least one part
+    return answer
 
 
 class StreamedGallery:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fastspade.decode import as_rgb
 from fastspade.evaluate.arrays import MetricValue
 from fastspade.evaluate.category import Category
 from fastspade.evaluate.protocols import crop_mask
 from fastspade.evaluate.report.encode import mask_picture, packed, thumbnail
 from fastspade.evaluate.runner import CategoryResult, ScoredTest
-from fastspade.geometry import CropBox, centre_crop
+from fastspade.images.decode import as_rgb
+from fastspade.images.geometry import CropBox, centre_crop
 from fastspade.spade import Spade
 
 MAP_SIDE = 112  # maps are smooth (sigma 4 at 224), so half their resolution shows everything

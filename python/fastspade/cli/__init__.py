@@ -1,0 +1,5 @@
+"""The command line: fastspade fit | add | remove | score | export | eval | demo | info. A file a command, and what they share."""
+
+from fastspade.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,112 @@
+"""`fastspade eval`: a dataset through fit, score and metrics; results.json, results.csv, report.html and a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fastspade._version import __version__
+from fastspade.backbones import load_backbone
+from fastspade.cli.parser import options_of
+from fastspade.errors import InputError
+from fastspade.evaluate import tables
+from fastspade.evaluate.category import Category
+from fastspade.evaluate.dataset import read_dataset
+from fastspade.evaluate.protocols import PROTOCOLS, describe, placed_map
+from fastspade.evaluate.runner import ScoredTest, evaluate_category
+from fastspade.files.atomic import check_output, written_at_once
+from fastspade.maps.files import write_map
+from fastspade.search.device import pick_device
+from fastspade.spade import Spade
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate. The output folder appears when everything is done, or not at all."""
+    options = options_of(arguments)
+    output = Path(arguments.output)
+    check_output(output)
+    protocols = [name for name in PROTOCOLS if not arguments.protocol or name in arguments.protocol]
+    categories = read_dataset(arguments.dataset, arguments.layout, arguments.category)
+    report = None
+    if not arguments.no_report:
+        from fastspade.evaluate.report import Report
+
+        report = Report(arguments.report_images)
+    device = pick_device(options.pop("device"))
+    backbone = load_backbone(arguments.backbone, layers=options.pop("layers"), weights=options.pop("weights"), device=device)
+    with written_at_once(output) as folder:
+        results, images = [], {}
+        bar = tqdm(total=len(categories), desc="eval", unit="category", disable=arguments.quiet or not sys.stderr.isatty())
+        for category in categories:
+            bar.set_postfix_str(category.name)
+            model = Spade(backbone, device=device, **options, keep_crop=True)
+            result, tests = evaluate_category(
+                category,
+                model,
+                protocols=protocols,
+                target_fpr=arguments.target_fpr,
+                pixel_target_fpr=arguments.pixel_target_fpr,
+                fpr_limit=arguments.fpr_limit,
+            )
+            results.append(result)
+            images[category.name] = [_record(one, Path(arguments.dataset)) for one in tests]
+            if arguments.save_maps:
+                _save_maps(folder / "anomaly_maps", category, tests, arguments.save_maps)
+            if report is not None:
+                report.add(category, result, tests, model, Path(arguments.dataset))
+            bar.update()
+        bar.close()
+        about = _about(arguments, model, protocols)
+        (folder / "results.json").write_text(tables.as_json(results, about, images), encoding="utf-8")
+        (folder / "results.csv").write_text(tables.as_csv(results), encoding="utf-8")
+        if report is not None:
+            (folder / "report.html").write_text(report.html(results, about), encoding="utf-8")
+    tables.print_table(results)
+    for protocol in protocols:
+        print(describe(protocol, model.resize, model.crop))
+    print(f"{output}: results.json, results.csv{'' if report is None else ', report.html'}")
+    return 0
+
+
+def _about(arguments: argparse.Namespace, model: Spade, protocols: list[str]) -> dict[str, Any]:
+    spec = model.backbone.spec()
+    return {
+        "fastspade": __version__,
+        "dataset": str(arguments.dataset),
+        "layout": arguments.layout,
+        "protocols": {name: describe(name, model.resize, model.crop) for name in protocols},
+        "pro_fpr_limit": arguments.fpr_limit,
+        "options": {name: value for name, value in model.options().items() if name != "keep_crop"},
+        "backbone": {name: spec[name] for name in ("name", "layers", "embedding", "weights", "fingerprint")},
+    }
+
+
+def _record(one: ScoredTest, root: Path) -> dict[str, Any]:
+    scored = one.scored
+    return {
+        "image": relative(one.test.path, root),
+        "kind": one.test.kind,
+        "score": scored.score,
+        "map_max": float(scored.anomaly_map.max()),
+        "decision": None if scored.threshold is None else "defect" if scored.is_defect else "good",
+    }
+
+
+def relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _save_maps(folder: Path, category: Category, tests: list[ScoredTest], kind: str) -> None:
+    """<category>/test/<kind>/<stem>.tiff or .npy at the images' own sizes: what official evaluation scripts read."""
+    low = min(float(one.scored.anomaly_map.min()) for one in tests)
+    high = max(float(one.scored.anomaly_map.max()) for one in tests)
+    for one in tests:
+        path = folder / category.name / "test" / one.test.kind / f"{one.test.path.stem}.{kind}"
+        if path.exists():
+            raise InputError(f"save-maps: two test images of {category.name} are named {one.test.path.stem}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_map(path, placed_map(one.scored.anomaly_map, one.scored.crop, one.scored.size), kind, (low, high))

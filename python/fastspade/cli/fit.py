@@ -1,0 +1,32 @@
+"""`fastspade fit`: normal images into a model file or folder, with a threshold."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fastspade.cli.model import describe, tell_skipped
+from fastspade.cli.parser import options_of
+from fastspade.errors import InputError
+from fastspade.spade import Spade, checks
+
+
+def run(arguments: argparse.Namespace) -> int:
+    output = Path(arguments.output)
+    if not output.parent.is_dir():
+        raise InputError(f"output: the folder {output.parent} does not exist")
+    checks.share("target-fpr", arguments.target_fpr)
+    checks.share("pixel-target-fpr", arguments.pixel_target_fpr)
+    model = Spade(arguments.backbone, **options_of(arguments))
+    model.fit(arguments.images, skip_bad=arguments.skip_bad, path=None if output.suffix == ".safetensors" else output)
+    if not arguments.no_threshold and model.bank is not None and len(model.bank) > 1:
+        model.calibrate(arguments.target_fpr, arguments.pixel_target_fpr)
+    model.save(output)
+    print(describe(output, model))
+    if model.threshold is not None:
+        print(f"threshold: image score {model.threshold.image:.6g}, map {model.threshold.pixel:.6g} (leave-one-out)")
+    elif not arguments.no_threshold:
+        print("no threshold: calibrating one needs at least 2 normal images", file=sys.stderr)
+    tell_skipped(model)
+    return 0

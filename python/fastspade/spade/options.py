@@ -1,0 +1,192 @@
+"""The options of a Spade, each defined once: its name, type, default, check, command-line flag and help text.
+
+What else knows of options derives from `Options` (the signatures of Spade, score, Spade.load and SpadeDetector, the command
+line, saved models, the documentation's table) or is compared with it by a test (OptionsDict, the anomalib model).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+from fastspade.errors import InputError
+from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
+from fastspade.spade import checks
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_BACKBONE = "wide_resnet50_2"
+BACKBONE_HELP = "wide_resnet50_2, resnet18, resnet50, efficientnet_lite0, or timm:NAME"
+UPSAMPLES = ("bilinear", "nearest")
+IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
+PRECISIONS = ("exact", "fast")
+STORAGE_DTYPES = ("float32", "float16", "bfloat16")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def option(
+    default: Any,
+    check: Callable[[str, Any], Any],
+    help: str,
+    *,
+    scope: str,
+    paper: bool = True,
+    flag: dict[str, Any] | None = None,
+) -> Any:
+    """One option. check(name, value) returns the value as it is kept, or raises an error that names the option.
+
+    scope: "model", scores depend on it and saved models hold it; "network", it chooses the backbone's layers or weights;
+    "running", how and where the work is done. paper: the paper has it. flag: what the command line's argument needs beside
+    its name, default and help; None for an option that no command has.
+    """
+    about = {"check": check, "help": help, "scope": scope, "paper": paper, "flag": flag}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of a Spade but its backbone, checked and as plain values. Raises InputError or DtypeError, which name the
+    option, what it got and what it needs."""
+
+    k: int = option(50, checks.count, "normal images that each test image is compared with in stage 2",
+                    scope="model", flag={"type": int})  # fmt: skip
+    k_image: int | None = option(None, checks.optional_count, "how many of them make the image score (default: k)",
+                                 scope="model", flag={"type": int})  # fmt: skip
+    kappa: int = option(1, checks.count, "nearest gallery pixels that a pixel's score averages over (eq. 3)",
+                        scope="model", flag={"type": int})  # fmt: skip
+    layers: Sequence[str] | None = option(None, checks.anything, "modules of the backbone whose outputs form the pyramid, finest first",
+                                          scope="network", flag={"nargs": "+"})  # fmt: skip
+    upsample: str = option("bilinear", checks.choice(UPSAMPLES), "how levels are brought to one resolution",
+                           scope="model", flag={"choices": UPSAMPLES})  # fmt: skip
+    sigma: float = option(4.0, checks.length, "of the Gaussian that smooths the map, in pixels of the cropped image",
+                          scope="model", flag={"type": float})  # fmt: skip
+    image_score: str = option(
+        "knn", checks.choice(IMAGE_SCORES),
+        "knn: mean squared distance to the k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's "
+        "highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
+        scope="model", paper=False, flag={"choices": IMAGE_SCORES},
+    )  # fmt: skip
+    local_average: bool = option(False, checks.truth, "average every level's features over 3 x 3 places before matching",
+                                 scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
+    window: float | None = option(
+        None, checks.optional_length,
+        "match a pixel only to gallery pixels at most this many pixels of the crop away from its own place, in y and in x, for "
+        "aligned images; None: the whole image",
+        scope="model", paper=False, flag={"type": float, "metavar": "PIXELS"},
+    )  # fmt: skip
+    resize: int = option(256, checks.count, "images are resized until their shorter side has this many pixels",
+                         scope="model", flag={"type": int})  # fmt: skip
+    crop: int = option(224, checks.count, "then the central crop x crop pixels are cut out", scope="model", flag={"type": int})
+    keep_crop: bool = option(False, checks.truth, "maps cover the crop alone instead of being put back at the input's own size",
+                             scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
+    precision: str = option("exact", checks.choice(PRECISIONS), "exact, or fast: the CUDA search's first pass alone, as of pyramid_knn",
+                            scope="model", paper=False)  # fmt: skip
+    storage_dtype: str = option(
+        "float32", checks.choice(STORAGE_DTYPES),
+        "what the normal images' features are kept as; 16 bits take half the memory and change scores a little",
+        scope="model", paper=False, flag={"choices": STORAGE_DTYPES},
+    )  # fmt: skip
+    weights: str | Path | None = option(None, checks.anything, "a local state-dict file in place of the published weights",
+                                        scope="network", flag={"metavar": "FILE"})  # fmt: skip
+    device: str | torch.device | None = option(
+        None, checks.anything, "cpu or cuda; None: cuda where this build has a CUDA engine and a device is present, else cpu",
+        scope="running", flag={},
+    )  # fmt: skip
+    batch_size: int = option(8, checks.count, "images per call of the backbone", scope="running", flag={"type": int})
+    num_workers: int | None = option(2, checks.optional_workers, "threads that decode images",
+                                     scope="running", flag={"type": int})  # fmt: skip
+    progress: bool = option(True, checks.truth, "show progress bars on a terminal", scope="running")
+    max_pixels: int | None = option(
+        DEFAULT_MAX_PIXELS, checks.optional_count,
+        "image files with more pixels in their header are refused before they are decoded; None: no limit",
+        scope="running", flag={"type": int, "metavar": "N"},
+    )  # fmt: skip
+    memory_limit: int | None = option(
+        None, checks.optional_count,
+        "bytes of the normal images' features held at once, on the device, and on the host where the model is in a folder; a larger "
+        "bank is read in parts while it is searched. None: what is free on the device; on the CPU about 512 MiB of a model in a "
+        "folder",
+        scope="running", flag={"metavar": "BYTES"},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
+        if self.crop > self.resize:
+            raise InputError(f"crop must not exceed resize ({self.resize}), got {self.crop}")
+
+    def kept(self) -> dict[str, Any]:
+        """Those that scores depend on, as saved models hold them."""
+        return {name: getattr(self, name) for name in names("model")}
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class OptionsDict(TypedDict, total=False):
+    """The options of `fastspade.Spade`, all but the backbone, for annotations of your own."""
+
+    k: int
+    k_image: int | None
+    kappa: int
+    layers: Sequence[str] | None
+    upsample: str
+    sigma: float
+    image_score: str
+    local_average: bool
+    window: float | None
+    resize: int
+    crop: int
+    keep_crop: bool
+    precision: str
+    storage_dtype: str
+    weights: str | Path | None
+    device: str | torch.device | None
+    batch_size: int
+    num_workers: int | None
+    progress: bool
+    max_pixels: int | None
+    memory_limit: int | None
+
+
+def names(*scopes: str) -> tuple[str, ...]:
+    """The options of some scopes, all without one, in their order."""
+    return tuple(one.name for one in fields(Options) if not scopes or one.metadata["scope"] in scopes)
+
+
+def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) -> Callable[[F], F]:
+    """Shows options in the signature of a function that takes them as **options, and gives those left out their defaults.
+
+    scopes: which; all without one. without: names that it does not take. defaults: in place of those of Options.
+    """
+    known = {one.name: one for one in fields(Options)}
+    wanted = [name for name in names(*scopes) if name not in without]
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        shown = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name, known[name].default), annotation=known[name].type
+            )
+            for name in wanted
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]  # functions have no declared one
+        return function
+
+    return decorate
+
+
+def given(options: dict[str, Any], call: str, *scopes: str) -> dict[str, Any]:
+    """`options` of some scopes, the others at their defaults. Raises TypeError for a name that is none of them."""
+    wanted = names(*scopes)
+    for name in options:
+        if name not in wanted:
+            raise TypeError(f"{call} got an unexpected keyword argument {name!r}")
+    known = {one.name: one.default for one in fields(Options)}
+    return {name: options.get(name, known[name]) for name in wanted}

@@ -1,0 +1,120 @@
+"""The emulation would notice: planted faults in the CUDA kernels, each of which must make the parity check fail.
+
+A fault may need a certain order of threads to show, so every mutant runs under several.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from emulated_engine import build
+from search_cases import Case, pyramid
+from search_checks import assert_exact
+
+from fastspade.search.cuda import plan_cuda, search_cuda
+
+CASE = Case("mutation", ((40, 18, 13), (70, 9, 7), (20, 4, 3)), images=3, kappa=2)
+
+MUTANTS = {
+    "query_fragment_row_off_by_one": ("csrc/cuda/tile.cuh", "warp_row + 16 * i + (lane & 15)", "warp_row + 16 * i + ((lane + 1) & 15)"),
+    "gallery_fragment_halves_exchanged": ("csrc/cuda/tile.cuh", "2 * k + ((lane >> 3) & 1)", "2 * k + 1 - ((lane >> 3) & 1)"),
+    "wrong_column_of_the_fragment": ("csrc/cuda/search.cuh", "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);", "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + 1 - (j & 1);"),
+    "swizzle_forgotten_on_one_side": ("csrc/cuda/tile.cuh", "copy_async(stage + place(row, piece), query", "copy_async(stage + row * row_bytes + (piece << 4), query"),
+    "no_barrier_before_the_copy_overwrites_a_stage": ("csrc/cuda/search.cuh", "            block_barrier();\n            start_copy(stage == 0", "            start_copy(stage == 0"),
+    "no_barrier_before_the_epilogue": ("csrc/cuda/search.cuh", "            block_barrier();  // columns and rings are complete\n", ""),
+    "copies_waited_for_one_step_late": ("csrc/cuda/search.cuh", "copy_wait<pipeline_stages - 2>();", "copy_wait<pipeline_stages - 1>();"),
+    "ring_one_column_short": ("csrc/cuda/tiling.hpp", "return static_cast<int>((longest + 3) / 4 * 4);", "return static_cast<int>(longest) - 1;"),
+    "coarse_weight_of_the_wrong_tap": ("csrc/cuda/search.cuh", "(i % 2 ? right.high : right.low)", "(i % 2 ? right.low : right.high)"),
+    "limit_too_low": ("csrc/cuda/row_lists.cuh", "const float reached = key_value(last);", "const float reached = key_value(last) * 0.9f;"),
+    "certificate_never_fails": ("csrc/cuda/finish.cuh", "if (count != available && !(kth < bound)) {", "if (false) {"),
+    "merge_forgets_the_last_split": ("csrc/cuda/finish.cuh", "for (int first = 0; first < p.splits * p.keep; first += 32) {", "for (int first = 0; first < p.splits * p.keep - p.keep; first += 32) {"),
+}
+
+
+# The sm_90a search: several tiles for both warpgroups, more steps than stages, a ring that wraps, a ragged query tile.
+SM90_CASE = Case("mutation_sm90", ((40, 60, 9), (270, 30, 5), (20, 15, 3)), images=2, kappa=2)
+SM90_QUERY = Case("query", ((40, 12, 11), (270, 6, 6), (20, 3, 3)))
+KERNEL = "csrc/cuda/search_sm90.cuh"
+
+SM90_MUTANTS = {
+    "operands_not_waited_for": ("    mbarrier_wait(barriers.full + stage, parity);\n", ""),
+    "operands_waited_for_with_the_wrong_parity": ("mbarrier_wait(barriers.full + stage, parity);", "mbarrier_wait(barriers.full + stage, parity ^ 1u);"),
+    "stage_refilled_without_waiting": ("        mbarrier_wait(barriers.empty + stage, parity ^ 1u);\n", ""),
+    "stage_waited_for_with_the_wrong_parity": ("mbarrier_wait(barriers.empty + stage, parity ^ 1u);", "mbarrier_wait(barriers.empty + stage, parity);"),
+    "stage_released_while_still_read": ("        product_wait<1>();  // the step before has been read\n", ""),
+    "stage_released_by_three_of_four_warps": ("mbarrier_init(barriers.empty + stage, 4);", "mbarrier_init(barriers.empty + stage, 3);"),
+    "fewer_bytes_expected_than_come": ("mbarrier_arrive_expect(full, Share<Chunks>::stage_bytes);", "mbarrier_arrive_expect(full, Share<Chunks>::query_bytes);"),
+    "results_not_waited_for": ("    product_wait<0>();\n    product_pin(share.value[0]);", "    product_pin(share.value[0]);"),
+    "no_fence_before_products": ("    product_fence();\n", ""),
+    "first_product_adds_to_old_results": ("    sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, false, share);", "    sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, true, share);"),
+    "rows_of_the_operand_taken_in_sequence": ("even = operand_descriptor(pixels, 2048)", "even = operand_descriptor(pixels, 1024)"),
+    "channels_of_one_side_lag_behind": ("        query += operand_next_channels;\n", "        query += k == 2 ? 0 : operand_next_channels;\n"),
+    "accumulators_of_a_pair_exchanged": ("(v >> 1) * 2 + (i & 1)]", "(v >> 1) * 2 + 1 - (i & 1)]"),
+    "accumulator_of_the_wrong_column": ("* 8 + (lane & 3) * 2 + (i & 1);", "* 8 + ((lane + 1) & 3) * 2 + (i & 1);"),
+    "accumulator_of_the_wrong_row": ("32 * warp + 8 * v + (lane >> 2)", "32 * warp + 8 * (v ^ 1) + (lane >> 2)"),
+    "tiles_multiplied_out_of_turn": ("        mbarrier_wait(barriers.multiply + consumer, turn);\n", ""),
+    "tiles_finished_out_of_turn": ("        mbarrier_wait(barriers.finish + consumer, turn);\n", ""),
+    "ring_read_unrotated": ("const int slot = pixel % group.ring;", "const int slot = (pixel ^ 1) % group.ring;"),
+    "next_tile_s_pixels_stored_as_well": ("        if (pixel >= end) continue;\n", "        if (pixel >= pixels) continue;\n"),
+    "ring_end_overlooked": ("right < group.ring ? right : right - group.ring", "right"),
+    "coarse_row_weighted_as_the_next": ("row == down[v].low ? down[v].low_weight : row == down[v].high ? down[v].high_weight", "row == down[v].low ? down[v].high_weight : row == down[v].high ? down[v].low_weight"),
+    "patch_from_the_neighbouring_column": ("(patch + w) % across * patch_width", "(patch + w + 1) % across * patch_width"),
+}
+
+
+def answers(engine, seed: int, ties: bool, sm90: bool):
+    engine.set_seed(seed)
+    # The sm_80 search with steps of 64 channels and of 32 in turn.
+    engine.set_device(*((180_000, 2, True) if sm90 else (101376, 2) if seed % 2 else (110_000, 7)))
+    case = SM90_CASE if sm90 else CASE
+    query, gallery = pyramid(SM90_QUERY if sm90 else CASE, 1, 1), pyramid(case, case.images, 2)
+    if ties:  # more equal pixels than the margin holds
+        query = [level[:, :, :1, :1].expand(-1, -1, *level.shape[2:]).contiguous() for level in query]
+        gallery = [level[:, :, :1, :1].expand(-1, -1, *level.shape[2:]).contiguous() for level in gallery]
+    # Without the redo, which would repair what a fault spoils; the counters tell what was not certified.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTSPADE_CUDA_PATH", "sm90a" if sm90 else "sm80")
+        distances, indices, counters = search_cuda(query, gallery, None, case.kappa, None, 1, False, engine=engine)
+    shape = (1, *query[0].shape[2:], case.kappa)
+    return distances.reshape(shape), indices.reshape(shape), counters.tolist(), query, gallery
+
+
+def faults(engine, sm90: bool = False) -> list[str]:
+    """What is wrong with an engine, over several orders of threads; empty for a sound one."""
+    try:
+        if not sm90:
+            uncertified = answers(engine, 0, True, sm90)[2][0]
+            assert uncertified == CASE.levels[0][1] * CASE.levels[0][2], f"{uncertified} rows of ties not certified"
+        for seed in (0, 1, 2, 3):
+            distances, indices, counters, query, gallery = answers(engine, seed, False, sm90)
+            assert counters[0] == 0, f"{counters[0]} rows not certified"
+            assert_exact((distances, indices), query, gallery, CASE.kappa)
+    except Exception as error:  # wrong answers and whatever the machine itself noticed
+        return [f"{type(error).__name__}: {error}"[:200]]
+    return []
+
+
+@pytest.mark.parametrize("sm90", [False, True], ids=["sm80", "sm90a"])
+def test_the_kernels_as_they_are_have_no_fault(emulated, sm90):
+    assert faults(emulated, sm90) == []
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_fault_is_found(name, tmp_path: Path):
+    path, text, other = MUTANTS[name]
+    assert faults(build(tmp_path, {path: (text, other)}))
+
+
+def test_the_sm90_case_does_what_the_mutants_need(emulated):
+    emulated.set_device(180_000, 2, True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTSPADE_CUDA_PATH", "sm90a")
+        plan = plan_cuda(pyramid(SM90_QUERY, 1, 1), pyramid(SM90_CASE, SM90_CASE.images, 2), 2, 2, 1, engine=emulated)
+    assert plan["path"] == "sm90a" and plan["groups"] == 3 and plan["stages"] < 5 and plan["rings"][1] < 30 * 5 and plan["strides"][1] < 128
+    assert plan["rings"][1] % 5 != 0  # wraps within a row
+
+
+@pytest.mark.parametrize("name", SM90_MUTANTS)
+def test_a_planted_fault_in_the_sm90_search_is_found(name, tmp_path: Path):
+    assert faults(build(tmp_path, {KERNEL: SM90_MUTANTS[name]}), sm90=True)
