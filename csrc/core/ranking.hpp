@@ -1,11 +1,11 @@
 // Candidates in the order of the answer: by exact distance as it is returned, rounded to float32, ties by the lower flat
 // index. Because the answer holds all that its order depends on, answers over parts of a gallery merge to the whole's.
-// Until it is written a distance is kept times `unit`, a power of two that brings the features near one: squares of features
-// as small as 1e-22 keep their digits, and those of 1e20 stay finite.
+// Only float32's digits count, not its range: squares of features as small as 1e-22 keep their order.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "core/candidates.hpp"
@@ -13,8 +13,17 @@
 
 namespace fastspade {
 
+// Rounded to float32's 24 digits, ties to even, with float64's range.
+inline double rounded_distance(double distance) {
+    uint64_t bits;
+    std::memcpy(&bits, &distance, sizeof(bits));
+    bits = (bits + 0x0fffffffu + ((bits >> 29) & 1)) & ~uint64_t{0x1fffffff};
+    std::memcpy(&distance, &bits, sizeof(bits));
+    return distance;
+}
+
 struct Answer {
-    float distance;
+    double distance;  // rounded
     int64_t flat;  // image * pixels an image + pixel
 
     bool operator<(const Answer& other) const {
@@ -38,10 +47,10 @@ void keep_nearest(CandidateRow& row, int64_t kappa, Rank&& rank) {
 }
 
 // Writes the kappa nearest to the outputs' row `at`.
-inline void write_nearest(std::vector<Answer>& answers, const Problem& problem, double unit, int64_t at) {
+inline void write_nearest(std::vector<Answer>& answers, const Problem& problem, int64_t at) {
     std::partial_sort(answers.begin(), answers.begin() + problem.kappa, answers.end());
     for (int64_t i = 0; i < problem.kappa; ++i) {
-        problem.distances[at * problem.kappa + i] = static_cast<float>(static_cast<double>(answers[static_cast<size_t>(i)].distance) / unit);
+        problem.distances[at * problem.kappa + i] = static_cast<float>(answers[static_cast<size_t>(i)].distance);
         problem.indices[at * problem.kappa + i] = answers[static_cast<size_t>(i)].flat;
     }
 }

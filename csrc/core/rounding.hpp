@@ -9,7 +9,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 namespace fastspade {
@@ -22,11 +21,6 @@ inline double rounding_factor(int64_t channels) {
     const double run = static_cast<double>(std::min<int64_t>(channels, run_length));
     const double runs = static_cast<double>((channels + run_length - 1) / run_length);
     return unit * (run + runs + slack);
-}
-
-// A power of two that brings numbers of up to `largest` near one.
-inline double power_of_two_scale(double largest) {
-    return largest > 0.0 ? std::ldexp(1.0, std::clamp(-std::ilogb(largest), -120, 120)) : 1.0;
 }
 
 }  // namespace fastspade

@@ -10,7 +10,6 @@
 #include "core/candidates.hpp"
 #include "core/exact.hpp"
 #include "core/ranking.hpp"
-#include "core/rounding.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/thread_team.hpp"
 
@@ -55,7 +54,6 @@ class FewQueries {
     const int64_t count_, padded_count_, channels_, stride_, pixels_, capacity_;
     ThreadTeam team_;
     Buffer<float> queries_;  // [query][stride_], zero padded
-    double unit_ = 1.0;  // see core/ranking.hpp
     std::vector<State> states_;
 };
 
@@ -90,15 +88,11 @@ FewQueries::FewQueries(const Problem& problem)
 void FewQueries::read_queries() {
     std::fill_n(queries_.reserve(padded_count_ * stride_), padded_count_ * stride_, 0.0f);
     const auto* base = static_cast<const float*>(query_.data);
-    float largest = 0.0f;
     for (int64_t q = 0; q < count_; ++q) {
         const float* from = base + q * query_.pixel_step();
         check_finite(from, "query", 0);
         std::copy(from, from + channels_, queries_.data() + q * stride_);
-        for (int64_t c = 0; c < channels_; ++c) largest = std::max(largest, std::abs(from[c]));
     }
-    const double scale = power_of_two_scale(double{largest});
-    unit_ = scale * scale;
 }
 
 void FewQueries::check_finite(const float* row, const char* side, int64_t image) const {
@@ -108,7 +102,7 @@ void FewQueries::check_finite(const float* row, const char* side, int64_t image)
 
 Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
     const int64_t image = image_of(candidate.slot);
-    return {{static_cast<float>(exact.to(image, candidate.pixel) * unit_), image * pixels_ + candidate.pixel}, candidate};
+    return {{rounded_distance(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel}, candidate};
 }
 
 Statistics FewQueries::run() {
@@ -139,7 +133,7 @@ Statistics FewQueries::run() {
         std::vector<Answer> answers;
         for (int64_t i = 0; i < all.count; ++i) answers.push_back(rank(all.items[i], exact));
         statistics.exact_pairs += all.count;
-        write_nearest(answers, problem_, unit_, q);
+        write_nearest(answers, problem_, q);
     }
     for (const State& state : states_) statistics.exact_pairs += state.exact_pairs;
     return statistics;

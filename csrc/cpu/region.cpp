@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/rounding.hpp"
 #include "core/sample.hpp"
 
 namespace fastspade::cpu {
@@ -89,7 +88,10 @@ Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& 
         }
         centring.mean.push_back(std::move(mean));
     }
-    centring.scale = static_cast<float>(power_of_two_scale(largest));
+    if (largest > 0.0) {
+        const int exponent = std::clamp(-std::ilogb(largest), -120, 120);
+        centring.scale = static_cast<float>(std::ldexp(1.0, exponent));
+    }
     return centring;
 }
 

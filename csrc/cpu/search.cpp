@@ -36,7 +36,7 @@ constexpr int64_t probe_every = 4;
 
 Search::Search(const Problem& problem)
     : problem_(problem), kernels_(kernels()), groups_(group_levels(problem)),
-      centring_(choose_centring(problem, groups_)), unit_(double{centring_.scale} * centring_.scale), team_(problem.threads),
+      centring_(choose_centring(problem, groups_)), team_(problem.threads),
       queries_(groups_, centring_, projection_, kernels_, Side::query),
       chunk_(groups_, centring_, projection_, kernels_, Side::gallery), scratch_(static_cast<size_t>(team_.size())), gallery_x_(groups_.size()),
       gram_stride_(groups_.size(), 0), largest_(groups_.size(), 0.0f) {
@@ -64,7 +64,7 @@ void Search::plan() {
     const int64_t vector_bytes = 4 * std::max<int64_t>(1, groups_[0].channels);
     capacity_ = candidate_capacity(problem_.kappa);
     // A candidate, its exact distance and its place in the ranking; and what the limit is known from.
-    const int64_t row_bytes = capacity_ * static_cast<int64_t>(2 * sizeof(Candidate) + sizeof(float)) +
+    const int64_t row_bytes = capacity_ * static_cast<int64_t>(2 * sizeof(Candidate) + sizeof(double)) +
                               problem_.kappa * static_cast<int64_t>(sizeof(float));
     block_step_ = std::clamp<int64_t>(std::min(query_block_bytes / vector_bytes, candidate_bytes / row_bytes), 1, block_pixels);
     chunk_step_ = std::clamp<int64_t>(chunk_bytes / vector_bytes, 1, block_pixels);
@@ -146,7 +146,6 @@ void Search::update_errors() {
     for (size_t g = 0; g < groups_.size(); ++g) largest_[g] = std::max(largest_[g], chunk_.largest_norm_bound(g));
     const double slack = std::max(projection_.slack(), Quantised::slack);
     for (int64_t q = 0; q < queries_.pixels(); ++q) {
-        // Where float32 runs out of small numbers, distances a whole step of it apart may be ties.
         double error = double{std::numeric_limits<float>::denorm_min()};
         for (size_t g = 0; g < groups_.size(); ++g) {
             const double reach = static_cast<double>(queries_.norm_bound(g)[q]) + static_cast<double>(largest_[g]);

@@ -59,7 +59,7 @@ void Search::rank_exactly(int64_t query, Scratch& scratch) {
     scratch.exact_pairs += row.count;
     keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {
         const int64_t image = gallery_image(candidate.slot);
-        return Ranked{{static_cast<float>(scratch.exact->to(image, candidate.pixel) * unit_), image * gallery_pixels_ + candidate.pixel}, candidate};
+        return Ranked{{rounded_distance(scratch.exact->to(image, candidate.pixel)), image * gallery_pixels_ + candidate.pixel}, candidate};
     });
 }
 
@@ -144,7 +144,7 @@ void Search::rank_block() {
         }
         by_pieces([&](int64_t begin, int64_t end, Scratch&) {
             for (int64_t e = begin; e < end; ++e)
-                distances_[batch[e].query * capacity_ + batch[e].item] = static_cast<float>(pairs[static_cast<size_t>(e)].distance * unit_);
+                distances_[batch[e].query * capacity_ + batch[e].item] = rounded_distance(pairs[static_cast<size_t>(e)].distance);
         });
     }
     team_.run(count, [&](int64_t q, int thread) {
@@ -154,7 +154,7 @@ void Search::rank_block() {
         for (int64_t i = 0; i < row.count; ++i)
             answers.push_back({distances_[q * capacity_ + i],
                                gallery_image(row.items[i].slot) * gallery_pixels_ + row.items[i].pixel});
-        write_nearest(answers, problem_, unit_, block_image_ * query_pixels_ + first + q);
+        write_nearest(answers, problem_, block_image_ * query_pixels_ + first + q);
     });
 }
 

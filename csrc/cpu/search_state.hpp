@@ -84,7 +84,6 @@ class Search {
     const Kernels& kernels_;
     const std::vector<LevelGroup> groups_;
     const Centring centring_;
-    const double unit_;  // see core/ranking.hpp
     Projection projection_;
     ThreadTeam team_;
     Region queries_, chunk_;
@@ -107,7 +106,7 @@ class Search {
     Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;
     Buffer<float> nearest_;  // beside candidates_: see CandidateRow
-    Buffer<float> distances_;  // exact, beside candidates_
+    Buffer<double> distances_;  // exact, beside candidates_
     std::vector<NativeRows> query_native_;  // [group]
     NativeRows gallery_native_;
     std::vector<CandidateRow> rows_;
