@@ -1,9 +1,11 @@
 """What the benchmarks search: random features in a network's shapes, or real features of real photographs.
 
-    python benchmarks/features.py aligned 20 build/features.pt   # saved in half precision, for a machine that cannot make them
+python benchmarks/features.py aligned 20 112 benchmarks/real_features.npz   # for machines that cannot make them
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,17 +14,20 @@ from PIL import Image
 SHAPES = {
     # Outputs of the first three blocks at 224 pixels (SPADE, section 4), and efficientnet_lite0's expanded activations.
     "wide_resnet50_2": ((256, 56, 56), (512, 28, 28), (1024, 14, 14)),
-    "efficientnet_lite0": ((144, 56, 56), (240, 28, 28), (672, 14, 14)),
+    "efficientnet_lite0": ((24, 56, 56), (40, 28, 28), (112, 14, 14)),
 }
 REAL = ("aligned", "brick", "grass", "gravel")
+
+STORED = Path(__file__).with_name("real_features.npz")
 
 Pyramid = list[torch.Tensor]
 
 
-def make_features(data: str, shapes: str, images: int, seed: int = 0) -> tuple[Pyramid, Pyramid]:
-    """One query image and `images` gallery images: (1, C, H, W) and (images, C, H, W) a level.
+def make_features(data: str, shapes: str, images: int, seed: int = 0, size: int = 224) -> tuple[Pyramid, Pyramid]:
+    """One query image and `images` gallery images: (1, C, H, W) and (images, C, H, W) per level.
 
-    data: "random", or one of REAL: crops of a photograph that scikit-image ships, through efficientnet_lite0.
+    data: "random", or one of REAL: crops of a photograph that scikit-image ships, brought to `size` pixels, through
+        efficientnet_lite0.
     """
     if data == "random":
         generator = torch.Generator().manual_seed(seed)
@@ -33,7 +38,10 @@ def make_features(data: str, shapes: str, images: int, seed: int = 0) -> tuple[P
     backbone = load_backbone("efficientnet_lite0")
     batches = []
     for start in range(0, len(pictures), 8):
-        pixels = np.stack(pictures[start : start + 8])
+        resized = (
+            Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC) for picture in pictures[start : start + 8]
+        )
+        pixels = np.stack([np.asarray(picture) for picture in resized])
         batches.append(backbone(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)[1])
     levels = [torch.cat(level).contiguous() for level in zip(*batches, strict=True)]
     return [level[:1] for level in levels], [level[1:] for level in levels]
@@ -62,8 +70,35 @@ def _pictures(data: str, count: int, seed: int):
         yield whole[top : top + 224, left : left + 224]
 
 
+def save_features(path: str | Path, sides: tuple[Pyramid, Pyramid]) -> None:
+    """In half precision. The two bytes of the values apart, which compresses better."""
+    planes = {}
+    for side, levels in zip(("query", "gallery"), sides, strict=True):
+        for i, level in enumerate(levels):
+            bytes_ = level.half().contiguous().numpy()[..., None].view(np.uint8)
+            planes |= {f"{side}{i}_low": bytes_[..., 0], f"{side}{i}_high": bytes_[..., 1]}
+    np.savez_compressed(path, **planes)
+
+
+def load_features(path: str | Path) -> tuple[Pyramid, Pyramid]:
+    """What save_features wrote: float16, (1, C, H, W) and (images, C, H, W) per level."""
+    with np.load(path) as planes:
+        levels = range(len(planes.files) // 4)
+        sides = [
+            [np.stack([planes[f"{side}{i}_{half}"] for half in ("low", "high")], -1) for i in levels]
+            for side in ("query", "gallery")
+        ]
+    return tuple([torch.from_numpy(level.view(np.float16)[..., 0]) for level in side] for side in sides)
+
+
+def with_background(sides: tuple[Pyramid, Pyramid], share: float) -> tuple[Pyramid, Pyramid]:
+    """The same with every feature exactly 0 in the top rows, `share` of each level: an object before a black background."""
+    for level in (level for side in sides for level in side):
+        level[:, :, : round(level.shape[2] * share)] = 0
+    return sides
+
+
 if __name__ == "__main__":
     import sys
 
-    sides = make_features(sys.argv[1], "efficientnet_lite0", int(sys.argv[2]))
-    torch.save(tuple([level.half() for level in side] for side in sides), sys.argv[3])
+    save_features(sys.argv[4], make_features(sys.argv[1], "efficientnet_lite0", int(sys.argv[2]), size=int(sys.argv[3])))

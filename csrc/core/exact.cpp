@@ -1,7 +1,6 @@
 #include "core/exact.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <type_traits>
 
 namespace fastspade {
@@ -10,13 +9,6 @@ namespace {
 
 constexpr int64_t piece_pixels = 512;
 constexpr int64_t line_pixels = 16;  // a scattered read fetches as many
-
-Mixing mixing(const AxisTaps& y, const AxisTaps& x) {
-    auto between = [](const Tap& tap) { return tap.high_weight != 0.0; };
-    auto too_fine = [](const Tap& tap) { return std::fmod(tap.high_weight, weight_step) != 0.0; };
-    if (!y.any(between) && !x.any(between)) return Mixing::none;
-    return y.any(too_fine) || x.any(too_fine) ? Mixing::steps : Mixing::weights;
-}
 
 // Reads the channels of `count` pixels of every view of a group into out[i * channels + c]. Channels may lie far apart and
 // neighbouring pixels on one cache line: all pixels of a channel are read together.

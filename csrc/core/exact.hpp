@@ -7,6 +7,7 @@
 
 #include "core/buffer.hpp"
 #include "core/exact_kernels.hpp"
+#include "core/mixing.hpp"
 #include "core/problem.hpp"
 
 namespace fastspade {

@@ -12,11 +12,6 @@ struct Mixture {
     double down, right;
 };
 
-// How a level's pixels lie between its native ones. Where every weight is a multiple of 2^-14, as for ratios that are powers
-// of two, products of weights and float32 are exact in float64: then it does not matter who fuses them with an addition.
-enum class Mixing { none, steps, weights };
-constexpr double weight_step = 0x1p-14;
-
 constexpr int exact_lanes = 8;
 
 struct ExactKernels {

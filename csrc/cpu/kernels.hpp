@@ -17,7 +17,7 @@ struct LaneTaps {
     float weight[4];
 };
 
-// One coarse level as seen by interpolate_row: two rows of T (upper, lower), and per fine column two taps.
+// One coarse level as seen by interpolate_row: two rows of its Gram matrix (upper, lower), and per fine column two taps.
 struct RowLevel {
     const float* upper;  // [width][lanes]
     const float* lower;

@@ -66,7 +66,7 @@ FASTSPADE_DEVICE uint64_t keep_smallest(uint64_t* keys, int count, int keep, int
         const uint64_t key = i < count ? keys[i] : no_candidate;
         const bool stays = i < count && key <= last;
         const uint32_t stayers = warp_ballot(stays);
-        // The ballot is also the barrier between reading this stretch and writing at or before it.
+        warp_barrier();  // between reading this stretch and writing at or before it
         if (stays) keys[kept + count_bits(stayers & ((1u << lane) - 1u))] = key;
         kept += count_bits(stayers);
         warp_barrier();

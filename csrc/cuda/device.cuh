@@ -58,6 +58,11 @@ FASTSPADE_DEVICE float bits_float(uint32_t bits) { return __uint_as_float(bits);
 FASTSPADE_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
 FASTSPADE_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }  // -1 where there is none
 
+// --- float64 whose operations are never fused
+FASTSPADE_DEVICE double rounded_sum(double a, double b) { return __dadd_rn(a, b); }
+FASTSPADE_DEVICE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+FASTSPADE_DEVICE uint64_t double_bits(double value) { return static_cast<uint64_t>(__double_as_longlong(value)); }
+
 // --- 16-bit floating point, held as its bits
 FASTSPADE_DEVICE uint16_t float_to_half(float value) { return __half_as_ushort(__float2half_rn(value)); }
 FASTSPADE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
@@ -72,6 +77,16 @@ FASTSPADE_DEVICE void unpack_halves(uint32_t pair, float& low, float& high) {
     const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair));
     low = both.x;
     high = both.y;
+}
+
+// --- reading what no kernel of the same launch writes: four bytes where `wide`, two where `narrow`, else nothing, as zeros.
+// Predicated, so that no branch stands between several such loads.
+FASTSPADE_DEVICE uint32_t load_bits(const void* global, bool wide, bool narrow) {
+    uint32_t bits;
+    asm("{\n.reg .pred w, n;\nsetp.ne.u32 w, %2, 0;\nsetp.ne.u32 n, %3, 0;\nmov.u32 %0, 0;\n"
+        "@w ld.global.nc.u32 %0, [%1];\n@n ld.global.nc.u16 %0, [%1];\n}"
+        : "=r"(bits) : "l"(__cvta_generic_to_global(global)), "r"(static_cast<uint32_t>(wide)), "r"(static_cast<uint32_t>(narrow)));
+    return bits;
 }
 
 // --- asynchronous copies, global to shared memory, 16 bytes; both addresses 16-byte aligned

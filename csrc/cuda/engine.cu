@@ -1,9 +1,7 @@
 // Launches on the CUDA runtime, every call checked.
 #include "cuda/engine.hpp"
 
-#include <cuda.h>
-
-#include <cstring>
+#include <functional>
 #include <mutex>
 #include <set>
 #include <sstream>
@@ -11,17 +9,19 @@
 
 #include "cuda/engine_sm90.hpp"
 #include "cuda/sequence.hpp"
+#include "cuda/way_out.hpp"
 
 namespace fastspade::cuda {
-
-namespace {
 
 #ifdef FASTSPADE_WITH_SM90A
 constexpr bool with_sm90a = true;
 #else
 constexpr bool with_sm90a = false;
 const void* search_sm90_kernel_of(bool, int) { return nullptr; }
+TensorMap encode_tensor_map(const TensorBox&, const std::function<std::string()>&) { return {}; }
 #endif
+
+namespace {
 
 std::string text_of(const std::vector<TensorView>& levels) {
     std::ostringstream text;
@@ -33,7 +33,8 @@ std::string text_of(const std::vector<TensorView>& levels) {
 // Runs on one device and stream; restores the caller's device at the end.
 class Stream {
   public:
-    Stream(int device, void* stream, std::string subject) : device_(device), stream_(static_cast<cudaStream_t>(stream)), subject_(std::move(subject)) {
+    Stream(int device, void* stream, std::function<std::string()> subject)
+        : device_(device), stream_(static_cast<cudaStream_t>(stream)), subject_(std::move(subject)) {
         check(cudaGetDevice(&before_), "cudaGetDevice");
         if (before_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
     }
@@ -44,7 +45,7 @@ class Stream {
     template <class Kernel, class Parameters>
     void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
         if (blocks == 0) return;
-        if (blocks > 0x7fffffff) throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_);
+        if (blocks > 0x7fffffff) throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_());
         if (shared_bytes > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
         kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes), stream_>>>(parameters);
         check(cudaGetLastError(), "kernel launch");
@@ -60,30 +61,8 @@ class Stream {
               "cudaLaunchKernel");
     }
 
-    // The driver's encoder, found through the runtime: nothing is linked against the driver. Host work alone.
     TensorMap tensor_map(const TensorBox& box) const {
-        static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap));
-        static const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(driver_function("cuTensorMapEncodeTiled"));
-        cuuint64_t size[tensor_map_dimensions], stride[tensor_map_dimensions];
-        cuuint32_t sides[tensor_map_dimensions], steps[tensor_map_dimensions];
-        for (int d = 0; d < box.dimensions; ++d) {
-            size[d] = static_cast<cuuint64_t>(box.size[d]);
-            if (d > 0) stride[d - 1] = static_cast<cuuint64_t>(box.stride[d] * 2);
-            sides[d] = static_cast<cuuint32_t>(box.box[d]);
-            steps[d] = 1;
-        }
-        CUtensorMap map;
-        const CUresult status =
-            encode(&map, box.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                   static_cast<cuuint32_t>(box.dimensions), const_cast<void*>(box.data), size, stride, sides, steps,
-                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-        if (status != CUDA_SUCCESS)
-            throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + " on device " +
-                            std::to_string(device_) + ", " + subject_);
-        TensorMap result;
-        std::memcpy(&result, &map, sizeof(map));
-        return result;
+        return encode_tensor_map(box, [this] { return where(); });
     }
 
     void fill(void* address, int byte, int64_t bytes) {
@@ -94,23 +73,13 @@ class Stream {
         if (status == cudaSuccess) return;
         cudaGetLastError();  // clears what is not sticky, so that the next call starts clean
         const std::string message = std::string(call) + " failed: " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) +
-                                    ") on device " + std::to_string(device_) + ", " + subject_;
+                                    ")" + where() + way_out(status);
         if (status == cudaErrorMemoryAllocation) throw CudaOutOfMemory(message);
         throw CudaError(message);
     }
 
   private:
-    void* driver_function(const char* name) const {
-        void* function = nullptr;
-        cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-#if CUDART_VERSION >= 12050
-        check(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found), "cudaGetDriverEntryPointByVersion");
-#else
-        check(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found), "cudaGetDriverEntryPoint");
-#endif
-        if (found != cudaDriverEntryPointSuccess || !function) throw CudaError(std::string("the driver has no ") + name);
-        return function;
-    }
+    std::string where() const { return " on device " + std::to_string(device_) + ", " + subject_(); }
 
     // Above 48 KiB a kernel must be told, once a device and size.
     void allow_shared(const void* kernel, int bytes) {
@@ -127,13 +96,20 @@ class Stream {
 
     int device_, before_ = 0;
     cudaStream_t stream_;
-    std::string subject_;
+    std::function<std::string()> subject_;  // what errors are about
 };
 
 }  // namespace
 
+CudaVersions cuda_versions() {
+    CudaVersions versions{CUDART_VERSION, 0, 0};
+    cudaRuntimeGetVersion(&versions.runtime);
+    cudaDriverGetVersion(&versions.driver);  // 0 without a driver
+    return versions;
+}
+
 DeviceProperties device_properties(int device) {
-    Stream on(device, nullptr, "asking for its properties");
+    Stream on(device, nullptr, [] { return std::string("asking for its properties"); });
     auto ask = [&](cudaDeviceAttr attribute) {
         int value = 0;
         on.check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
@@ -148,12 +124,20 @@ DeviceProperties device_properties(int device) {
 }
 
 void prepare_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
-    Stream on(device, stream, "gallery " + text_of(levels));
+    Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
     prepare_gallery(on, layout, levels, base);
 }
 
+void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
+                    const int64_t* order, uint8_t* same) {
+    Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
+    compare_equals(on, layout, levels, hashes, order, same);
+}
+
 void search(int device, void* stream, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request) {
-    Stream on(device, stream, "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " + std::to_string(request.kappa));
+    Stream on(device, stream, [&] {
+        return "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " + std::to_string(request.kappa);
+    });
     search(on, gallery, plan, request);
 }
 

@@ -1,7 +1,7 @@
-// From candidates to answers: merge what the splits kept, rank by exact distances, certify, and redo what fails.
+// From candidates to answers: merge what the splits kept, rank by exact distances, and certify.
 //
 // A row is certified when its kappa-th exact distance lies below every lower bound that was not kept: then nothing outside
-// the kept candidates can belong to the answer. Rows that fail are searched again pair by pair.
+// the kept candidates can belong to the answer. Rows that fail are searched again (redo.cuh).
 #pragma once
 
 #include "cuda/candidates.cuh"
@@ -10,7 +10,6 @@
 namespace fastspade::cuda {
 
 constexpr int finish_threads = 128;
-constexpr int redo_threads = 128;
 
 // A launch's rows are those of its query tiles, the last of each image padded.
 struct QueryRow {
@@ -30,13 +29,10 @@ FASTSPADE_DEVICE int64_t image_of_slot(const FinishParameters& p, int64_t query_
     return p.gallery_index ? p.gallery_index[query_image * p.slots + slot] : slot;
 }
 
-// Pairs that a row is searched against: slots without an image have none. Called by a whole warp.
-FASTSPADE_DEVICE int64_t available_pairs(const FinishParameters& p, int64_t query_image, int lane) {
-    if (!p.gallery_index) return p.pairs;
-    int64_t images = 0;
-    for (int first = 0; first < p.slots; first += 32)
-        images += count_bits(warp_ballot(first + lane < p.slots && image_of_slot(p, query_image, first + lane) >= 0));
-    return images * p.pixels;
+// In scaled units, rounded up; distances that round to the same float32, also the smallest there is, are ties.
+FASTSPADE_DEVICE float rounded_up(float distance, float scale) {
+    const float squared = scale * scale;
+    return distance * squared * (1.0f + 0x1p-20f) + 0x1p-149f * squared;
 }
 
 // Writes a row's answer from `count` keys of (exact distance, place); places beyond the keys are infinitely far.
@@ -89,13 +85,13 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
         const uint64_t key = i < p.splits * p.keep ? kept[i] : no_candidate;
         const bool real = key != no_candidate;
         const uint32_t found = warp_ballot(real);
+        warp_barrier();  // between reading this stretch and writing at or before it
         if (real) kept[count + count_bits(found & ((1u << lane) - 1u))] = key;
         count += count_bits(found);
         warp_barrier();
     }
     float bound = bits_float(0x7f800000u);  // nothing outside the kept candidates lies below
-    int64_t available = p.pairs;
-    if (count <= p.keep) available = available_pairs(p, query_image, lane);
+    const int64_t available = p.available[p.gallery_index ? query_image : 0];
     if (count >= p.keep) {
         bound = key_value(keep_nearest(kept, count, p.keep, lane));
         count = p.keep;
@@ -105,89 +101,36 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
         keep_nearest(kept, count, p.keep, lane);  // for the order alone
     }
 
-    // Exact distances, nearest bounds first where the list is sorted; what cannot reach the kappa-th is left out.
-    const float scale = p.query_scale[query_image], squared = scale * scale;
-    // In scaled units, rounded up; distances that round to the same float32, also the smallest there is, are ties.
+    // Exact distances of four at a time, nearest bounds first where the list is sorted; what cannot reach the kappa-th is left out.
+    const float scale = p.query_scale[query_image];
     float kth = bits_float(0x7f800000u);
-    auto rounded_up = [&](float distance) { return distance * squared * (1.0f + 0x1p-20f) + 0x1p-149f * squared; };
-    int ranked = 0;
-    for (int i = 0; i < count; ++i) {
-        const uint64_t key = kept[i];
-        if (key_value(key) > kth) continue;
-        const uint32_t place = key_place(key);
+    int ranked = 0, next = p.kappa;
+    for (int first = 0; first < count; first += 4) {
+        const int i = first + lane / 8;
+        const uint64_t key = i < count ? kept[i] : no_candidate;
+        const bool wanted = i < count && !(key_value(key) > kth);
+        const uint32_t found = warp_ballot(wanted) & 0x01010101u;
+        if (found == 0u) continue;
+        const uint32_t place = wanted ? key_place(key) : 0u;
         const int slot = static_cast<int>(place / static_cast<uint32_t>(p.pixels));
-        const int64_t image = image_of_slot(p, query_image, slot);
+        const int64_t image = wanted ? image_of_slot(p, query_image, slot) : 0;
         const double distance = exact_distance(p.query, query_image, query_pixel, p.gallery, image,
                                                static_cast<int>(place % static_cast<uint32_t>(p.pixels)), lane);
-        if (lane == 0) scratch[ranked] = make_key(static_cast<float>(distance), place);
-        ++ranked;
+        if (wanted && lane % 8 == 0)
+            scratch[ranked + count_bits(found & ((1u << lane) - 1u))] = make_key(static_cast<float>(distance), place);
+        ranked += count_bits(found);
         warp_barrier();
-        if (ranked >= p.kappa && (ranked - p.kappa) % (p.kappa / 8 + 1) == 0)
-            kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane));
+        if (ranked < next) continue;
+        kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane), scale);
+        next = ranked + p.kappa / 8 + 1;
     }
-    if (ranked >= p.kappa) kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane));
+    if (ranked >= p.kappa) kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane), scale);
     write_answer(p, row, query_image, scratch, ranked, lane);
     if (lane != 0) return;
-    atomic_add(p.counters + 1, static_cast<int64_t>(ranked));
+    atomic_add(p.counters + exact_pairs, static_cast<int64_t>(ranked));
     if (count != available && !(kth < bound)) {
         p.failed[atomic_add(p.failures, 1)] = local;
-        atomic_add(p.counters, int64_t{1});
-    }
-}
-
-// One block a failed row: every pair's exact distance, a batch at a time, the kappa smallest kept.
-FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const FinishParameters p) {
-    auto* const batch = reinterpret_cast<uint64_t*>(shared_memory());
-    const int thread = thread_index(), lane = thread & 31, warp = thread >> 5;
-    uint64_t* const list = p.redo_lists + static_cast<int64_t>(block_index()) * p.redo_capacity;
-    const int failures = load_volatile(p.failures);
-    const int64_t all = static_cast<int64_t>(p.slots) * p.pixels;
-    for (int failure = block_index(); failure < failures; failure += block_count()) {
-        const QueryRow at = query_row(p, p.failed[failure]);
-        const int64_t row = at.row, query_image = at.image;
-        const int query_pixel = at.pixel;
-        int count = 0;  // known to the first warp
-        uint64_t limit = no_candidate;
-        for (int64_t first = 0; first < all; first += redo_threads) {
-            for (int i = 0; i < 32; ++i) {
-                const int64_t pair = first + warp * 32 + i;
-                uint64_t key = no_candidate;
-                if (pair < all) {
-                    const int slot = static_cast<int>(pair / p.pixels);
-                    const int64_t image = image_of_slot(p, query_image, slot);
-                    if (image >= 0)
-                        key = make_key(static_cast<float>(exact_distance(p.query, query_image, query_pixel, p.gallery, image,
-                                                                         static_cast<int>(pair - static_cast<int64_t>(slot) * p.pixels), lane)),
-                                       static_cast<uint32_t>(pair));
-                }
-                if (lane == 0) batch[warp * 32 + i] = key;
-            }
-            block_barrier();
-            if (warp == 0) {
-                for (int i = lane; i < redo_threads; i += 32) {
-                    const uint64_t key = batch[i];
-                    const bool wanted = key < limit;
-                    const uint32_t found = warp_ballot(wanted);
-                    if (wanted) list[count + count_bits(found & ((1u << lane) - 1u))] = key;
-                    count += count_bits(found);
-                }
-                if (count > p.redo_capacity - redo_threads) {
-                    limit = keep_nearest(list, count, p.kappa, lane);
-                    count = p.kappa;
-                }
-            }
-            block_barrier();
-        }
-        if (warp == 0) {
-            if (count > p.kappa) {
-                keep_nearest(list, count, p.kappa, lane);
-                count = p.kappa;
-            }
-            warp_barrier();
-            write_answer(p, row, query_image, list, count, lane);
-        }
-        if (thread == 0) atomic_add(p.counters + 1, all);
-        block_barrier();
+        atomic_add(p.counters + uncertain_rows, int64_t{1});
     }
 }
 

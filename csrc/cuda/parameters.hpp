@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/mixing.hpp"
 #include "core/sampling.hpp"
 #include "core/tensor_view.hpp"
 #include "cuda/tensor_map.hpp"
@@ -17,6 +18,7 @@ constexpr int step_channels = 64;   // channels a pipeline step; operands are pa
 constexpr int short_step = 32;      // the same where shared memory is short (search.cuh)
 constexpr int search_threads = 256;
 constexpr int pipeline_stages = 3;
+constexpr int redo_pairs = 512;  // that a block looks at, at a time
 constexpr int patch_width = 8, patch_height = 4;  // pixels; a tile of the sm_90a search has four patches
 constexpr float scaled_norm = 64.0f;  // every image is scaled by a power of two so that no vector's norm exceeds this
 
@@ -25,7 +27,9 @@ struct LevelView {
     const void* data;
     int64_t stride[4];
     DType dtype;
+    Mixing mixing;
     int channels, height, width;
+    int before;  // channels of earlier levels of the same resolution, whose sums this level's go on with
 };
 
 // One side's pyramid.
@@ -36,12 +40,18 @@ struct PyramidView {
     Upsample upsample;
 };
 
-// Per pixel of the finest grid, in units of its image's scale, rounded so that bounds stay bounds (see norms.cuh):
-//   query:   norm - slack, |q^|, |q - q^|
-//   gallery: norm - slack, |r - r^| + accumulation errors, |r|
+// Per pixel of the finest grid, in units of its image's scale, rounded so that bounds stay bounds (see prepare.cuh):
+//   query:   norm - slack, |q^|, |q - q^|, |q|
+//   gallery: norm - slack, |r - r^| + accumulation errors, at least |r|, |r|
 // where q^ and r^ are what the 16-bit operands hold.
 struct alignas(16) Terms {
-    float norm, first, second, unused;
+    float norm, first, second, length;
+};
+
+// Per pixel of the gallery's finest grid, of those with exactly its descriptor: how many come before it in its image, and
+// which is the last of the nearest image before, as image * pixels + pixel; or -1.
+struct alignas(8) Equals {
+    int32_t rank, previous;
 };
 
 // One resolution of one side as 16-bit operands: (images * height * width, channels), row-major.
@@ -49,6 +59,7 @@ struct OperandGroup {
     uint16_t* data;
     int channels;  // padded
     int height, width;
+    Mixing mixing;
 };
 
 // Turning one side's pyramid into operands and terms. `groups` are on the grids that the search multiplies: for a query
@@ -64,6 +75,7 @@ struct PrepareParameters {
     uint32_t* largest;  // (images, levels): bits of the largest squared norm of a centred native vector
     float* scale;       // (images): power of two
     Terms* terms;       // (images, height * width)
+    uint64_t* hashes;   // (images, height * width), of descriptors; null for queries
     bool gallery;
     bool bfloat16;
 };
@@ -78,13 +90,22 @@ struct SearchGroup {
     int ring_offset;   // bytes into shared memory
 };
 
+// Where a position of the finest grid reads a coarse axis, as floats.
+struct alignas(16) AxisTap {
+    int low, high;
+    float low_weight, high_weight;
+};
+
 struct SearchParameters {
     SearchGroup groups[max_groups];  // finest first
     int group_count;
-    Upsample upsample;
+    const AxisTap* taps;             // as the schedule's
     const Terms *query_terms, *gallery_terms;
     const float *query_scale, *gallery_scale;
-    const int64_t* gallery_index;  // (query images, slots) or null; negative entries are skipped
+    const uint32_t* repeats;         // as RepeatParameters', from the launch's first query image on
+    int repeat_words;
+    const int64_t* gallery_index;  // (query images, slots) ascending, or null; entries outside the gallery are skipped
+    int64_t gallery_images;
     int slots, segments;           // gallery images a query is searched against; pieces an image is cut into
     int query_pixels, query_tiles; // tiles an image
     int first_tile;                // of the launch's first block, over all query images
@@ -107,15 +128,44 @@ struct FinishParameters {
     int rows;                                // of the launch, padding included
     int query_pixels, pixels, slots;
     int kappa, keep, splits;
-    int64_t pairs;            // a row
+    const int64_t* available; // as RepeatParameters'
     uint64_t* kept;           // (rows, splits + 1, keep); the last part is scratch
     float* distances;         // (all rows, kappa)
     int64_t* indices;
     int* failed;              // (rows): positions, within the launch, of rows whose certificate fails
     int* failures;            // how many, in this launch
-    int64_t* counters;        // [0] failed certificates, [1] exactly evaluated pairs
-    uint64_t* redo_lists;     // (redo blocks, redo_capacity)
-    int redo_capacity;
+    int64_t* counters;        // of `Counter`
+};
+
+// What a search counts: rows whose certificate fails, and pairs of such rows that are filtered, first by norms and those that
+// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows. COUNTERS in fastspade/search/cuda.py names them in this order.
+enum Counter : int { uncertain_rows, exact_pairs, filtered_pairs, bounded_pairs };
+
+// Searching failed rows again.
+struct RedoParameters {
+    FinishParameters finish;
+    SearchParameters search;
+    bool bfloat16;
+    uint64_t* lists;  // (blocks, capacity)
+    int capacity;
+};
+
+// Which gallery pixels a search need not look at: those that equal kappa or more pixels before them.
+struct RepeatParameters {
+    const Equals* equals;          // (gallery images, pixels)
+    const int64_t* gallery_index;  // (rows, slots) ascending, or null: one row, of gallery images 0 .. slots - 1
+    int64_t gallery_images;
+    int rows, slots, pixels, kappa, words;
+    uint32_t* repeats;   // (rows, slots, words): a bit a pixel
+    int64_t* available;  // (rows), zeros at first: how many pixels are left
+};
+
+// Which gallery pixels have equal descriptors: neighbours in an order by hashes are compared.
+struct EqualParameters {
+    PyramidView gallery;
+    int64_t count;
+    const int64_t *hashes, *order;  // ascending hashes, and the pixels they belong to
+    uint8_t* same;                  // (count): whether a pixel equals the one before it in that order
 };
 
 // How the finest group's pixels are cut into tiles: in runs, or, for the sm_90a search of several groups, in patches.
@@ -124,15 +174,9 @@ struct Tiling {
     bool patched;
 };
 
-// Where a position of the finest grid reads a coarse axis, as floats.
-struct alignas(16) AxisTap {
-    int low, high;
-    float low_weight, high_weight;
-};
-
 struct ScheduleParameters {
     uint32_t* jobs;
-    AxisTap* taps;  // for every coarse group, of all columns and then of all rows of the finest grid; or null
+    AxisTap* taps;  // for every coarse group, of all columns and then of all rows of the finest grid
     int tiles, group_count;
     Tiling tiling;
     int group_height[max_groups], group_width[max_groups], group_stride[max_groups];
@@ -143,7 +187,6 @@ struct ScheduleParameters {
 struct Sm90Parameters {
     SearchParameters search;
     TensorMap query[max_groups], gallery[max_groups];
-    const AxisTap* taps;  // as the schedule's
     int stages, barrier_offset;
     bool patched;
 };

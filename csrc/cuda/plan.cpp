@@ -20,6 +20,16 @@ int64_t place(int64_t& end, int64_t bytes) {
     return at;
 }
 
+Mixing mixing_of(int height, int width, const OperandLayout& layout) {
+    return mixing(AxisTaps(height, layout.height, layout.upsample), AxisTaps(width, layout.width, layout.upsample));
+}
+
+std::vector<Mixing> mixing_of(const OperandLayout& layout) {
+    std::vector<Mixing> found;
+    for (const LevelShape& level : layout.levels) found.push_back(mixing_of(level.height, level.width, layout));
+    return found;
+}
+
 // Without a gap after it.
 int64_t append(int64_t& end, int64_t bytes) {
     end += bytes;
@@ -31,7 +41,7 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Rows of operands are multiples of 128 bytes and terms of 16: in this order everything is aligned without gaps, so that
 // preparing a gallery writes every byte of its memory. torch's checks of operators compare such results byte by byte.
-void lay_out(OperandLayout& layout) {
+void lay_out(OperandLayout& layout, bool gallery) {
     static_assert(step_channels * 2 % 128 == 0 && sizeof(Terms) == 16);
     int64_t end = 0;
     const int64_t pixels = static_cast<int64_t>(layout.height) * layout.width;
@@ -40,6 +50,7 @@ void lay_out(OperandLayout& layout) {
         layout.group_offset[g] = append(end, layout.images * group.height * group.width * group.channels * 2);
     }
     layout.terms_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
+    if (gallery) layout.equals_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Equals)));
     layout.scale_offset = append(end, layout.images * 4);
     layout.largest_offset = append(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
     int64_t channels = 0;
@@ -150,7 +161,9 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
         coarse.erase(longest);
     }
     count_channels(layout);
-    lay_out(layout);
+    layout.mixing = mixing_of(layout);
+    for (Group& group : layout.groups) group.mixing = mixing_of(group.height, group.width, layout);
+    lay_out(layout, true);
     return layout;
 }
 
@@ -168,13 +181,15 @@ OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelSh
         group.width = layout.width;
         group.stride = tile_columns;
         group.ring = 0;
+        group.mixing = Mixing::none;
     }
-    lay_out(layout);
+    layout.mixing = mixing_of(layout);
+    lay_out(layout, false);
     return layout;
 }
 
 SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShape>& query, int64_t query_images, int64_t slots,
-                       int64_t kappa, const Device& device, Path path) {
+                       int64_t kappa, bool chosen, const Device& device, Path path) {
     const int64_t pixels = static_cast<int64_t>(gallery.height) * gallery.width, pairs = slots * pixels;
     const int64_t query_pixels = static_cast<int64_t>(query[0].height) * query[0].width;
     if (pairs >= 0xffffffffll)
@@ -186,7 +201,17 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     plan.capacity = plan.keep + std::max(12, plan.keep / 2);
     plan.stride[0] = tile_columns;
 
-    plan.batch = std::clamp<int64_t>(operand_budget / std::max<int64_t>(plan_query(gallery, query, 1).bytes, 1), 1, query_images);
+    for (size_t l = 1; l < query.size(); ++l) {
+        const auto alike = [&](const std::vector<LevelShape>& side) {
+            return side[l].height == side[l - 1].height && side[l].width == side[l - 1].width;
+        };
+        plan.before[l] = alike(query) && alike(gallery.levels) ? plan.before[l - 1] + query[l - 1].channels : 0;
+    }
+
+    plan.repeat_words = static_cast<int>(ceil_divide(pixels, 32));
+    const int64_t repeats = slots * plan.repeat_words * 4;
+    const int64_t image_bytes = plan_query(gallery, query, 1).bytes + (chosen ? repeats : 0);
+    plan.batch = std::clamp<int64_t>(operand_budget / image_bytes, 1, query_images);
     plan.query = plan_query(gallery, query, plan.batch);
 
     // One level may be cut anywhere; several are searched image by image, because rings start anew with each.
@@ -237,7 +262,7 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     const auto [kept_a_tile, lists_a_tile] = bytes_a_tile(plan.splits);
     plan.launch_tiles = static_cast<int>(std::clamp<int64_t>(workspace_budget / (kept_a_tile + lists_a_tile), 1, tiles));
 
-    plan.redo_capacity = static_cast<int>(2 * kappa + 2 * 256);
+    plan.redo_capacity = static_cast<int>(2 * kappa + redo_pairs);
     plan.redo_blocks = static_cast<int>(std::clamp<int64_t>(redo_budget / (8 * static_cast<int64_t>(plan.redo_capacity)), 1,
                                                             static_cast<int64_t>(device.multiprocessors) * 4));
     int64_t end = 0;
@@ -251,7 +276,9 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     plan.redo_offset = place(end, static_cast<int64_t>(plan.redo_blocks) * plan.redo_capacity * 8);
     plan.jobs_offset = place(end, one_group ? 0 : jobs * 4);
     const int64_t taps = static_cast<int64_t>(gallery.groups.size() - 1) * (gallery.width + gallery.height);
-    plan.taps_offset = place(end, plan.path == Path::sm90a ? taps * static_cast<int64_t>(sizeof(AxisTap)) : 0);
+    plan.taps_offset = place(end, taps * static_cast<int64_t>(sizeof(AxisTap)));
+    plan.repeats_offset = place(end, (chosen ? plan.batch : 1) * repeats);
+    plan.available_offset = place(end, (chosen ? plan.batch : 1) * 8);
     plan.workspace_bytes = end;
     return plan;
 }

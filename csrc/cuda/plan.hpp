@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/problem.hpp"
+#include "core/mixing.hpp"
 #include "cuda/tiling.hpp"
 
 namespace fastspade::cuda {
@@ -28,6 +28,7 @@ struct LevelShape {
 struct Group {
     int height, width, channels = 0;  // channels padded to step_channels
     std::vector<int> levels;
+    Mixing mixing = Mixing::none;         // onto the finest grid
     int stride = tile_columns, ring = 0;  // pixels of a tile, and of Gram values kept on chip (0 for the finest), in search.cuh
 };
 
@@ -35,12 +36,13 @@ struct Group {
 struct OperandLayout {
     std::vector<Group> groups;
     std::vector<LevelShape> levels;
+    std::vector<Mixing> mixing;  // of the levels, onto the finest grid
     int height = 0, width = 0;
     Upsample upsample = Upsample::bilinear;
     bool bfloat16 = false;
     int64_t images = 0;
     int64_t group_offset[max_groups] = {};
-    int64_t terms_offset = 0, scale_offset = 0, largest_offset = 0, centre_offset = 0, bytes = 0;
+    int64_t terms_offset = 0, equals_offset = 0, scale_offset = 0, largest_offset = 0, centre_offset = 0, bytes = 0;
 };
 
 // The gallery's layout decides which levels stay coarse: those with at most half the finest level's pixels whose rings
@@ -53,6 +55,7 @@ OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelSh
 
 struct SearchPlan {
     Path path = Path::sm80;
+    int before[max_levels] = {};  // as LevelView's
     OperandLayout query;       // of one batch of query images, at the start of the workspace
     int64_t batch = 1;         // query images prepared at a time
     int row_tiles = 1, tile_rows = 32, query_tiles = 0, launch_tiles = 0;
@@ -63,15 +66,16 @@ struct SearchPlan {
     int stride[max_groups] = {}, ring[max_groups] = {}, ring_offset[max_groups] = {};
     int list_offset = 0, column_offset = 0, row_offset = 0, shared_bytes = 0;
     int stages = pipeline_stages, barrier_offset = 0;  // sm90a
-    int redo_blocks = 0, redo_capacity = 0;
+    int redo_blocks = 0, redo_capacity = 0, repeat_words = 0;
     int64_t kept_offset = 0, limits_offset = 0, lists_offset = 0, failed_offset = 0, failures_offset = 0, redo_offset = 0,
-            jobs_offset = 0, taps_offset = 0;
+            jobs_offset = 0, taps_offset = 0, repeats_offset = 0, available_offset = 0;
     int64_t workspace_bytes = 0;
 };
 
-// Throws std::invalid_argument where `path` is asked for and cannot be had.
+// `chosen`: whether every query image has gallery images of its own. Throws std::invalid_argument where `path` is asked for
+// and cannot be had.
 SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShape>& query, int64_t query_images, int64_t slots,
-                       int64_t kappa, const Device& device, Path path = Path::automatic);
+                       int64_t kappa, bool chosen, const Device& device, Path path = Path::automatic);
 
 // How many candidates a list of `keep` has room for, where a tile of `rows` has `bytes` for its lists; 0: too few. Half as
 // many again are wanted; a quarter will do, for then lists are cut back 1.4 times as long (docs/cuda_search.md).

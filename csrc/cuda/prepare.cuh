@@ -15,6 +15,12 @@ constexpr int prepare_threads = 256;
 
 constexpr int64_t centre_samples = 8192;
 
+// A channel's share of a descriptor's hash. Zero and minus zero are equal as features.
+FASTSPADE_DEVICE uint64_t mixed_bits(double value, int channel) {
+    uint64_t hash = (double_bits(value + 0.0) ^ static_cast<uint64_t>(channel) * 0x9e3779b97f4a7c15ull) * 0xbf58476d1ce4e5b9ull;
+    return (hash ^ (hash >> 29)) * 0x94d049bb133111ebull;
+}
+
 // The mean of each channel over all images and native pixels: one block a channel, summed in a fixed order. Where they are
 // many a sample does, because any centre is right: neighbouring channels share a sector, so one channel of a gallery with
 // channels last costs eight times its bytes. Steps of the golden section spread the sample evenly whatever the width.
@@ -26,11 +32,18 @@ FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
     const int64_t pixels = static_cast<int64_t>(view.height) * view.width, count = p.images * pixels;
     const int64_t samples = count < centre_samples ? count : centre_samples;
     const int64_t hop = samples == count ? 1 : static_cast<int64_t>(0.6180339887498949 * static_cast<double>(count)) | 1;
+    constexpr int batch = 8;
     double sum = 0.0;
-    for (int64_t i = thread_index(); i < samples; i += prepare_threads) {
-        const int64_t at = i * hop % count, image = at / pixels, pixel = at - image * pixels;
-        sum += load_element(view, image * view.stride[0] + channel * view.stride[1] + pixel / view.width * view.stride[2] +
-                                      pixel % view.width * view.stride[3]);
+    for (int64_t first = thread_index(); first < samples; first += batch * prepare_threads) {
+        Channels<1, 1> values[batch];
+#pragma unroll
+        for (int k = 0; k < batch; ++k) {
+            const int64_t i = first + k * prepare_threads, at = i * hop % count, image = at / pixels, pixel = at - image * pixels;
+            values[k].load(view, sample_native(view, image, static_cast<int>(pixel / view.width), static_cast<int>(pixel % view.width)),
+                           i < samples ? channel : view.channels, 1);
+        }
+#pragma unroll
+        for (int k = 0; k < batch; ++k) sum += values[k].value(view, Sample{}, 0);
     }
     partial[thread_index()] = sum;
     block_barrier();
@@ -50,19 +63,19 @@ FASTSPADE_KERNEL(prepare_threads, 1) largest_kernel(const PrepareParameters p) {
     const int lane = thread_index() & 31;
     int64_t item = static_cast<int64_t>(block_index()) * (prepare_threads / 32) + thread_index() / 32;
     for (int l = 0; l < p.pyramid.level_count; ++l) {
-        const LevelView& view = p.pyramid.levels[l];
-        const int64_t pixels = static_cast<int64_t>(view.height) * view.width;
+        const LevelView native = as_native(p.pyramid.levels[l]);
+        const int64_t pixels = static_cast<int64_t>(native.height) * native.width;
         if (item >= p.images * pixels) {
             item -= p.images * pixels;
             continue;
         }
         const int64_t image = item / pixels, pixel = item - image * pixels;
-        const int64_t base = image * view.stride[0] + pixel / view.width * view.stride[2] + pixel % view.width * view.stride[3];
+        const Sample sample = sample_native(native, image, static_cast<int>(pixel / native.width), static_cast<int>(pixel % native.width));
         double sum = 0.0;
-        for (int c = lane; c < view.channels; c += 32) {
-            const double value = static_cast<double>(load_element(view, base + c * view.stride[1])) - p.centre[p.centre_offset[l] + c];
+        each_channel(native, sample, lane, 32, [&](int c, double feature) {
+            const double value = feature - p.centre[p.centre_offset[l] + c];
             sum += value * value;
-        }
+        });
         sum = warp_sum(sum);
         // Non-negative floats order as their bits do; a NaN is larger than all of them and says so to scale_of.
         if (lane == 0) atomic_max(p.largest + image * p.pyramid.level_count + l, float_bits(static_cast<float>(sum)));
@@ -113,13 +126,14 @@ FASTSPADE_KERNEL(prepare_threads, 1) operand_kernel(const PrepareParameters p) {
     int used = 0;
     for (int l = 0; l < p.pyramid.level_count; ++l) {
         if (p.level_group[l] != g) continue;
-        const LevelView& view = p.pyramid.levels[l];
+        const LevelView& level = p.pyramid.levels[l];
+        const bool own_grid = level.height == group.height && level.width == group.width;
+        const LevelView view = own_grid ? as_native(level) : level;
         const Sample sample = sample_level(view, image, pixel, group.height, group.width, p.pyramid.upsample);
-        for (int c = lane; c < view.channels; c += 32) {
-            const double value = (sample_channel(view, sample, c) - p.centre[p.centre_offset[l] + c]) * scale;
-            const float rounded = static_cast<float>(value);
+        each_channel(view, sample, lane, 32, [&](int c, double feature) {
+            const float rounded = static_cast<float>((feature - p.centre[p.centre_offset[l] + c]) * scale);
             row[p.level_offset[l] + c] = p.bfloat16 ? float_to_bfloat16(rounded) : float_to_half(rounded);
-        }
+        });
         used += view.channels;
     }
     for (int c = used + lane; c < group.channels; c += 32) row[c] = 0;
@@ -141,47 +155,54 @@ FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
     const int pixel = static_cast<int>(item - image * pixels);
     const double scale = p.scale[image];
     double norm = 0.0, residual = 0.0, operand = 0.0, coarse = 0.0;
+    uint64_t hash = 0;
     int longest = 0;
     for (int g = 0; g < p.group_count; ++g) {
         const OperandGroup& group = p.groups[g];
         longest = longest < group.channels ? group.channels : longest;
-        const LevelView grid{group.data, {static_cast<int64_t>(group.height) * group.width * group.channels, 1,
-                                          static_cast<int64_t>(group.width) * group.channels, group.channels},
-                             p.bfloat16 ? DType::bfloat16 : DType::float16, group.channels, group.height, group.width};
+        LevelView grid{group.data, {static_cast<int64_t>(group.height) * group.width * group.channels, 1,
+                                    static_cast<int64_t>(group.width) * group.channels, group.channels},
+                       p.bfloat16 ? DType::bfloat16 : DType::float16, group.mixing, group.channels, group.height, group.width, 0};
         const Sample held = sample_level(grid, image, pixel, p.pyramid.height, p.pyramid.width, p.pyramid.upsample);
         for (int l = 0; l < p.pyramid.level_count; ++l) {
             if (p.level_group[l] != g) continue;
             const LevelView& view = p.pyramid.levels[l];
             const Sample sample = sample_level(view, image, pixel, p.pyramid.height, p.pyramid.width, p.pyramid.upsample);
-            for (int c = lane; c < view.channels; c += 32) {
-                const double value = (sample_channel(view, sample, c) - p.centre[p.centre_offset[l] + c]) * scale;
-                const double difference = value - sample_channel(grid, held, p.level_offset[l] + c);
+            Sample part = held;
+            for (const char*& tap : part.tap) tap += p.level_offset[l] * 2;
+            each_channel_of_both(view, sample, grid, part, lane, 32, [&](int c, double feature, double operand_value) {
+                if (c >= view.channels) return;
+                const double value = (feature - p.centre[p.centre_offset[l] + c]) * scale;
+                const double difference = value - operand_value;
                 norm += value * value;
                 residual += difference * difference;
-            }
+                hash += mixed_bits(feature, p.centre_offset[l] + c);
+            });
         }
         double native = 0.0;  // the interpolated norm of the group's native operand vectors
-        for (int i = 0; i < held.count; ++i) {
+        const int taps = grid.mixing == Mixing::none ? 1 : 4;
+        for (int i = 0; i < taps; ++i) {
+            Sample one = held;
+            one.tap[0] = held.tap[i];
             double squares = 0.0;
-            for (int c = lane; c < group.channels; c += 32) {
-                const double value = load_element(grid, held.offset[i] + c);
-                squares += value * value;
-            }
-            native += held.weight[i] * sqrt(warp_sum(squares));
+            each_channel(as_native(grid), one, lane, 32, [&](int, double value) { squares += value * value; });
+            native += tap_weight(grid, held, i) * sqrt(warp_sum(squares));
         }
         operand += native * native;
         if (group.height != p.pyramid.height || group.width != p.pyramid.width) coarse += native * native;
     }
     norm = warp_sum(norm);
     residual = sqrt(warp_sum(residual));
+    for (int mask = 16; mask > 0; mask >>= 1) hash += warp_shuffle_xor(hash, mask);
     if (lane != 0) return;
+    if (p.hashes) p.hashes[item] = hash;
     operand = sqrt(operand);
     constexpr double up = 1.0 + 0x1p-20;  // covers the rounding of what follows, and of these terms to float32
     const double accumulated = 0x1p-19 * (longest / 16 + 8);
     const double slack = 0x1p-20 * (norm + operand * operand);  // of the norm's rounding and the epilogue's additions
     Terms terms;
     terms.norm = static_cast<float>(norm - slack);
-    terms.unused = 0.0f;
+    terms.length = static_cast<float>(sqrt(norm) * up);
     if (p.gallery) {
         terms.first = static_cast<float>((residual + accumulated * operand + 0x1p-11 * sqrt(coarse)) * up);
         terms.second = static_cast<float>((operand + residual) * up);

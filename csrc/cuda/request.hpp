@@ -5,7 +5,7 @@
 
 namespace fastspade::cuda {
 
-// Results are laid out as Problem (core/problem.hpp) says; counters are added to: failed certificates, exact pairs.
+// Results are laid out as Problem (core/problem.hpp) says; counters are added to (Counter, parameters.hpp).
 struct SearchRequest {
     std::vector<TensorView> query, gallery;
     char* prepared;                 // the gallery's operands

@@ -11,6 +11,14 @@ struct alignas(16) Row {
     float norm, first, second, limit;
 };
 
+constexpr uint32_t no_place = ~0u;  // of columns without a pixel; beyond the 2^32 - 1 pairs that a search numbers
+
+// Whether a gallery pixel equals kappa pixels before it (repeats.cuh).
+FASTSPADE_DEVICE bool repeats(const SearchParameters& p, int query_image, int slot, int pixel) {
+    const int64_t line = p.gallery_index ? static_cast<int64_t>(query_image) * p.slots + slot : slot;
+    return p.repeats[line * p.repeat_words + (pixel >> 5)] >> (pixel & 31) & 1u;
+}
+
 // Which rows a block works on.
 struct RowRange {
     int query_image, first_query, valid;  // rows beyond `valid` belong to no pixel

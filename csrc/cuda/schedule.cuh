@@ -20,7 +20,6 @@ FASTSPADE_KERNEL(search_threads, 1) schedule_kernel(const ScheduleParameters p) 
         }
         p.jobs[place] = static_cast<uint32_t>(tile);
     }
-    if (!p.taps) return;
     const int axes = p.tiling.width + p.tiling.height;
     for (int i = thread_index(); i < axes * (p.group_count - 1); i += search_threads) {
         const int g = i / axes + 1, at = i % axes;

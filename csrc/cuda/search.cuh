@@ -20,7 +20,7 @@ namespace fastspade::cuda {
 // One finest column of the tile at hand.
 struct alignas(16) Column {
     float norm, first, second;
-    uint32_t place;  // slot * pixels + pixel
+    uint32_t place;  // slot * pixels + pixel, or no_place
 };
 struct alignas(8) ColumnSample {  // in one coarse ring
     float weight[4];
@@ -81,23 +81,24 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                 ratio = query_scale / p.gallery_scale[use.image];
                 if (thread < tile_columns) {
                     const int pixel = use.first + thread;
-                    Column column{bits_float(0x7f800000u), 0.0f, 0.0f, 0u};  // beyond the image: never a candidate
+                    Column column{bits_float(0x7f800000u), 0.0f, 0.0f, no_place};  // beyond the image: never a candidate
                     if (pixel < pixels) {
-                        const Terms terms = p.gallery_terms[static_cast<int64_t>(use.image) * pixels + pixel];
-                        column = Column{terms.norm * ratio * ratio, terms.first, terms.second,
-                                        static_cast<uint32_t>(use.unit / p.segments) * static_cast<uint32_t>(pixels) +
-                                            static_cast<uint32_t>(pixel)};
+                        const int slot = use.unit / p.segments;
+                        if (!repeats(p, query_image, slot, pixel)) {
+                            const Terms terms = p.gallery_terms[static_cast<int64_t>(use.image) * pixels + pixel];
+                            column = Column{terms.norm * ratio * ratio, terms.first, terms.second,
+                                            static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel)};
+                        }
                         const int y = pixel / p.width;
-                        for (int g = 1; g < p.group_count; ++g) {
+                        const AxisTap* taps = p.taps;
+                        for (int g = 1; g < p.group_count; ++g, taps += p.width + p.height) {
                             const SearchGroup& coarse = p.groups[g];
-                            const Tap down = axis_tap(y, coarse.height, p.height, p.upsample);
-                            const Tap right = axis_tap(pixel - y * p.width, coarse.width, p.width, p.upsample);
+                            const AxisTap right = taps[pixel - y * p.width], down = taps[p.width + y];
                             ColumnSample sample{};
                             for (int i = 0; i < 4; ++i) {
                                 const int at = (i < 2 ? down.low : down.high) * coarse.width + (i % 2 ? right.high : right.low);
                                 sample.column[i] = static_cast<uint16_t>(at % coarse.ring);
-                                sample.weight[i] = static_cast<float>((i < 2 ? down.low_weight : down.high_weight) *
-                                                                      (i % 2 ? right.high_weight : right.low_weight));
+                                sample.weight[i] = (i < 2 ? down.low_weight : down.high_weight) * (i % 2 ? right.high_weight : right.low_weight);
                             }
                             samples[(g - 1) * tile_columns + thread] = sample;
                         }
@@ -168,7 +169,8 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                             if (value > limit[i]) continue;
                             const int row = warp_row + i * 8 + group_of_lane;
                             const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
-                            if (list.append(p, row, value, columns[at].place))
+                            // Without a place it is here because a query that is not finite makes every bound a NaN.
+                            if (columns[at].place == no_place || list.append(p, row, value, columns[at].place))
                                 value = bits_float(0x7f800000u);
                             else
                                 full = survivors = true;

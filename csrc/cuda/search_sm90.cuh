@@ -56,12 +56,11 @@ struct Sm90Barriers {
     uint64_t multiply[2], finish[2];  // handed to a consumer when the other one's tile before has done so
 };
 
-// One finest pixel of a thread. Beyond the image it has an infinite norm and no place.
+// One finest pixel of a thread. Beyond the image, and where it repeats others, it has an infinite norm and no place.
 struct OwnPixel {
     float norm, first, second;
     uint32_t place;
 };
-constexpr uint32_t no_place = ~0u;  // beyond the 2^32 - 1 pairs that a search numbers
 
 template <int Chunks>
 FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, char* shared, Sm90Barriers& barriers) {
@@ -174,7 +173,7 @@ template <int Chunks>
 FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, const char* shared, int lane, Share<Chunks>& share) {
     const SearchParameters& s = p.search;
     const int column = x < s.width ? x : s.width - 1, last = y + own_pixels <= s.height ? y + own_pixels - 1 : s.height - 1;
-    const AxisTap* taps = p.taps;
+    const AxisTap* taps = s.taps;
     for (int g = 1; g < s.group_count; ++g, taps += s.width + s.height) {
         const SearchGroup& group = s.groups[g];
         const char* const ring = shared + group.ring_offset;
@@ -277,7 +276,10 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     open_unit(s, c, range.query_image);
     uint32_t at = 0;
     uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, and nobody hands it over
+    int group = -1;                 // of the tile at hand
     for (int tile = 0; !c.done; ++tile, at += static_cast<uint32_t>(c.steps), advance_job(s, c, range.query_image)) {
+        const int before = group;  // of the other warpgroup's tile
+        group = c.group;
         if ((tile & 1) != consumer) continue;
         OwnPixel own[own_pixels] = {};
         float ratio = 1.0f, limit = bits_float(0x7f800000u);
@@ -292,6 +294,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
                 const int pixel = p.patched ? (y + v) * s.width + x : run;
                 own[v] = {bits_float(0x7f800000u), 0.0f, 0.0f, no_place};
                 if (p.patched ? x >= s.width || y + v >= s.height : run >= pixels) continue;
+                if (repeats(s, range.query_image, c.unit / s.segments, pixel)) continue;
                 const Terms terms = s.gallery_terms[static_cast<int64_t>(c.image) * pixels + pixel];
                 own[v].norm = terms.norm * ratio * ratio;
                 own[v].first = terms.first;
@@ -302,19 +305,24 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
         }
         mbarrier_wait(barriers.multiply + consumer, turn);
         sm90_multiply<Operand, Chunks>(p, c.steps, at, shared, barriers, 1 - consumer, lane, share);
-        mbarrier_wait(barriers.finish + consumer, turn);
+        // Only coarse tiles write to the rings: after a finest one they hold what they held when this warpgroup last had its turn.
+        const bool ahead = c.group == 0 && before == 0;
+        const auto take_turn = [&] { mbarrier_wait(barriers.finish + consumer, turn); };
+        if (!ahead) take_turn();
+        if (c.group == 0 && p.patched) {
+            group_barrier(1 + consumer, 128);  // what this warpgroup's other warps wrote to the rings
+            // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
+#pragma unroll
+            for (int v = 0; v < own_pixels; ++v) own[v].norm -= 2.0f * ratio * 0x1p-22f;
+            if (const int y = top_row(); y < s.height) sm90_interpolate(p, column(), y, shared, lane, share);
+        }
+        if (ahead) take_turn();
         turn ^= 1u;
         if (c.group > 0) {
             sm90_store(s.groups[c.group], c.first, shared, warp, lane, share);
         } else {
             if (thread < Share<Chunks>::rows) list.lower_limit(thread, limit);
             group_barrier(1 + consumer, 128);
-            if (p.patched) {
-                // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
-#pragma unroll
-                for (int v = 0; v < own_pixels; ++v) own[v].norm -= 2.0f * ratio * 0x1p-22f;
-                if (const int y = top_row(); y < s.height) sm90_interpolate(p, column(), y, shared, lane, share);
-            }
             sm90_append(s, range, list, own, ratio, 1 + consumer, warp, lane, share);
         }
         warp_barrier();

@@ -7,8 +7,9 @@
 
 #include <algorithm>
 
-#include "cuda/finish.cuh"
 #include "cuda/prepare.cuh"
+#include "cuda/redo.cuh"
+#include "cuda/repeats.cuh"
 #include "cuda/request.hpp"
 #include "cuda/schedule.cuh"
 #include "cuda/search.cuh"
@@ -17,12 +18,13 @@ namespace fastspade::cuda {
 
 inline int64_t blocks_for(int64_t items, int64_t a_block) { return (items + a_block - 1) / a_block; }
 
-inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t first_image, Upsample upsample) {
+// `before`: as LevelView's, for exact distances; or null.
+inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t first_image, const OperandLayout& layout, const int* before) {
     PyramidView pyramid{};
     pyramid.level_count = static_cast<int>(levels.size());
     pyramid.height = static_cast<int>(levels[0].height());
     pyramid.width = static_cast<int>(levels[0].width());
-    pyramid.upsample = upsample;
+    pyramid.upsample = layout.upsample;
     for (size_t l = 0; l < levels.size(); ++l) {
         const TensorView& from = levels[l];
         LevelView& to = pyramid.levels[l];
@@ -33,6 +35,8 @@ inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t f
         to.channels = static_cast<int>(from.channels());
         to.height = static_cast<int>(from.height());
         to.width = static_cast<int>(from.width());
+        to.mixing = layout.mixing[l];
+        to.before = before ? before[l] : 0;
     }
     return pyramid;
 }
@@ -40,7 +44,7 @@ inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t f
 inline PrepareParameters prepare_parameters(const OperandLayout& layout, const std::vector<TensorView>& levels, int64_t first_image,
                                             int64_t images, char* base, float* centre, bool gallery) {
     PrepareParameters p{};
-    p.pyramid = pyramid_view(levels, first_image, layout.upsample);
+    p.pyramid = pyramid_view(levels, first_image, layout, nullptr);
     p.images = images;
     p.group_count = static_cast<int>(layout.groups.size());
     int centre_offset = 0;
@@ -50,7 +54,7 @@ inline PrepareParameters prepare_parameters(const OperandLayout& layout, const s
     }
     for (size_t g = 0; g < layout.groups.size(); ++g) {
         const Group& group = layout.groups[g];
-        p.groups[g] = {reinterpret_cast<uint16_t*>(base + layout.group_offset[g]), group.channels, group.height, group.width};
+        p.groups[g] = {reinterpret_cast<uint16_t*>(base + layout.group_offset[g]), group.channels, group.height, group.width, group.mixing};
         int offset = 0;
         for (int level : group.levels) {
             p.level_group[level] = static_cast<int>(g);
@@ -62,6 +66,7 @@ inline PrepareParameters prepare_parameters(const OperandLayout& layout, const s
     p.largest = reinterpret_cast<uint32_t*>(base + layout.largest_offset);
     p.scale = reinterpret_cast<float*>(base + layout.scale_offset);
     p.terms = reinterpret_cast<Terms*>(base + layout.terms_offset);
+    p.hashes = gallery ? reinterpret_cast<uint64_t*>(base + layout.equals_offset) : nullptr;
     p.gallery = gallery;
     p.bfloat16 = layout.bfloat16;
     return p;
@@ -90,6 +95,14 @@ void prepare_gallery(Launcher& launcher, const OperandLayout& layout, const std:
     for (const LevelShape& level : layout.levels) channels += level.channels;
     launcher.launch(centre_kernel, channels, prepare_threads, prepare_threads * 8, p);
     prepare(launcher, p);
+}
+
+template <class Launcher>
+void compare_equals(Launcher& launcher, const OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
+                    const int64_t* order, uint8_t* same) {
+    const int64_t count = layout.images * layout.height * layout.width;
+    const EqualParameters p{pyramid_view(levels, 0, layout, nullptr), count, hashes, order, same};
+    launcher.launch(equal_kernel, blocks_for(count * 8, repeat_threads), repeat_threads, 0, p);
 }
 
 template <class Operand, int StepChannels, class Launcher>
@@ -125,7 +138,6 @@ Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery,
         else
             wide.gallery[g] = run(group.gallery, channels, gallery.images * width * height, tile_columns);
     }
-    wide.taps = reinterpret_cast<const AxisTap*>(base + plan.taps_offset);
     wide.stages = plan.stages;
     wide.barrier_offset = plan.barrier_offset;
     wide.patched = plan.tiling.patched;
@@ -143,7 +155,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     if (groups > 1) {
         ScheduleParameters s{};
         s.jobs = jobs;
-        s.taps = sm90 ? reinterpret_cast<AxisTap*>(base + plan.taps_offset) : nullptr;
+        s.taps = reinterpret_cast<AxisTap*>(base + plan.taps_offset);
         s.tiles = static_cast<int>(finest_tiles(plan.tiling));
         s.tiling = plan.tiling;
         s.group_count = groups;
@@ -165,11 +177,14 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
                        group.channels / plan.step_channels, group.channels, group.height, group.width, plan.stride[g], plan.ring[g],
                        plan.ring_offset[g]};
     }
-    p.upsample = gallery.upsample;
+    p.taps = reinterpret_cast<const AxisTap*>(base + plan.taps_offset);
+    p.repeats = reinterpret_cast<const uint32_t*>(base + plan.repeats_offset);
+    p.repeat_words = plan.repeat_words;
     p.query_terms = reinterpret_cast<Terms*>(base + plan.query.terms_offset);
     p.gallery_terms = reinterpret_cast<Terms*>(stored + gallery.terms_offset);
     p.query_scale = reinterpret_cast<float*>(base + plan.query.scale_offset);
     p.gallery_scale = reinterpret_cast<float*>(stored + gallery.scale_offset);
+    p.gallery_images = gallery.images;
     p.slots = static_cast<int>(request.slots);
     p.segments = plan.segments;
     p.query_pixels = query_pixels;
@@ -191,8 +206,22 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     Sm90Parameters wide{};
     if (sm90) wide = sm90_parameters(launcher, gallery, plan, p, base);
 
-    FinishParameters f{};
-    f.gallery = pyramid_view(request.gallery, 0, gallery.upsample);
+    RepeatParameters r{};
+    r.equals = reinterpret_cast<const Equals*>(stored + gallery.equals_offset);
+    r.gallery_images = gallery.images;
+    r.slots = p.slots;
+    r.pixels = pixels;
+    r.kappa = static_cast<int>(request.kappa);
+    r.words = plan.repeat_words;
+    r.repeats = reinterpret_cast<uint32_t*>(base + plan.repeats_offset);
+    r.available = reinterpret_cast<int64_t*>(base + plan.available_offset);
+
+    RedoParameters again{};
+    again.bfloat16 = gallery.bfloat16;
+    again.lists = reinterpret_cast<uint64_t*>(base + plan.redo_offset);
+    again.capacity = plan.redo_capacity;
+    FinishParameters& f = again.finish;
+    f.gallery = pyramid_view(request.gallery, 0, gallery, plan.before);
     f.query_scale = p.query_scale;
     f.tile_rows = plan.tile_rows;
     f.query_tiles = plan.query_tiles;
@@ -202,21 +231,24 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     f.kappa = static_cast<int>(request.kappa);
     f.keep = plan.keep;
     f.splits = plan.splits;
-    f.pairs = request.slots * pixels;
+    f.available = r.available;
     f.kept = p.kept;
     f.failed = reinterpret_cast<int*>(base + plan.failed_offset);
     f.failures = reinterpret_cast<int*>(base + plan.failures_offset);
     f.counters = request.counters;
-    f.redo_lists = reinterpret_cast<uint64_t*>(base + plan.redo_offset);
-    f.redo_capacity = plan.redo_capacity;
 
     const int64_t images = request.query[0].images();
     for (int64_t first = 0; first < images; first += plan.batch) {
         const int64_t count = std::min(plan.batch, images - first);
         prepare(launcher, prepare_parameters(plan.query, request.query, first, count, base,
                                              reinterpret_cast<float*>(stored + gallery.centre_offset), false));
-        p.gallery_index = f.gallery_index = request.gallery_index ? request.gallery_index + first * request.slots : nullptr;
-        f.query = pyramid_view(request.query, first, gallery.upsample);
+        p.gallery_index = f.gallery_index = r.gallery_index = request.gallery_index ? request.gallery_index + first * request.slots : nullptr;
+        if (first == 0 || request.gallery_index) {
+            r.rows = request.gallery_index ? static_cast<int>(count) : 1;
+            launcher.fill(r.available, 0, static_cast<int64_t>(r.rows) * 8);
+            launcher.launch(repeat_kernel, blocks_for(static_cast<int64_t>(r.rows) * r.slots * r.words * 32, repeat_threads), repeat_threads, 0, r);
+        }
+        f.query = pyramid_view(request.query, first, plan.query, plan.before);
         f.distances = request.distances + first * query_pixels * request.kappa;
         f.indices = request.indices + first * query_pixels * request.kappa;
         const int64_t tiles = count * plan.query_tiles;
@@ -234,7 +266,9 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
             else
                 launch_search<HalfOperand>(launcher, p, plan, now * plan.splits);
             launcher.launch(finish_kernel, blocks_for(f.rows, finish_threads / 32), finish_threads, 0, f);
-            if (request.redo) launcher.launch(redo_kernel, plan.redo_blocks, redo_threads, redo_threads * 8, f);
+            if (!request.redo) continue;
+            again.search = p;
+            launcher.launch(redo_kernel, plan.redo_blocks, redo_threads, static_cast<int>(sizeof(RedoBlock)), again);
         }
     }
 }

@@ -4,7 +4,7 @@ The names that begin with cuda_ (and Cuda) exist only in a build with the CUDA e
 """
 
 from collections.abc import Sequence
-from typing import TypedDict, type_check_only
+from typing import Any, TypedDict, type_check_only
 
 # (address, dtype code, shape, strides in elements), as fastspade.search.cpu.describe makes them; four sizes and strides.
 _Described = tuple[int, int, Sequence[int], Sequence[int]]
@@ -26,24 +26,9 @@ class _Counts(TypedDict):
     word_pairs: int
     exact_pairs: int
 
-@type_check_only
-class _Plan(TypedDict):
-    path: str
-    stages: int
-    step_channels: int
-    jobs: int
-    workspace_bytes: int
-    groups: int
-    tile_rows: int
-    splits: int
-    segments: int
-    keep: int
-    capacity: int
-    shared_bytes: int
-    launch_tiles: int
-    lists_on_chip: bool
-    rings: list[int]
-    strides: list[int]
+class CudaPlan:
+    """path, workspace_bytes and so on, by name (csrc/bindings/cuda.hpp)."""
+    def __getitem__(self, name: str) -> Any: ...
 
 def simd() -> str: ...
 def search_cpu(
@@ -59,7 +44,12 @@ def search_cpu(
     prune: bool,
 ) -> _Counts: ...
 def cuda_compute_capability(device: int) -> int: ...
-def cuda_gallery_bytes(device: int, gallery: Sequence[_Shape], images: int, upsample: int, bfloat16: bool) -> int: ...
+# Bytes, and the offset of what tells equal pixels: hashes of 64 bits a pixel, as cuda_prepare_gallery leaves them; then, as a
+# search wants it, two int32 a pixel (Equals in csrc/cuda/parameters.hpp).
+def cuda_gallery_layout(
+    device: int, gallery: Sequence[_Shape], images: int, upsample: int, bfloat16: bool
+) -> tuple[int, int]: ...
+def cuda_versions() -> list[int]: ...  # toolkit, runtime, driver as CUDA numbers them: 1000 * major + 10 * minor
 def cuda_search_plan(
     device: int,
     gallery: Sequence[_Shape],
@@ -70,26 +60,33 @@ def cuda_search_plan(
     query_images: int,
     slots: int,
     kappa: int,
+    chosen: bool,
     path: int,
-) -> _Plan: ...
+) -> CudaPlan: ...
 def cuda_prepare_gallery(
     device: int, stream: int, gallery: Sequence[_Described], upsample: int, bfloat16: bool, prepared: int
 ) -> None: ...
+def cuda_compare_equals(
+    device: int,
+    stream: int,
+    gallery: Sequence[_Described],
+    upsample: int,
+    bfloat16: bool,
+    hashes: int,
+    order: int,
+    same: int,
+) -> None: ...
 def cuda_search(
     device: int,
+    plan: CudaPlan,
     stream: int,
     query: Sequence[_Described],
     gallery: Sequence[_Described],
     prepared: int,
     gallery_index: int,
-    slots: int,
-    kappa: int,
-    upsample: int,
-    bfloat16: bool,
     redo: bool,
     distances: int,
     indices: int,
     counters: int,
     workspace: int,
-    path: int,
 ) -> None: ...

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fastspade.backbones import Backbone, load_backbone
+from fastspade.backbones.extractor import Mirrored
 from fastspade.bank.snapshot import check_storage_dtype, stored
 from fastspade.errors import InputError, MissingDependencyError
 from fastspade.nn.scorer import Scorer
@@ -43,13 +44,15 @@ class Spade(MemoryBankMixin, AnomalibModule):
 
     backbone, layers, weights: as of `fastspade.Spade`. A module or Backbone of your own is not kept in checkpoints: pass it
         again to load_from_checkpoint.
-    k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "knn", "max" or "top1%".
-    pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes to
-        256 x 256, cuts the central 224 x 224, as the paper does, and normalises as the backbone wants it; one of your own
-        must normalise too, as for anomalib's models.
+    k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "relative", "knn", "max" or "top1%".
+        The defaults are those of fastspade's preset "default"; k_image=None and image_score="knn" make them the paper's.
+    pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes whole
+        images to 256 x 256, or the backbone's own size, and normalises as the backbone wants it; one of your own must
+        normalise too, as for anomalib's models. For images that are not square give it their aspect ratio
+        (configure_pre_processor), or they are distorted.
 
-    pred_score is the image score and anomaly_map (B, 1, H, W) the map of what the pre-processor let through; both are
-    squared distances until anomalib's post-processor scales them to [0, 1].
+    pred_score is the image score and anomaly_map (B, 1, H, W) the map of what the pre-processor let through; they are
+    squared distances, or what image_score makes of them, until anomalib's post-processor scales them to [0, 1].
     """
 
     def __init__(
@@ -58,12 +61,13 @@ class Spade(MemoryBankMixin, AnomalibModule):
         layers: Sequence[str] | None = None,
         *,
         k: int = 50,
-        k_image: int | None = None,
+        k_image: int | None = 3,
         kappa: int = 1,
         upsample: str = "bilinear",
         sigma: float = 4.0,
-        image_score: str = "knn",
+        image_score: str = "relative",
         local_average: bool = False,
+        reflect_border: bool = True,
         precision: str = "exact",
         storage_dtype: str = "float32",
         weights: str | Path | None = None,
@@ -74,7 +78,8 @@ class Spade(MemoryBankMixin, AnomalibModule):
     ) -> None:
         source = load_backbone(backbone, layers=layers, weights=weights)
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor(mean=source.spec()["mean"], std=source.spec()["std"])
+            size = source.fitting.shared([(1, 1)])
+            pre_processor = self.configure_pre_processor(size, mean=source.spec()["mean"], std=source.spec()["std"])
         super().__init__(
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
@@ -86,23 +91,21 @@ class Spade(MemoryBankMixin, AnomalibModule):
             source.module, layers=source.layers, embedding=source.embedding, cosine=source.cosine, mean=(0, 0, 0), std=(1, 1, 1)
         )
         options: dict[str, Any] = dict(k=k, k_image=k_image, kappa=kappa, upsample=upsample, sigma=sigma)
-        options |= dict(image_score=image_score, local_average=local_average, precision=precision, storage_dtype=storage_dtype)
+        options |= dict(image_score=image_score, local_average=local_average, reflect_border=reflect_border)
+        options |= dict(precision=precision, storage_dtype=storage_dtype)
         self.model = SpadeModel(FastSpade(read, device="cpu", progress=False, **options))
 
     @classmethod
     def configure_pre_processor(
         cls,
-        image_size: tuple[int, int] | None = None,
+        image_size: tuple[int, int] = (256, 256),
         center_crop_size: tuple[int, int] | None = None,
         *,
         mean: Sequence[float] = _IMAGENET_MEAN,
         std: Sequence[float] = _IMAGENET_STD,
     ) -> PreProcessor:
-        """Resize, centre-crop and normalise. Neither size given: the paper's 256 x 256 and 224 x 224; image_size alone:
-        no crop. mean, std: of the backbone's normalisation, by default ImageNet's."""
-        if image_size is None and center_crop_size is None:
-            center_crop_size = (224, 224)
-        image_size = image_size or (256, 256)
+        """Resize, centre-crop where center_crop_size is given (the paper's is (224, 224)), and normalise. mean, std: of the
+        backbone's normalisation, by default ImageNet's."""
         steps: list[nn.Module] = [Resize(image_size, antialias=True)]
         if center_crop_size is not None:
             if center_crop_size[0] > image_size[0] or center_crop_size[1] > image_size[1]:
@@ -149,6 +152,7 @@ class SpadeModel(DynamicBufferMixin, Scorer):
     def __init__(self, model: FastSpade) -> None:
         super().__init__(model)
         self._collected: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+        self._mirrored = Mirrored()
         self._size: tuple[int, int] | None = None
         self._storage = check_storage_dtype(model.storage_dtype)
         for name in self._levels:  # a checkpoint is loaded into buffers of the type that they have
@@ -161,6 +165,8 @@ class SpadeModel(DynamicBufferMixin, Scorer):
             raise InputError(f"images must have one size after pre-processing: {self._size} before, now {size}")
         self._size = size
         self._collected.append(self.features(images))
+        if self.margin:
+            self._mirrored.take(self.features, images, [""] * len(images))
 
     def fit(self) -> None:
         """Make what was collected the bank."""
@@ -170,7 +176,8 @@ class SpadeModel(DynamicBufferMixin, Scorer):
         pyramid = [torch.cat(level) for level in zip(*(part[1] for part in self._collected), strict=True)]
         self._collected.clear()
         names = [f"normal image {i}" for i in range(len(embeddings))]
-        self.remember(embeddings, stored(pyramid, self._storage, names), self._size)
+        self.remember(embeddings, stored(pyramid, self._storage, names), self._size, mirrored=self._mirrored.found)
+        self._mirrored = Mirrored()
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         scores, maps = super().forward(images)

@@ -10,6 +10,7 @@ __all__ = [
     "FastspadeError",
     "ImageReadError",
     "InputError",
+    "LeftOutError",
     "MissingDependencyError",
     "MissingFileError",
     "ModelFileError",
@@ -44,6 +45,10 @@ class ImageReadError(FastspadeError, ValueError):
     def __init__(self, message: str, path: str | None = None) -> None:
         super().__init__(message)
         self.path = path
+
+
+class LeftOutError(ImageReadError):
+    """Something that lay among images and is not read as one. It is never raised: it says in ``skipped`` what was left out."""
 
 
 class ModelFileError(FastspadeError, ValueError):

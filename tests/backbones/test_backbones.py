@@ -199,10 +199,9 @@ def lite0():
 
 def test_lite0_levels(lite0):
     embedding, pyramid = lite0(torch.rand(2, 3, 224, 224))
-    assert [tuple(level.shape) for level in pyramid] == [(2, 144, 56, 56), (2, 240, 28, 28), (2, 672, 14, 14)]
+    assert [tuple(level.shape) for level in pyramid] == [(2, 24, 56, 56), (2, 40, 28, 28), (2, 112, 14, 14)]
     assert embedding.shape == (2, 1280)
-    for level in pyramid:  # activations after ReLU6
-        assert level.min() == 0 and 0 < level.max() <= 6
+    assert all(level.min() < 0 < level.max() for level in pyramid)  # blocks end without an activation
 
 
 def test_lite0_recognises_a_cat(lite0):

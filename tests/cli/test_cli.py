@@ -14,6 +14,7 @@ from tiny import picture
 
 from fastspade import Spade
 from fastspade.cli import main
+from fastspade.cli.score_files import unique_stems
 from fastspade.maps.files import read_map
 
 
@@ -75,7 +76,7 @@ def test_decisions_masks_and_raw_maps(model, tmp_path, capsys):
     for kind in ("tiff", "npy"):
         out = tmp_path / kind
         command = ["score", str(model), str(tmp_path / "*.png"), "-o", str(out), "--quiet", "--map-format", kind]
-        assert main([*command, "--save", "maps,overlays,masks", "--threshold", "0", "--colorbar"]) == 0
+        assert main([*command, "--save", "maps,overlays,masks", "--threshold", "-1", "--colorbar"]) == 0
         with open(out / "scores.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["decision"] for row in rows] == ["defect", "defect"]
@@ -167,3 +168,10 @@ def test_ctrl_c_exits_130_and_leaves_nothing(model, tmp_path, monkeypatch, capsy
 def test_the_module_runs_and_tells_its_build():
     ended = subprocess.run([sys.executable, "-m", "fastspade", "info"], capture_output=True, text=True, check=True)
     assert '"simd"' in ended.stdout and '"cuda_architectures"' in ended.stdout
+
+
+def test_pictures_of_one_name_are_numbered():
+    names = [f"part_{i}/image.png" for i in range(3000)] + ["image_2.png", "x/image_3001.png"]
+    stems = unique_stems(names)
+    assert stems[:3] == ["image", "image_2", "image_3"] and len(set(stems)) == len(names)
+    assert stems[-2:] == ["image_2_2", "image_3001"]

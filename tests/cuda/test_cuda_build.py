@@ -20,9 +20,13 @@ needs_cuobjdump = pytest.mark.skipif(CUOBJDUMP is None, reason="no cuobjdump")
 
 ARCHITECTURES = ["80", "86", "89", "90a"]
 THREADS = {"search": 256, "redo": 128, "finish": 128, "schedule": 256, "centre": 256, "largest": 256, "scale": 256, "operand": 256, "terms": 256}
+THREADS |= {"equal": 256, "repeat": 256}
 # Blocks a multiprocessor that registers must allow: the search is planned as one, its smallest tile as one beside another
 # kernel's; the others hide their memory latency behind warps.
-BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 4, "largest": 4, "centre": 2, "scale": 1, "schedule": 1}
+BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 3, "largest": 3, "centre": 2, "scale": 1, "schedule": 1}
+BLOCKS |= {"equal": 2, "repeat": 4}
+# Loads of features that must be under way before the first is used, a loop each: what is not mixed, and what is.
+LOADS = {"finish": [16, 16], "redo": [16, 16], "equal": [16, 16], "terms": [16, 16, 8], "operand": [8, 8], "largest": [8], "centre": [8]}
 
 
 def compile_with_nvcc(source: str, architecture: str, target: Path) -> str:
@@ -95,6 +99,35 @@ def test_tensor_cores_and_asynchronous_copies_are_used(compiled):
         assert re.search(r"LDGSTS\.E\.[A-Z.]*128", text), "no 16-byte asynchronous copies"
         assert "LDSM.16.M88.4" in text
         assert not re.search(r"\b(LDL|STL)\b", text), "local memory in the search"
+
+
+def loads_before_use(text: str) -> list[int]:
+    """How many loads of features (all others are not LDG.CONSTANT) are under way where the first of them is used, from use to
+    use through one kernel's machine code. A value is loaded by one of two instructions, of two and of four bytes."""
+    pending: set[str] = set()
+    found = []
+    for line in re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", text):
+        name, _, rest = re.sub(r"^@!?U?P\d+ +", "", line).partition(" ")
+        operands = rest.split(",")
+        writes = not name.startswith(("ST", "BAR", "BRA", "RED", "ATOM"))
+        sources = set(re.findall(r"\bR\d+\b", ",".join(operands[1:] if writes else operands)))
+        if sources & pending:
+            found.append(len(pending))
+            pending.clear()
+        target = re.findall(r"\bR\d+\b", operands[0]) if writes else []
+        if name.startswith("LDG") and "CONSTANT" in name:
+            pending.add(target[0])
+        else:
+            pending.difference_update(target)
+    return found
+
+
+@needs_cuobjdump
+def test_features_are_loaded_several_at_a_time(compiled):
+    for text in machine_code(compiled[1]):
+        wanted = LOADS.get(kind(text.splitlines()[0]))
+        if wanted:
+            assert [count for count in loads_before_use(text) if count > 1] == wanted, text.splitlines()[0]
 
 
 def test_the_sm90_search_neither_spills_nor_waits_between_products(compiled_sm90):

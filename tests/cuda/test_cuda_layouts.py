@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 
@@ -10,8 +12,11 @@ import torch
 from layout_cases import DEVICES, LAYOUT_CASES
 from search_checks import assert_exact
 
+from fastspade.errors import InputError
 from fastspade.search.cpu import compiled_engine, search_cpu
 from fastspade.search.cuda import plan_cuda, search_cuda
+
+REFUSED = "the sm90a search was asked for, but its shared memory cannot hold"
 
 
 def layout(plan) -> tuple[str, int, int, int, bool]:
@@ -40,7 +45,7 @@ def choosable(engine, kernel: str, multiprocessors: int) -> set[tuple]:
         try:
             plan = engine.cuda_search_plan(
                 device=0, gallery=gallery, images=images, upsample=1, bfloat16=False, query=query,
-                query_images=1, slots=images, kappa=kappa, path={"sm80": 1, "sm90a": 2}[kernel],
+                query_images=1, slots=images, kappa=kappa, chosen=False, path={"sm80": 1, "sm90a": 2}[kernel],
             )
         except ValueError:  # not for the sm_90a search
             assert kernel == "sm90a"
@@ -69,10 +74,23 @@ def search_on_cuda(query, gallery, *rest):
 @pytest.mark.parametrize("engine", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("case", LAYOUT_CASES, ids=lambda case: case.name)
 def test_layout_matches_float64_brute_force(engine, case):
-    if engine == "cuda":
-        check(search_on_cuda, case, torch.cuda.get_device_properties(0).multi_processor_count)
-    else:
+    if engine == "cpu":
         check(search_on_cpu, case, 2)
+        return
+    refused = os.environ.get("FASTSPADE_CUDA_PATH") == "sm90a" and not case.on_sm90a
+    with pytest.raises(InputError, match=REFUSED) if refused else nullcontext():
+        check(search_on_cuda, case, torch.cuda.get_device_properties(0).multi_processor_count)
+
+
+def test_what_the_sm90a_search_refuses_is_known(emulated, monkeypatch):
+    """So that a GPU's run with FASTSPADE_CUDA_PATH=sm90a knows what must be refused."""
+    monkeypatch.setenv("FASTSPADE_CUDA_PATH", "sm90a")
+    emulated.set_device(232448, 132, True)
+    for case in LAYOUT_CASES:
+        query, gallery = case.sides(132)
+        with nullcontext() if case.on_sm90a else pytest.raises(InputError, match=REFUSED):
+            plan_cuda(query, gallery, case.kappa, len(gallery[0]), 1, engine=emulated)
+    assert sum(not case.on_sm90a for case in LAYOUT_CASES) == 4
 
 
 CASES_ON_DEVICES = [(case, device) for case in LAYOUT_CASES for device in case.devices.split()]

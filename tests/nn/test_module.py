@@ -41,12 +41,14 @@ HONOURED = [
     {"kappa": 4, "upsample": "nearest", "sigma": 0},
     {"local_average": True, "k": 2, "k_image": 5},
     {"image_score": "max", "k": 50},
+    {"preset": "default", "image_score": "relative", "reflect_border": True},
     {"image_score": "top1%", "sigma": 2.5},
     {"resize": 80, "crop": 48, "precision": "fast"},
-    {"storage_dtype": "float16"},
+    {"storage_dtype": "float16", "reflect_border": True, "augment": "rotations"},
     {"storage_dtype": "bfloat16", "keep_crop": True},
 ]
-REFUSED = [{"image_score": "reweighted"}, {"window": 4.0}]
+REFUSED = [{"image_score": "reweighted"}, {"window": 4.0}, {"tile": 32, "overlap": 0.5, "aligned": True},
+           {"roi": [(0, 0), (1, 0), (1, 1)]}]
 
 
 def test_every_option_of_spade_is_honoured_or_refused():

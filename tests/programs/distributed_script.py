@@ -19,7 +19,7 @@ from fastspade.distributed import DistributedSpade, ShardedBank
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import ImageReadError, InputError, MissingFileError, RankError
 
-OPTIONS = dict(resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4)
+OPTIONS = dict(preset="paper", resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4)
 
 
 def distributed(**options) -> DistributedSpade:
@@ -44,6 +44,7 @@ def same_bits(folder: Path) -> None:
         dict(k=7, kappa=40, upsample="nearest"),  # more images than any rank holds
         dict(k=1, k_image=5, kappa=3, local_average=True, storage_dtype="float16"),  # ranks without any of the K images
         dict(k=4, kappa=1, window=16, image_score="reweighted"),
+        dict(k=3, image_score="relative", reflect_border=True),
     ):
         whole = tiny_spade(**options).fit(normal)
         split = distributed(**options).fit(normal)

@@ -58,9 +58,9 @@ def test_the_stub_names_the_cuda_functions_that_the_bindings_define():
     defined = {}
     for part in re.split(r"module\.def\(", source)[1:]:
         defined[re.match(r'"(\w+)"', part)[1]] = re.findall(r'arg\("(\w+)"\)', part)
-    errors = re.findall(r'register_exception<[\w:]+>\(module, "(\w+)"', source)
+    classes = re.findall(r'(?:register_exception|class_)<[^(]+>\(module, "(\w+)"', source)
     named = {name: of for name, of in stub().items() if OF_CUDA.match(name)}
-    assert len(defined) == 5 and {**defined, **dict.fromkeys(errors)} == named
+    assert len(defined) == 7 and {**defined, **dict.fromkeys(classes)} == named
 
 
 def test_the_package_says_that_it_is_typed():

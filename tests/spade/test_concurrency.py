@@ -12,7 +12,7 @@ from tiny import picture, tiny_spade
 from torch.utils.data import DataLoader
 from worker_tasks import Pictures, scores_of
 
-from fastspade import Spade, knn
+from fastspade import knn
 
 # -- threads
 

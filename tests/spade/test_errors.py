@@ -167,3 +167,11 @@ def _raises(error):
         raise error
 
     return call
+
+
+@pytest.mark.parametrize("make", [np.float32, np.array, torch.tensor])
+def test_numbers_without_dimensions_are_numbers(make):
+    model = tiny_spade(k=make(2) if make is not np.float32 else np.int64(2), sigma=make(2.5), window=make(8.0))
+    assert (model.k, model.sigma, model.window) == (2, 2.5, 8.0)
+    with pytest.raises(FastspadeError, match="sigma must be a finite number"):
+        tiny_spade(sigma=make(True) if make is not np.float32 else np.bool_(True))

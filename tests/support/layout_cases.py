@@ -42,6 +42,11 @@ class LayoutCase:
     def name(self) -> str:
         return f"{self.queries}_queries-{self.coarse}_rings_of_{self.width}-kappa_{self.kappa}-{self.devices.replace(' ', '_')}"
 
+    @property
+    def on_sm90a(self) -> bool:
+        """Whether the sm90a search can hold its rings on chip; asked for by name, it refuses the others."""
+        return self.coarse * self.width < 600
+
     def sides(self, multiprocessors: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Query and gallery, random."""
         queries, images = (2, max(3, -(-multiprocessors // 2))) if self.fills else (1, 2)

@@ -56,6 +56,11 @@ def smooth(case: Case, images: int, seed: int) -> list[torch.Tensor]:
     ]
 
 
+def nearly_equal(level: torch.Tensor) -> torch.Tensor:
+    """The same features, each off by less than 16 bits can tell."""
+    return level * (1 + 1e-6 * torch.randn(level.shape, generator=torch.Generator().manual_seed(11)))
+
+
 def gallery_index(case: Case, seed: int = 7) -> torch.Tensor | None:
     """Which gallery images each query sees, in no particular order; None where it sees all."""
     if case.chosen is None:

@@ -35,7 +35,7 @@ def picture(seed: int, height: int = 64, width: int = 64) -> Image.Image:
 
 def tiny_spade(**options) -> Spade:
     """An unfitted Spade over TinyNet at 64 pixels."""
-    settings = dict(k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4) | options
+    settings = dict(preset="paper", k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=4) | options
     return Spade(TinyNet(), layers=LAYERS, **settings)
 
 

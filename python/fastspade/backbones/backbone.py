@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastspade.backbones.border import MARGIN
 from fastspade.backbones.readout import Reader, Readout
 from fastspade.errors import DtypeError, InputError
+from fastspade.images.geometry import Fitting
+from fastspade.torch_defaults import torch_defaults
 
 __all__ = ["Backbone"]
 
@@ -55,6 +58,17 @@ class Backbone:
         self._running: AbstractContextManager[bool | None] = threading.Lock()
 
     @property
+    def fitting(self) -> Fitting:
+        """What the network asks of its input's size. As many pixels as its makers evaluated it at, resized and not cropped."""
+        side = 256 if self.image_size is None else self.image_size[0]
+        return Fitting(self.reader.readout.multiple, side, self.reader.readout.fixed)
+
+    @property
+    def margin(self) -> int:
+        """How many mirrored pixels around a picture keep its border from what the network pads with."""
+        return MARGIN if self.reader.readout.pads else 0
+
+    @property
     def layers(self) -> list[str]:
         return list(self.reader.layers)
 
@@ -76,6 +90,7 @@ class Backbone:
         cosine = ", cosine=True" if self.cosine else ""
         return f"Backbone({self.name!r}, layers={self.layers}, embedding={self.embedding!r}{cosine}, device='{self.device}')"
 
+    @torch_defaults()
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(B, 3, H, W) floating in [0, 1] -> embedding (B, E) and pyramid of (B, C_l, H_l, W_l), finest first.
 

@@ -15,10 +15,10 @@ __all__ = ["EFFICIENTNET_LITE0"]
 
 _NAME, _LABEL = "efficientnet_lite0", "efficientnet-lite0-57934424"
 
-# Each level is the widest activation at its stride: the first block of the next stage, expanded sixfold, before its
-# strided convolution: 144 x 56 x 56, 240 x 28 x 28 and 672 x 14 x 14 at 224. (A block calls _swish twice; the first
-# call is the one after the expansion.) The embedding is the network's own global pool: 1280.
-_LAYERS, _EMBEDDING = ("_blocks.3._swish", "_blocks.5._swish", "_blocks.11._swish"), "_avg_pooling"
+# Each level is the output of the last block at its stride: 24 x 56 x 56, 40 x 28 x 28 and 112 x 14 x 14 at 224. A sixth of the
+# memory of the expanded activations inside the blocks, and better at finding defects (docs/choosing.md). The embedding is the
+# network's own global pool: 1280.
+_LAYERS, _EMBEDDING = ("_blocks.2", "_blocks.4", "_blocks.10"), "_avg_pooling"
 
 
 def _load(weights: str | os.PathLike[str] | None) -> Network:

@@ -15,6 +15,7 @@ from fastspade.backbones.network import Network, Recipe
 from fastspade.backbones.timm_models import PREFIX, timm_recipe
 from fastspade.backbones.torchvision_models import torchvision_recipe
 from fastspade.errors import DtypeError, InputError
+from fastspade.torch_defaults import torch_defaults
 
 __all__ = ["BACKBONES", "find_recipe", "load_backbone"]
 
@@ -36,6 +37,7 @@ def find_recipe(name: str) -> Recipe:
     return recipe
 
 
+@torch_defaults()
 def load_backbone(
     backbone: str | nn.Module | Backbone = "wide_resnet50_2",
     *,

@@ -15,23 +15,28 @@ from fastspade.errors import InputError
 
 __all__ = ["Reader", "Readout", "unit_length"]
 
+COARSE_PATCH = 8  # pixels: plain transformers have such; smaller ones are the first stage of a hierarchy
+
 
 @dataclass(frozen=True)
 class Readout:
     """How one network lays its features out.
 
     patch: pixels a token covers, (vertical, horizontal), None where the network has no patches. prefix: tokens before
-    the patches', None where the network does not say. channels_last: whether 4-D outputs are (B, H, W, C).
+    the patches', None where the network does not say. channels_last: whether 4-D outputs are (B, H, W, C). fixed: the one
+    (height, width) that the network takes, None where it takes others.
     """
 
     patch: tuple[int, int] | None = None
     prefix: int | None = None
     channels_last: bool = False
+    fixed: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, module: nn.Module) -> Readout:
         """From the attributes by which timm's, torchvision's and DINOv2's own transformers describe themselves."""
-        size = getattr(getattr(module, "patch_embed", module), "patch_size", None)
+        embed = getattr(module, "patch_embed", module)
+        size = getattr(embed, "patch_size", None)
         patch = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else None
         prefix = getattr(module, "num_prefix_tokens", None)
         layout = getattr(module, "output_fmt", "NCHW")
@@ -39,7 +44,19 @@ class Readout:
             patch if patch is not None and len(patch) == 2 else None,
             prefix if isinstance(prefix, int) else None,
             getattr(layout, "value", layout) == "NHWC",
+            _pair(getattr(embed, "img_size", None)) if getattr(embed, "strict_img_size", False) else None,
         )
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """Of what an image's sides must be multiples: of the patch where tokens are as coarse as the network gets, else of 32,
+        the usual networks' largest stride."""
+        return self.patch if self.patch is not None and min(self.patch) >= COARSE_PATCH else (32, 32)
+
+    @property
+    def pads(self) -> bool:
+        """Whether the network pads pictures, of any size, with zeros."""
+        return self.fixed is None and (self.patch is None or min(self.patch) < COARSE_PATCH)
 
     def grid(self, name: str, layer: nn.Module, output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """A pyramid level (B, C, H, W) from the output of the layer called `name`; InputError where it holds none."""
@@ -71,6 +88,12 @@ class Readout:
 
     def _tokens(self) -> str:
         return "" if self.patch is None else f" or the tokens of {self.patch[0]}x{self.patch[1]} patches"
+
+
+def _pair(value: object) -> tuple[int, int] | None:
+    if isinstance(value, int):
+        return value, value
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple | list) and len(value) == 2 else None
 
 
 @dataclass(frozen=True)

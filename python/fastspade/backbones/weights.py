@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from fastspade.errors import MissingFileError, ModelFileError
+from fastspade.files.home import user_path
 
 __all__ = ["fill", "misfits", "read_state"]
 
@@ -19,7 +19,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
     Raises MissingFileError, or ModelFileError where the file holds no state dict of tensors.
     """
-    file = Path(path)
+    file = user_path(path)
     if not file.is_file():
         raise MissingFileError(f"weights must be an existing file, got {file}")
     try:

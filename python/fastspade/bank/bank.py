@@ -14,6 +14,7 @@ from fastspade.bank.checks import check_same_maker, numbers
 from fastspade.bank.snapshot import Snapshot, check_alike, check_features, stored
 from fastspade.bank.stored import StoredBank, write_bank
 from fastspade.errors import InputError
+from fastspade.files.home import user_path
 from fastspade.search.levels import MemoryLevels, Shape
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class Bank:
         Raises StorageError (a full disk; the old bank is as it was), BankLockedError where somebody else writes there,
         InputError where the folder holds other files.
         """
-        path = Path(path)
+        path = user_path(path)
         if self._store is not None and path.exists() and path.samefile(self._store.folder.path):
             with self._changing:
                 self._store.set_options(options, self.made_by)
@@ -274,7 +275,7 @@ class Bank:
     def _without(self, gone: list[int]) -> Snapshot:
         old = self._snapshot
         left = sorted(set(range(len(old))) - set(gone))
-        kept = torch.tensor(left)
+        kept = torch.tensor(left, device="cpu")
         return Snapshot(
             old.embeddings[kept],
             tuple(old.names[i] for i in left),
@@ -298,6 +299,6 @@ def _joined(parts: list[Features]) -> tuple[torch.Tensor, list[torch.Tensor], li
 
 def _batches(snapshot: Snapshot) -> Iterator[Features]:
     """A bank's features in parts."""
-    for images in torch.arange(len(snapshot)).split(MERGED_AT_ONCE):
+    for images in torch.arange(len(snapshot), device="cpu").split(MERGED_AT_ONCE):
         names = [snapshot.names[i] for i in images.tolist()]
         yield Features(snapshot.embeddings[images], snapshot.levels.gather(images), names)

@@ -22,9 +22,11 @@ def check_same_maker(mine: dict[str, Any] | None, theirs: dict[str, Any] | None)
         return
     if mine is None or theirs is None:
         raise InputError("other and this bank must come from the same backbone, but of one of them that is not known")
-    for name in ("resize", "crop", "local_average"):
-        if mine.get(name) != theirs.get(name):  # a file may lack any of them
-            raise InputError(f"other was made with {name}={theirs.get(name)!r}, this bank with {name}={mine.get(name)!r}")
+    absent = {"local_average": False, "reflect_border": False}  # a file may lack any of them
+    for name in ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "roi"):
+        here, there = mine.get(name, absent.get(name)), theirs.get(name, absent.get(name))
+        if here != there:
+            raise InputError(f"other was made with {name}={there!r}, this bank with {name}={here!r}")
     my_backbone, their_backbone = mine["backbone"], theirs["backbone"]
     for name in ("name", "layers", "embedding", "mean", "std", "fingerprint"):  # not where the weights' file lay
         if my_backbone.get(name) != their_backbone.get(name):

@@ -23,6 +23,7 @@ from fastspade.bank.manifest import NAME, SHARD_NAME, Manifest, read_manifest, w
 from fastspade.bank.shard import Shard
 from fastspade.errors import InputError, MissingFileError, ModelFileError
 from fastspade.files.atomic import storage_error, sync
+from fastspade.files.home import user_path
 
 LOCK = "lock"
 _ASIDE = re.compile(re.escape(f".{NAME}.") + r".*\.part")
@@ -33,7 +34,7 @@ class BankFolder:
     """The folder at `path`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
 
     def read(self, known: tuple[Manifest, tuple[Shard, ...]] | None = None) -> tuple[Manifest, tuple[Shard, ...]]:
         """The state on disk: the manifest, and its shards open and verified; those of `known` are not opened again.
@@ -68,6 +69,8 @@ class BankFolder:
         Raises BankLockedError where somebody else writes, InputError where the folder holds files that are not a bank's,
         StorageError where it cannot be written.
         """
+        if create and self.path.is_dir():
+            self._check_ours()  # before there is a lock, so that a folder that is refused stays as it was
         made = create and self._make()
         with held(self.path / LOCK, self.path, create=True):
             try:

@@ -16,6 +16,7 @@ from fastspade.bank import Bank
 from fastspade.bank.snapshot import STORAGE_DTYPES
 from fastspade.errors import FastspadeError, MissingFileError, ModelFileError
 from fastspade.files.atomic import replacing, storage_error
+from fastspade.files.home import user_path
 
 FORMAT = "fastspade-model"
 FORMAT_VERSION = 1
@@ -31,7 +32,7 @@ def write_model(path: str | Path, bank: Bank, options: dict[str, Any], backbone:
 
     Raises MissingFileError where the folder does not exist, StorageError where the file cannot be written.
     """
-    path, snapshot = Path(path), bank.snapshot
+    path, snapshot = user_path(path), bank.snapshot
     tensors = {"embeddings": snapshot.embeddings.contiguous()}
     tensors |= {f"level{i}": level.contiguous() for i, level in enumerate(snapshot.pyramid)}
     header = {
@@ -59,7 +60,7 @@ def read_model(path: str | Path) -> tuple[Bank, dict[str, Any]]:
 
     Every byte is verified, but for files of old versions, which hold no checksums.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise MissingFileError(f"path: no model file at {path}")
     try:
@@ -122,5 +123,6 @@ def _bank(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Bank:
     if ids is not None and not all(type(number) is int for number in [*ids, next_id]):
         raise _Unusable("its ids are not whole numbers")
     options = header["options"]
-    made_by = {"backbone": header["backbone"]} | {name: options.get(name) for name in ("resize", "crop", "local_average")}
+    made_by = {"backbone": header["backbone"], "resize": options.get("shared_size", options.get("resize"))}
+    made_by |= {name: options[name] for name in ("crop", "local_average", "reflect_border", "tile", "overlap", "roi") if name in options}
     return Bank(tensors["embeddings"], levels, names, ids, next_id=next_id, made_by=made_by)

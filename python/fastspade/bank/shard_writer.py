@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fastspade.bank.layout import Layout
@@ -49,7 +50,7 @@ class ShardWriter:
         """Copies rows of other shards, with their ids and names."""
         for shard, rows in shards:
             for row in rows:
-                buffer = torch.empty(1, self.layout.width, dtype=self.layout.torch_dtype)
+                buffer = torch.empty(1, self.layout.width, dtype=self.layout.torch_dtype, device="cpu")
                 shard.read([row], buffer)
                 self.add(buffer, shard.embeddings[row : row + 1], [shard.names[row]], [shard.ids[row]])
 
@@ -88,8 +89,8 @@ class ShardWriter:
             [
                 torch.stack(self._embeddings).numpy().astype("<f4").tobytes(),
                 *self._sums,
-                torch.tensor(self._ids, dtype=torch.int64).numpy().astype("<i8").tobytes(),
-                torch.tensor(self._name_ends, dtype=torch.int64).numpy().astype("<i8").tobytes(),
+                np.array(self._ids, dtype=np.int64).astype("<i8").tobytes(),
+                np.array(self._name_ends, dtype=np.int64).astype("<i8").tobytes(),
                 bytes(self._names),
             ]
         )

@@ -36,7 +36,7 @@ class Snapshot:
         """Whole levels (N, C_l, H_l, W_l): as they are where the bank is in memory, read from disk where it is not."""
         if self.levels.whole is not None:
             return self.levels.whole
-        return tuple(self.levels.gather(torch.arange(len(self))))
+        return tuple(self.levels.gather(torch.arange(len(self), device="cpu")))
 
     def nearest(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 1 (SPADE, eq. 1): squared L2 distances (B, k) float32, nearest first, and image indices (B, k) int64."""

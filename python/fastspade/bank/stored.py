@@ -35,7 +35,7 @@ class FileLevels:
         return len(self._place)
 
     def gather(self, images: torch.Tensor) -> list[torch.Tensor]:
-        rows = torch.empty(len(images), self.layout.width, dtype=self.dtype)
+        rows = torch.empty(len(images), self.layout.width, dtype=self.dtype, device="cpu")
         for i, (shard, row) in enumerate(self._place[images].tolist()):
             self._shards[shard].read([row], rows[i : i + 1])
         return self.layout.split(rows)
@@ -52,7 +52,7 @@ class StoredBank:
 
     def snapshot(self) -> Snapshot:
         place = [(i, row) for i, record in enumerate(self.manifest.shards) for row in record.live]
-        rows = [torch.tensor(record.live) for record in self.manifest.shards]
+        rows = [torch.tensor(record.live, device="cpu") for record in self.manifest.shards]
         ids = tuple(self.shards[i].ids[row] for i, row in place)
         if len(set(ids)) != len(ids) or min(ids) < 0 or max(ids) >= self.manifest.next_id:
             raise self.folder.unusable("its ids are not different numbers below next_id")
@@ -61,12 +61,12 @@ class StoredBank:
             tuple(self.shards[i].names[row] for i, row in place),
             ids,
             self.manifest.next_id,
-            FileLevels(self.manifest.layout, self.shards, torch.tensor(place)),
+            FileLevels(self.manifest.layout, self.shards, torch.tensor(place, device="cpu")),
         )
 
     def verify(self) -> None:
         """Read and check everything, removed images included. Raises ModelFileError."""
-        buffer = torch.empty(1, self.manifest.layout.width, dtype=self.manifest.layout.torch_dtype)
+        buffer = torch.empty(1, self.manifest.layout.width, dtype=self.manifest.layout.torch_dtype, device="cpu")
         for shard in self.shards:
             shard.forget()
             for row in range(shard.images):

@@ -12,5 +12,5 @@ def run(arguments: argparse.Namespace) -> int:
         model = load_model(arguments)
         ids = model.add(arguments.images, skip_bad=arguments.skip_bad)
         print(f"added {len(ids)} images, ids {ids[0]} to {ids[-1]}")
-        tell_skipped(model)
+        tell_skipped(model.skipped)
         return keep(arguments, model)

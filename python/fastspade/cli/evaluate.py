@@ -11,14 +11,17 @@ from tqdm import tqdm
 
 from fastspade._version import __version__
 from fastspade.backbones import load_backbone
+from fastspade.cli.model import tell_skipped
 from fastspade.cli.parser import options_of
-from fastspade.errors import InputError
 from fastspade.evaluate import tables
 from fastspade.evaluate.category import Category
 from fastspade.evaluate.dataset import read_dataset
+from fastspade.evaluate.layouts.files import left_out
 from fastspade.evaluate.protocols import PROTOCOLS, describe, placed_map
 from fastspade.evaluate.runner import ScoredTest, evaluate_category
 from fastspade.files.atomic import check_output, written_at_once
+from fastspade.files.home import user_path
+from fastspade.files.progress import on_terminal
 from fastspade.maps.files import write_map
 from fastspade.search.device import pick_device
 from fastspade.spade import Spade
@@ -27,10 +30,14 @@ from fastspade.spade import Spade
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate. The output folder appears when everything is done, or not at all."""
     options = options_of(arguments)
-    output = Path(arguments.output)
+    output = user_path(arguments.output)
     check_output(output)
     protocols = [name for name in PROTOCOLS if not arguments.protocol or name in arguments.protocol]
-    categories = read_dataset(arguments.dataset, arguments.layout, arguments.category)
+    categories = read_dataset(
+        arguments.dataset, arguments.layout, arguments.category,
+        max_pixels=arguments.max_pixels, skip_bad=arguments.skip_bad, unique_stems=bool(arguments.save_maps),
+    )  # fmt: skip
+    tell_skipped([*left_out(user_path(arguments.dataset), categories), *(one for category in categories for one in category.skipped)])
     report = None
     if not arguments.no_report:
         from fastspade.evaluate.report import Report
@@ -40,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     backbone = load_backbone(arguments.backbone, layers=options.pop("layers"), weights=options.pop("weights"), device=device)
     with written_at_once(output) as folder:
         results, images = [], {}
-        bar = tqdm(total=len(categories), desc="eval", unit="category", disable=arguments.quiet or not sys.stderr.isatty())
+        bar = tqdm(total=len(categories), desc="eval", unit="category", disable=arguments.quiet or not on_terminal(sys.stderr))
         for category in categories:
             bar.set_postfix_str(category.name)
             model = Spade(backbone, device=device, **options, keep_crop=True)
@@ -48,16 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
                 category,
                 model,
                 protocols=protocols,
-                target_fpr=arguments.target_fpr,
+                target_fpr=None if arguments.no_threshold else arguments.target_fpr,
                 pixel_target_fpr=arguments.pixel_target_fpr,
                 fpr_limit=arguments.fpr_limit,
+                inside_roi=arguments.inside_roi,
             )
             results.append(result)
-            images[category.name] = [_record(one, Path(arguments.dataset)) for one in tests]
+            images[category.name] = [_record(one, user_path(arguments.dataset)) for one in tests]
             if arguments.save_maps:
                 _save_maps(folder / "anomaly_maps", category, tests, arguments.save_maps)
             if report is not None:
-                report.add(category, result, tests, model, Path(arguments.dataset))
+                report.add(category, result, tests, model, user_path(arguments.dataset))
             bar.update()
         bar.close()
         about = _about(arguments, model, protocols)
@@ -106,7 +114,5 @@ def _save_maps(folder: Path, category: Category, tests: list[ScoredTest], kind: 
     high = max(float(one.scored.anomaly_map.max()) for one in tests)
     for one in tests:
         path = folder / category.name / "test" / one.test.kind / f"{one.test.path.stem}.{kind}"
-        if path.exists():
-            raise InputError(f"save-maps: two test images of {category.name} are named {one.test.path.stem}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_map(path, placed_map(one.scored.anomaly_map, one.scored.crop, one.scored.size), kind, (low, high))

@@ -11,6 +11,6 @@ from fastspade.spade import Spade
 def run(arguments: argparse.Namespace) -> int:
     model = Spade.load(arguments.model, device=arguments.device, weights=arguments.weights)
     export(model, arguments.output)
-    size = f"{model.crop} x {model.crop}"
+    size = "{} x {}".format(*model.input_size)
     print(f"{arguments.output}: images (B, 3, {size}) in [0, 1] -> image scores (B,), anomaly maps (B, {size}); on {model.device}")
     return 0

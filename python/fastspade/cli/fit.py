@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from fastspade.cli.model import describe, tell_skipped
 from fastspade.cli.parser import options_of
 from fastspade.errors import InputError
+from fastspade.files.home import user_path
 from fastspade.spade import Spade, checks
+from fastspade.spade.threshold import percent
 
 
 def run(arguments: argparse.Namespace) -> int:
-    output = Path(arguments.output)
+    output = user_path(arguments.output)
     if not output.parent.is_dir():
         raise InputError(f"output: the folder {output.parent} does not exist")
     checks.share("target-fpr", arguments.target_fpr)
@@ -25,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     model.save(output)
     print(describe(output, model))
     if model.threshold is not None:
-        print(f"threshold: image score {model.threshold.image:.6g}, map {model.threshold.pixel:.6g} (leave-one-out)")
+        known, (low, high) = model.threshold, map(percent, model.threshold.false_alarm_range())
+        print(f"threshold: image score {known.image:.6g}, map {known.pixel:.6g}; {low} to {high} of new good images will be above it")
     elif not arguments.no_threshold:
         print("no threshold: calibrating one needs at least 2 normal images", file=sys.stderr)
-    tell_skipped(model)
+    tell_skipped(model.skipped)
     return 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from fastspade.info import build_info
+from fastspade.info import build_info, cuda_devices
 
 
 def run(arguments: argparse.Namespace) -> int:
-    print(json.dumps(build_info(), indent=2))
+    print(json.dumps({**build_info(), "cuda_devices": cuda_devices()}, indent=2))
     return 0

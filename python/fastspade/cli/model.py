@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastspade.bank.lock import held
 from fastspade.cli.parser import options_of
+from fastspade.errors import LeftOutError
+from fastspade.files.home import user_path
 from fastspade.spade import Spade
 
 
@@ -22,7 +24,7 @@ def load_model(arguments: argparse.Namespace) -> Spade:
 def holding(model: str) -> Iterator[None]:
     """Holds a single file from its reading to its writing, so that of two commands neither loses what the other did. A
     folder is held by whoever writes there. Raises BankLockedError."""
-    path = Path(model)
+    path = user_path(model)
     if path.is_file():
         with held(path, path):
             yield
@@ -36,9 +38,15 @@ def describe(path: Path, model: Spade) -> str:
     return f"{path}: {len(model.fitted_bank())} normal images, {sum(file.stat().st_size for file in files) / 2**20:.1f} MiB"
 
 
-def tell_skipped(model: Spade) -> None:
-    for name, error in model.skipped:
-        print(f"skipped {name}: {error}", file=sys.stderr)
+def tell_skipped(skipped: Sequence[tuple[str, Exception]], shown: int = 3) -> None:
+    """A line for everything that could not be read, and one for all that lay there and is no image."""
+    left_out = [name for name, error in skipped if isinstance(error, LeftOutError)]
+    for name, error in skipped:
+        if not isinstance(error, LeftOutError):
+            print(f"skipped {name}: {error}", file=sys.stderr)
+    if left_out:
+        more = f" and {len(left_out) - shown} more" if len(left_out) > shown else ""
+        print(f"left out {len(left_out)} that are no images or hidden: {', '.join(left_out[:shown])}{more}", file=sys.stderr)
 
 
 def keep(arguments: argparse.Namespace, model: Spade) -> int:
@@ -46,9 +54,9 @@ def keep(arguments: argparse.Namespace, model: Spade) -> int:
     had = model.threshold is not None
     if arguments.calibrate:
         model.calibrate(arguments.target_fpr, arguments.pixel_target_fpr)
-    if arguments.calibrate or Path(arguments.model).is_file():
+    if arguments.calibrate or user_path(arguments.model).is_file():
         model.save(arguments.model)
-    print(describe(Path(arguments.model), model))
+    print(describe(user_path(arguments.model), model))
     if had and not arguments.calibrate:
         print("the threshold is no longer used; --calibrate finds it anew", file=sys.stderr)
     return 0

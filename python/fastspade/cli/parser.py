@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from fastspade._version import __version__
-from fastspade.spade.options import BACKBONE_HELP, DEFAULT_BACKBONE, Options, names
+from fastspade.spade.options import BACKBONE_HELP, DEFAULT_BACKBONE, PRESETS, Options, names
 
 RUNNING = ("device", "batch_size", "num_workers", "max_pixels")
 MODEL = tuple(name for name in names("network", "model") if name not in ("keep_crop", "storage_dtype"))
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_backbone(fit)
     _add_options(fit, (*MODEL, "keep_crop", "storage_dtype"))
     _add_rates(fit)
-    fit.add_argument("--no-threshold", action="store_true", help="do not calibrate one (saves scoring the normal images)")
+    _add_no_threshold(fit)
     _add_skip_bad(fit)
     _add_running(fit, (*RUNNING, "memory_limit"))
     fit.set_defaults(command="fit")
@@ -77,12 +77,15 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", nargs="+", choices=["paper", "official"],
                           help="paper: maps and masks at the crop; official: at the original size (default: both)")  # fmt: skip
     evaluate.add_argument("--fpr-limit", type=float, default=0.3, help="PRO is integrated up to it (default 0.3)")
+    evaluate.add_argument("--inside-roi", action="store_true", help="with --roi: pixel metrics leave out what lies outside")
     evaluate.add_argument("--no-report", action="store_true", help="no report.html (which needs the extra 'eval')")
     evaluate.add_argument("--report-images", type=int, metavar="N", help="at most N test images of each category in it (default: all)")
     evaluate.add_argument("--save-maps", choices=["tiff", "npy"], help="also write every raw map at its original size")
     _add_backbone(evaluate)
     _add_options(evaluate, MODEL)
     _add_rates(evaluate)
+    _add_skip_bad(evaluate)
+    _add_no_threshold(evaluate)
     _add_running(evaluate, RUNNING)
     evaluate.set_defaults(command="evaluate")
 
@@ -98,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of Spade that the command line gave or left at their defaults."""
+    """The options of Spade that the command line gave; of those that a preset may set no others."""
     return {name: getattr(arguments, name) for name in names() if hasattr(arguments, name)} | {"progress": not arguments.quiet}
 
 
@@ -123,10 +126,17 @@ def _add_options(parser: argparse.ArgumentParser, wanted: Iterable[str]) -> None
         flag = one.metadata["flag"]
         if one.name not in wanted or flag is None:
             continue
-        default = "" if one.default in (None, False) else f" (default {one.default})"
+        default = "" if one.default in (None, False) else f" (default {one.default}{_elsewhere(one.name)})"
         settings: dict[str, Any] = {"type": parse_bytes} if flag.get("metavar") == "BYTES" else {}
-        settings |= flag | {"default": one.default, "help": (one.metadata["help"] + default).replace("%", "%%")}
+        # One that is not given must be absent: the preset decides.
+        given = argparse.SUPPRESS if one.metadata["scope"] == "model" else one.default
+        settings |= flag | {"default": given, "help": (one.metadata["help"] + default).replace("%", "%%")}
         groups[one.metadata["paper"]].add_argument("--" + one.name.replace("_", "-"), **settings)
+
+
+def _elsewhere(name: str) -> str:
+    """What the presets have in place of an option's default."""
+    return "".join(f"; preset {preset}: {values[name]}" for preset, values in PRESETS.items() if name in values)
 
 
 def _add_running(parser: argparse.ArgumentParser, wanted: Iterable[str]) -> None:
@@ -146,6 +156,11 @@ def _add_rates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-fpr", type=float, default=0.01,
                         help="share of normal images that the threshold may call defects (default 0.01)")  # fmt: skip
     parser.add_argument("--pixel-target-fpr", type=float, default=0.01, help="share of normal pixels that may be masked (default 0.01)")
+
+
+def _add_no_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-threshold", action="store_true", help="find none, which saves matching the normal images for the scores "
+                                                                    "that do not need it")  # fmt: skip
 
 
 def _add_ray(parser: argparse.ArgumentParser) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from fastspade.cli.model import load_model, tell_skipped
 from fastspade.cli.score_files import parse_kinds, write_scores
 from fastspade.errors import InputError
 from fastspade.files.atomic import check_output, written_at_once
+from fastspade.files.home import user_path
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.ray:
         return _on_ray(arguments)
-    output = Path(arguments.output)
+    output = user_path(arguments.output)
     check_output(output)
     kinds = parse_kinds(arguments.save)
     model = load_model(arguments)
@@ -28,9 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
             threshold=arguments.threshold,
             pixel_threshold=arguments.pixel_threshold,
         )
-        count = write_scores(images, folder, kinds, map_format=arguments.map_format, colorbar=arguments.colorbar)
-    tell_skipped(model)
-    written = "".join(f", {count} {'heat maps' if kind == 'heatmaps' else kind}" for kind in kinds)
+        count = write_scores(
+            images, folder, kinds, map_format=arguments.map_format, colorbar=arguments.colorbar, threads=max(1, arguments.num_workers)
+        )
+    tell_skipped(model.skipped)
+    names = [kind.replace("heat", "heat ") for kind in kinds]
+    written = "".join(f", {count} {name if count != 1 else name.removesuffix('s')}" for name in names)
     print(f"{output}: scores.csv{written}")
     return 0
 

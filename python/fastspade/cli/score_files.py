@@ -6,6 +6,7 @@ import csv
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from PIL import Image
 
 from fastspade import maps
 from fastspade.errors import InputError
+from fastspade.images.geometry import CropBox
 from fastspade.maps.files import write_map
 from fastspade.spade.result import ScoredImage
 
+COMPRESS_LEVEL = 1  # of PNG files: four times faster than the usual 6, for a fifth more bytes
 KINDS = ("maps", "heatmaps", "overlays", "masks")
 
 
@@ -29,6 +32,7 @@ class _Row:
     peak: float
     decision: str
     pixel_threshold: float | None
+    seen: CropBox | None
     picture: Callable[[], Image.Image]
 
 
@@ -42,31 +46,43 @@ def parse_kinds(text: str) -> tuple[str, ...]:
 
 
 def write_scores(
-    images: Iterable[ScoredImage], folder: Path, kinds: Sequence[str], *, map_format: str = "tiff", colorbar: bool = False
+    images: Iterable[ScoredImage],
+    folder: Path,
+    kinds: Sequence[str],
+    *,
+    map_format: str = "tiff",
+    colorbar: bool = False,
+    threads: int = 2,
 ) -> int:
     """Write scores.csv, a folder for every kind, and colorbar.png where there are colours; returns how many images.
 
     Two passes: maps go to disk first, so that all files share one scale without all maps in memory. With a pixel
-    threshold overlays show the mask's outline. Raises InputError for masks without one.
+    threshold overlays show the mask's outline. threads: that draw and write. Raises InputError for masks without one.
     """
     rows: list[_Row] = []
     low, high = float("inf"), float("-inf")
     raw = folder / ".maps"
     raw.mkdir()
     for i, image in enumerate(images):
-        np.save(raw / f"{i}.npy", image.anomaly_map)
+        if kinds:  # else the table is all that is written
+            np.save(raw / f"{i}.npy", image.anomaly_map)
         low, high = min(low, float(image.anomaly_map.min())), max(high, float(image.anomaly_map.max()))
         decision = "" if image.threshold is None else "defect" if image.is_defect else "good"
         peak = float(image.anomaly_map.max())
-        rows.append(_Row(image.name, image.score, peak, decision, image.pixel_threshold, image.picture))
+        rows.append(_Row(image.name, image.score, peak, decision, image.pixel_threshold, image.seen, image.picture))
     for kind in kinds:
         (folder / kind).mkdir()
     stems = unique_stems([row.name for row in rows])
-    files = []
-    for i, (row, stem) in enumerate(zip(rows, stems, strict=True)):
+
+    def write(i: int) -> list[str]:
+        if not kinds:
+            return []
         values = np.load(raw / f"{i}.npy")
         (raw / f"{i}.npy").unlink()
-        files.append([_write(folder, kind, stem, row, values, (low, high), map_format, colorbar) for kind in kinds])
+        return [_write(folder, kind, stems[i], rows[i], values, (low, high), map_format, colorbar) for kind in kinds]
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="fastspade-write") as pool:
+        files = list(pool.map(write, range(len(rows))))
     raw.rmdir()
     if {"heatmaps", "overlays"} & set(kinds):
         maps.colorbar(low, high).save(folder / "colorbar.png")
@@ -89,25 +105,26 @@ def _write(
     if kind == "maps":
         write_map(path, values, map_format, scale)
     elif kind == "heatmaps":
-        Image.fromarray(maps.heatmap(values, vmin=scale[0], vmax=scale[1])).save(path)
+        Image.fromarray(maps.heatmap(values, vmin=scale[0], vmax=scale[1])).save(path, compress_level=COMPRESS_LEVEL)
     elif kind == "overlays":
-        maps.overlay(row.picture(), values, vmin=scale[0], vmax=scale[1], mask=mask, colorbar=colorbar).save(path)
+        maps.overlay(row.picture(), values, vmin=scale[0], vmax=scale[1], mask=mask, seen=row.seen, colorbar=colorbar).save(path, compress_level=COMPRESS_LEVEL)
     elif mask is None:
         raise InputError("masks need a threshold: fit calibrates one, or give --pixel-threshold")
     else:
-        Image.fromarray((mask * 255).astype(np.uint8)).save(path)
+        Image.fromarray((mask * 255).astype(np.uint8)).save(path, compress_level=COMPRESS_LEVEL)
     return name
 
 
 def unique_stems(names: Sequence[str]) -> list[str]:
     """A file name an image: its stem, numbered where several images share it."""
     used: set[str] = set()
+    numbers: dict[str, int] = {}  # of a stem, the last one given
     stems = []
     for name in names:
         stem = base = _shortened(Path(name).stem) or "image"
-        number = 2
         while stem in used:
-            stem, number = f"{base}_{number}", number + 1
+            numbers[base] = numbers.get(base, 1) + 1
+            stem = f"{base}_{numbers[base]}"
         used.add(stem)
         stems.append(stem)
     return stems

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from PIL import Image
+
 from fastspade.distributed.ranks import Ranks
 from fastspade.errors import FastspadeError, InputError
 from fastspade.images import ImageBatch, ImageSource
@@ -31,13 +33,14 @@ class SharedSource:
         batches = None if self._source is None else iter(self._source)
         while True:
             batch = self._ranks.together("reading images", lambda: None if batches is None else next(batches, None))
-            told = None if batch is None else (batch.pixels.shape, batch.names, batch.sizes, batch.crops)
+            told = None if batch is None else (batch.pixels.shape, batch.names, batch.sizes, batch.crops, batch.tiles, batch.complete)
             told = self._ranks.broadcast("an image batch", told, 0)
             if told is None:
                 break
-            shape, names, sizes, crops = told
+            shape, names, sizes, crops, tiles, complete = told
             pixels = self._ranks.broadcast_tensors("pixels", None if batch is None else [batch.pixels], [shape], 0)[0]
-            yield ImageBatch(pixels, names, sizes, crops, [_elsewhere] * len(names) if batch is None else batch.originals)
+            originals: list[Callable[[], Image.Image]] = [_elsewhere] * len(names) if batch is None else batch.originals
+            yield ImageBatch(pixels, names, sizes, crops, originals, tiles, complete)
         self.skipped = self._ranks.broadcast("skipped images", None if self._source is None else self._source.skipped, 0)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from fastspade.backbones import Backbone
-from fastspade.backbones.extractor import Features, FeatureStream
+from fastspade.backbones.extractor import Features, FeatureStream, thinned
 from fastspade.bank import Bank, Snapshot
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.bank.stored import write_bank
@@ -17,7 +17,7 @@ from fastspade.distributed.bank import ShardedBank, share
 from fastspade.distributed.images import SharedSource
 from fastspade.distributed.matching import ShardedMatcher, ShardedResident
 from fastspade.distributed.ranks import Ranks
-from fastspade.errors import ImageReadError
+from fastspade.errors import ImageReadError, InputError
 from fastspade.images import ImageSource
 from fastspade.spade import Spade
 from fastspade.spade.matching import Matcher
@@ -41,7 +41,7 @@ class DistributedSpade(Spade):
     of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
     ignored (None will do); pictures for overlays stay on rank 0.
 
-    Options are Spade's, but for window with kappa > 1.
+    Options are Spade's, but for tile, augment, roi, and window with kappa > 1.
     timeout: seconds a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
     one batch, or its share of fit.
     """
@@ -59,18 +59,22 @@ class DistributedSpade(Spade):
     ) -> None:
         self.ranks = Ranks(timeout)
         super().__init__(backbone, **options)
+        for name in ("tile", "augment", "roi"):
+            if getattr(self, name) not in (None, ()):
+                raise InputError(f"{name} is not for a bank split over processes; use fastspade.Spade, or fastspade.ray to score")
         self.settings = replace(self.settings, progress=self.progress and self.ranks.rank == 0)
 
     def fit(  # type: ignore[override]  # Spade's has a path: to a folder that only one process may write
         self, normal_images: Images, *, skip_bad: bool = False
     ) -> DistributedSpade:
         """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
-        extractor = self.extractor
 
-        def own() -> tuple[Bank | None, list[tuple[str, Exception]]]:
-            source = self._open_here(normal_images, skip_bad, "normal_images")
-            source = source.part(*share(source.total or 0, self.ranks))
-            stream = FeatureStream(extractor, source, "fit")
+        def own() -> tuple[Bank | None, FeatureStream, list[tuple[str, Exception]]]:
+            source = self.new_extractor().open(normal_images, skip_bad=skip_bad, argument="normal_images")
+            extractor = replace(self.new_extractor(), resize=source.settle())  # from all images, and so alike on all ranks
+            start, stop = share(source.total or 0, self.ranks)
+            source = source.part(start, stop)
+            stream = FeatureStream(extractor, source, "fit", start)
             parts: list[Features] = []
             try:
                 parts += stream if source.total else []
@@ -78,14 +82,14 @@ class DistributedSpade(Spade):
                 if not skip_bad:  # else none of this rank's is readable, which is no error if another rank has some
                     raise
             bank = Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
-            return bank, list(source.skipped)
+            return bank, stream, list(source.skipped)
 
-        bank, skipped = self.ranks.together("fit", own)
+        bank, stream, skipped = self.ranks.together("fit", own)
         sharded = ShardedBank(bank, self.ranks)
         self.check_kappa(len(sharded), sharded.level_shapes)
-        self.bank, self.threshold = sharded, None
-        self.skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
-        self._told_few_images = False
+        skipped = [one for part in self.ranks.gather("skipped images", skipped) for one in part]
+        mirrored, _ = thinned([one for part in self.ranks.gather("mirrored images", stream.mirrored.found) for one in part])
+        self._learned(sharded, stream.extractor, skipped, mirrored)  # type: ignore[arg-type]  # in place of a Bank
         return self
 
     @classmethod
@@ -98,12 +102,14 @@ class DistributedSpade(Spade):
             **{name: getattr(whole, name) for name in names("model", "running")},
         )
         model.bank, model.threshold = ShardedBank.part_of(whole.fitted_bank(), model.ranks), whole.threshold
+        model.ceiling, model.border = whole.ceiling, whole.border
+        model.shared_size = whole.shared_size
         return model
 
     def save(self, path: str | Path) -> None:
         """As Spade.save, by rank 0. Into a folder the images go batch by batch; for one file (.safetensors) the whole bank is
         brought together, which must fit in each rank's memory."""
-        bank = cast(ShardedBank, self.fitted_bank())
+        bank, options = cast(ShardedBank, self.fitted_bank()), self.record()
         if Path(path).suffix == ".safetensors":
             whole = bank.gathered()
             self.ranks.together("saving", lambda: self._save_whole(whole, path) if self.ranks.rank == 0 else None)
@@ -113,9 +119,8 @@ class DistributedSpade(Spade):
         def write() -> None:
             try:
                 if self.ranks.rank == 0:
-                    known = {} if self.threshold is None else {"threshold": self.threshold.as_dict()}
                     write_bank(path, parts, self.storage_dtype, ids=bank.ids, next_id=bank.next_id,
-                               options=self.options() | known, made_by=self.extractor.spec())  # fmt: skip
+                               options=options, made_by=self.extractor.spec())  # fmt: skip
             finally:
                 for _ in parts:  # every rank sends its images, whatever becomes of them
                     pass
@@ -124,7 +129,8 @@ class DistributedSpade(Spade):
 
     def _save_whole(self, bank: Bank, path: str | Path) -> None:
         model = Spade(self.backbone, device=self.device, **self.options())
-        model.bank, model.threshold = bank, self.threshold
+        model.bank, model.threshold, model.ceiling, model.border = bank, self.threshold, self.ceiling, self.border
+        model.shared_size = self.shared_size
         model.save(path)
 
     # -- what of Spade depends on where the bank is
@@ -137,7 +143,9 @@ class DistributedSpade(Spade):
     ) -> SharedSource:
         return SharedSource(self.ranks, lambda: self._open_here(images, skip_bad, argument))
 
-    def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _features(  # type: ignore[override]  # no region of interest
+        self, pixels: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Every rank extracts some of the images; an image's features do not depend on those that come with it."""
         ranks, device = self.ranks, self.search_device
         start, stop = share(len(pixels), ranks)
@@ -158,6 +166,8 @@ class DistributedSpade(Spade):
             known = self._device_bank = ShardedResident(bank, *wanted)
         return known
 
-    def matcher(self, bank: ShardedBank, left_out: int = 0) -> Matcher:  # type: ignore[override]  # it asks for its length
-        plain = super().matcher(cast(Snapshot, bank), left_out)
+    def matcher(  # type: ignore[override]  # it asks for the bank's length
+        self, bank: ShardedBank, left_out: int = 0, border: bool = True
+    ) -> Matcher:
+        plain = super().matcher(cast(Snapshot, bank), left_out, border)
         return ShardedMatcher(**vars(plain))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -69,12 +69,16 @@ class SortedScores:
 def as_arrays(argument: str, values: Any) -> list[np.ndarray]:
     """One array or tensor, or a sequence of them, as a list of numpy arrays (no copies). Numbers make one array."""
     if hasattr(values, "detach"):  # a torch tensor
-        return [values.detach().cpu().numpy()]
-    if isinstance(values, np.ndarray) and values.dtype != object:
-        return [values]
-    if not isinstance(values, (Sequence, np.ndarray)):
+        values = values.detach().cpu()
+        return [(values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()]  # numpy has no bfloat16; float32 holds it
+    if hasattr(values, "__array__"):  # numpy's, a pandas Series, ...
+        values = np.asarray(values)
+        if values.dtype != object:
+            return [values]
+    if not isinstance(values, Iterable) or isinstance(values, (Mapping, Set)):
         raise DtypeError(f"{argument} must be an array or a list of arrays, got {type(values).__name__}")
-    if all(np.ndim(value) == 0 for value in values):
+    values = list(values)
+    if not any(np.ndim(value) or isinstance(value, MappingView) for value in values):
         return [np.asarray(values)]
     return [one for value in values for one in as_arrays(argument, value)]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastspade.errors import InputError
+from fastspade.errors import FastspadeError, InputError
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class TestImage:
 
 @dataclass(frozen=True)
 class Category:
-    """train: normal images. test: labelled images. has_masks: every defect has a mask, so pixel metrics are defined."""
+    """train: normal images. test: labelled images. skipped: (name, error) of what skip_bad left out. has_masks: every defect has
+    a mask, so pixel metrics are defined."""
 
     name: str
     train: tuple[Path, ...]
     test: tuple[TestImage, ...]
+    skipped: tuple[tuple[str, FastspadeError], ...] = ()
 
     @property
     def has_masks(self) -> bool:

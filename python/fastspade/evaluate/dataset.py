@@ -3,78 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+import torch
 
-from fastspade.errors import InputError, MissingFileError
+from fastspade.errors import FastspadeError, InputError, MissingFileError
 from fastspade.evaluate.category import Category, Problems
 from fastspade.evaluate.layouts import btad, folder, mvtec, visa
-from fastspade.images.decode import upright
-from fastspade.images.safe_file import opened_image
+from fastspade.files.home import user_path
+from fastspade.images.decode import read_file
+from fastspade.images.masks import load_mask
+from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
+
+__all__ = ["LAYOUTS", "check_files", "load_mask", "read_dataset"]
 
 _READERS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
 LAYOUTS = tuple(_READERS)
 
 
-def read_dataset(root: str | Path, layout: str, categories: Sequence[str] | None = None) -> list[Category]:
-    """Find and check a dataset; nothing is decoded but file headers.
+def read_dataset(
+    root: str | Path,
+    layout: str,
+    categories: Sequence[str] | None = None,
+    *,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    skip_bad: bool = False,
+    unique_stems: bool = False,
+) -> list[Category]:
+    """Find and check a dataset; every image and mask is decoded once, so that none is found broken after hours of work.
 
     root: its folder. layout: "mvtec", "visa", "btad" or "folder". categories: names to read; None reads all.
+    max_pixels: of images and masks, as for Spade. skip_bad: leave unreadable images, and images with unreadable masks, out;
+    they are in `Category.skipped`. unique_stems: no two test images of one kind may have the same stem (their maps' names).
 
     Raises MissingFileError where root is no folder, and InputError where the layout does not hold, naming every file or
     folder that is wrong (the first ten).
     """
     if layout not in _READERS:
         raise InputError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
-    root = Path(root)
+    root = user_path(root)
     if not root.is_dir():
         raise MissingFileError(f"dataset: no folder at {root}")
     problems = Problems(f"dataset: {root} is not in the {layout} layout")
     found = _READERS[layout](root, list(categories or []), problems)
     problems.stop()
-    check_files(found, problems)
+    if unique_stems:
+        _check_stems(found, problems)
+    found = check_files(found, problems, max_pixels, skip_bad)
     problems.stop()
     return found
 
 
-def check_files(categories: Sequence[Category], problems: Problems) -> None:
-    """Every image opens, and every mask is lossless and has its image's size."""
+def check_files(
+    categories: Sequence[Category], problems: Problems, max_pixels: int | None = DEFAULT_MAX_PIXELS, skip_bad: bool = False
+) -> list[Category]:
+    """Every image and mask can be read, and every mask is lossless and has its image's size. Returns the categories without
+    what skip_bad leaves out."""
+    checked = []
     for category in categories:
-        for path in category.train:
-            _size(path, problems)
+        skipped: list[tuple[str, FastspadeError]] = []
+
+        def size_of(path: Path, mask: bool, skipped: list[tuple[str, FastspadeError]] = skipped) -> tuple[int, int] | None:
+            try:
+                if not mask:
+                    return _image_size(path, max_pixels)
+                height, width = load_mask(path, max_pixels).shape
+            except FastspadeError as error:
+                if skip_bad:
+                    skipped.append((str(path), error))
+                else:
+                    problems.add(str(error))
+                return None
+            return height, width
+
+        train = [path for path in category.train if size_of(path, mask=False) or not skip_bad]
+        test = []
         for image in category.test:
-            size = _size(image.path, problems)
-            if image.mask is None:
-                continue
-            if image.mask.suffix.lower() in (".jpg", ".jpeg"):
-                problems.add(f"mask {image.mask} is a JPEG, whose compression blurs masks; needs PNG, BMP or TIFF")
-            mask_size = _size(image.mask, problems)
+            size = size_of(image.path, mask=False)
+            mask_size = None if image.mask is None else size_of(image.mask, mask=True)
             if size and mask_size and size != mask_size:
                 problems.add(
                     f"mask {image.mask} is {mask_size[0]}x{mask_size[1]} (height x width), its image {image.path} is "
                     f"{size[0]}x{size[1]}"
                 )
+            if not skip_bad or (size and (image.mask is None or mask_size)):
+                test.append(image)
+        if skipped and not (train and test):
+            problems.add(f"{category.name}: without its unreadable images nothing is left to {'test' if train else 'fit on'}")
+        checked.append(replace(category, train=tuple(train), test=tuple(test), skipped=tuple(skipped)))
+    return checked
 
 
-def _size(path: Path, problems: Problems) -> tuple[int, int] | None:
-    """(height, width) upright, from the header alone."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the axes
-    except Exception as error:  # Pillow's decoders raise many kinds
-        problems.add(f"cannot read {path} ({type(error).__name__})")
-        return None
-    return (width, height) if turned else (height, width)
+def _image_size(path: Path, max_pixels: int | None) -> tuple[int, int]:
+    """(height, width) upright, of a file that was decoded whole."""
+    decoded = read_file(path, max_pixels)
+    if isinstance(decoded, torch.Tensor):
+        return decoded.shape[1], decoded.shape[2]
+    return decoded.size[1], decoded.size[0]
 
 
-def load_mask(path: Path) -> np.ndarray:
-    """(H, W) bool: true where any channel but alpha is not 0. Raises ImageReadError naming the file."""
-    with opened_image(path) as image:
-        values = np.asarray(upright(image))
-    marked: np.ndarray = values != 0
-    if values.ndim == 3:
-        marked = np.any(marked[..., : 1 if values.shape[2] == 2 else 3], axis=2)
-    return marked
+def _check_stems(categories: Sequence[Category], problems: Problems) -> None:
+    for category in categories:
+        known: dict[tuple[str, str], Path] = {}
+        for image in category.test:
+            other = known.setdefault((image.kind, image.path.stem), image.path)
+            if other != image.path:
+                problems.add(f"save-maps: {other} and {image.path} have one stem, so their maps would have one name")

@@ -12,6 +12,7 @@ scores, and no curve with a point for every score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,26 +56,33 @@ def check_limit(fpr_limit: float) -> None:
         raise InputError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
 
 
-def split_pixels(maps: Arrays, masks: Arrays) -> PixelScores:
-    """Maps and masks of a test set as sorted scores with region weights; holds one copy of the scores, in their type."""
+def split_pixels(maps: Arrays, masks: Arrays, inside: Sequence[np.ndarray] | None = None) -> PixelScores:
+    """Maps and masks of a test set as sorted scores with region weights; holds one copy of the scores, in their type.
+
+    inside: bool, like the masks: the pixels that count; None: all.
+    """
     values, marks = _images("maps", maps), _images("masks", masks)
     check_pairs(("maps", values), ("masks", marks))
     kind = score_type("maps", values)
     marks = [as_bool("masks", mark) for mark in marks]
+    counted = [None] * len(marks) if inside is None else list(inside)
+    marks = [mark if one is None else mark & one for mark, one in zip(marks, counted, strict=True)]
     positive = [int(np.count_nonzero(mark)) for mark in marks]
-    negatives = np.empty(sum(mark.size for mark in marks) - sum(positive), kind)
+    good = [mark.size if one is None else int(np.count_nonzero(one)) for mark, one in zip(marks, counted, strict=True)]
+    negatives = np.empty(sum(good) - sum(positive), kind)
     positives, weights = np.empty(sum(positive), kind), np.empty(sum(positive), np.float64)
     low = high = regions = 0
-    for value, mark, count in zip(values, marks, positive, strict=True):
-        if count == 0:
-            negatives[low : low + mark.size] = value.ravel()
+    for value, mark, count, size, one in zip(values, marks, positive, good, counted, strict=True):
+        if count == 0 and one is None:
+            negatives[low : low + size] = value.ravel()
         else:
-            negatives[low : low + mark.size - count] = value[~mark]
+            negatives[low : low + size - count] = value[~mark if one is None else one & ~mark]
+        if count:
             region, found = label_regions(mark)
             positives[high : high + count] = value[mark]
             weights[high : high + count] = (1 / np.bincount(region, minlength=found))[region]
             regions += found
-        low, high = low + mark.size - count, high + count
+        low, high = low + size - count, high + count
     negatives.sort()
     order = positives.argsort(kind="stable")
     positives = positives[order]

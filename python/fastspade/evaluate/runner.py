@@ -15,6 +15,7 @@ from fastspade.evaluate.dataset import load_mask
 from fastspade.evaluate.metrics import average_precision_of, f1_max_of, roc_auc_of, roc_curve
 from fastspade.evaluate.pro import check_limit, pro_curve, pro_of, split_pixels
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, placed_map
+from fastspade.maps import place_in_image
 from fastspade.spade import Spade, checks
 from fastspade.spade.result import ScoredImage
 from fastspade.spade.threshold import Threshold
@@ -65,11 +66,12 @@ def evaluate_category(
     target_fpr: float | None = 0.01,
     pixel_target_fpr: float = 0.01,
     fpr_limit: float = 0.3,
+    inside_roi: bool = False,
 ) -> tuple[CategoryResult, list[ScoredTest]]:
     """Run one category with `model`, which is fitted anew and must have keep_crop set.
 
     protocols: of "paper" and "official". target_fpr, pixel_target_fpr: of the threshold (None: no threshold).
-    fpr_limit: up to which PRO is integrated.
+    fpr_limit: up to which PRO is integrated. inside_roi: pixels outside the model's region of interest do not count.
     """
     check_limit(fpr_limit)
     checks.share("target_fpr", 0.0 if target_fpr is None else target_fpr)
@@ -77,6 +79,8 @@ def evaluate_category(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise InputError(f"protocols must be among {', '.join(map(repr, PROTOCOLS))}, got {protocol!r}")
+    if inside_roi and model.roi is None:
+        raise InputError("inside_roi needs a model with a roi")
     if not model.keep_crop:
         raise InputError("model must have keep_crop=True, so that both protocols can be measured")
     seconds = {}
@@ -92,21 +96,21 @@ def evaluate_category(
     seconds["score"] = time.perf_counter() - start
     start = time.perf_counter()
     tests = [
-        ScoredTest(image, scored, _mask(image, scored, category.has_masks))
+        ScoredTest(image, scored, _mask(image, scored, category.has_masks, model.max_pixels))
         for image, scored in zip(category.test, found.images, strict=True)
     ]
     result = _measure_images(category, tests, model.threshold)
     for protocol in protocols:
-        result.pixel_metrics[protocol], result.pixel_curves[protocol] = _measure_pixels(tests, protocol, fpr_limit)
+        result.pixel_metrics[protocol], result.pixel_curves[protocol] = _measure_pixels(tests, protocol, fpr_limit, inside_roi)
     seconds["metrics"] = time.perf_counter() - start
     result.seconds = seconds
     return result, tests
 
 
-def _mask(image: TestImage, scored: ScoredImage, has_masks: bool) -> np.ndarray | None:
+def _mask(image: TestImage, scored: ScoredImage, has_masks: bool, max_pixels: int | None) -> np.ndarray | None:
     if not has_masks:
         return None
-    return np.zeros(scored.size, dtype=bool) if image.mask is None else load_mask(image.mask)
+    return np.zeros(scored.size, dtype=bool) if image.mask is None else load_mask(image.mask, max_pixels)
 
 
 def _measure_images(category: Category, tests: list[ScoredTest], threshold: Threshold | None) -> CategoryResult:
@@ -137,11 +141,14 @@ def _measure_images(category: Category, tests: list[ScoredTest], threshold: Thre
     )
 
 
-def _measure_pixels(tests: list[ScoredTest], protocol: str, fpr_limit: float) -> tuple[dict[str, MetricValue], dict[str, Curve]]:
+def _measure_pixels(
+    tests: list[ScoredTest], protocol: str, fpr_limit: float, inside_roi: bool
+) -> tuple[dict[str, MetricValue], dict[str, Curve]]:
     if any(one.mask is None for one in tests):
         return {name: MetricValue.undefined("the dataset has no ground-truth masks") for name in PIXEL_METRICS}, {}
     found = [compared(one, protocol) for one in tests]
-    data = split_pixels([one for one, _ in found], [mask for _, mask in found])
+    inside = [_counted(one, anomaly_map.shape) for one, (anomaly_map, _) in zip(tests, found, strict=True)] if inside_roi else None
+    data = split_pixels([one for one, _ in found], [mask for _, mask in found], inside)
     del found
     metrics = {
         "pixel_roc_auc": roc_auc_of(data, "pixel"),
@@ -162,6 +169,17 @@ def compared(one: ScoredTest, protocol: str) -> tuple[np.ndarray, np.ndarray]:
     if protocol == "paper":
         return scored.anomaly_map, crop_mask(one.mask, scored.crop, scored.anomaly_map.shape)
     return placed_map(scored.anomaly_map, scored.crop, scored.size), one.mask
+
+
+def _counted(one: ScoredTest, size: Sequence[int]) -> np.ndarray:
+    """(size) bool: the pixels in the region of interest, of the crop or of the whole image."""
+    scored = one.scored
+    if scored.roi is None:
+        return np.ones(size, dtype=bool)
+    if scored.roi.shape == tuple(size):
+        return scored.roi
+    placed: np.ndarray = place_in_image(scored.roi.astype(np.float32), scored.crop, scored.size, border="zero").numpy() >= 0.5
+    return placed
 
 
 def _curve(x: np.ndarray, y: np.ndarray) -> Curve:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from fastspade.evaluate.arrays import MetricValue
 from fastspade.evaluate.runner import IMAGE_METRICS, PIXEL_METRICS, CategoryResult, mean_of
+from fastspade.files.progress import on_terminal
 
 SHORT = {
     "image_roc_auc": "image ROC-AUC",
@@ -106,7 +107,7 @@ def print_table(results: Sequence[CategoryResult], file: TextIO | None = None) -
         ]
         rows.append(["mean", *map(_percent, [*means["image"].values(), *means[protocol].values()])])
         title = f"protocol {protocol} (%)"
-        if not (file.isatty() and _print_rich(title, heads, rows, file)):
+        if not (on_terminal(file) and _print_rich(title, heads, rows, file)):
             _print_plain(title, heads, rows, file)
     reasons = {f"{one.name}: {name}: {value.reason}": None for one in results
                for name, value in [*one.image_metrics.items(), *(pair for group in one.pixel_metrics.values() for pair in group.items())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastspade.errors import FastspadeError, InputError, MissingFileError, StorageError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -70,12 +73,28 @@ def check_output(output: Path) -> None:
 
 
 @contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """What cannot be written inside is a StorageError that names the output and what the system says.
+
+    numpy reports a write cut short without a number of the system's ("25600 requested and 2016 written").
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FastspadeError) or (error.errno is not None and error.errno not in NO_ROOM):
+            raise
+        why = error.strerror or "no space left on the disk, or a file grew too large"
+        raise StorageError(f"output: cannot write {output}: {why}; nothing was kept") from error
+
+
+@contextmanager
 def written_at_once(output: Path) -> Iterator[Path]:
     """Yields a folder beside `output` to write into, renamed to it at the end; after a failure nothing is left."""
     check_output(output)
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
     try:
-        yield aside
+        with writing(output):
+            yield aside
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(aside, 0o777 & ~umask)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sized
+from typing import Any
 
 from tqdm import tqdm
 
 
 def progress_bar(total: int | None, what: str, enabled: bool = True) -> tqdm:
     """A tqdm bar over images; silent when `enabled` is false or standard error is not a terminal."""
-    return tqdm(total=total, desc=what, unit="image", disable=not (enabled and sys.stderr.isatty()))
+    return tqdm(total=total, desc=what, unit="image", disable=not (enabled and on_terminal(sys.stderr)))
+
+
+def on_terminal(stream: Any) -> bool:
+    """Also of standard streams that are missing (None), closed, or objects without isatty."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError, OSError):
+        return False
 
 
 def known_length(items: Sized) -> int | None:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from torch.utils.data import DataLoader
 
-from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.images.decode import Decoded, check_array, check_tensor, decode_array, decode_tensor, read_file, standardise
-from fastspade.images.entry import Entry, Images
-from fastspade.images.paths import find_files
-from fastspade.images.safe_file import DEFAULT_MAX_PIXELS, check_size
+from fastspade.errors import DtypeError, InputError
+from fastspade.images.entry import Images
+from fastspade.images.geometry import Fitting
+from fastspade.images.items import Opened, Opener, Stream, listed, yields_items
+from fastspade.images.region import Masks
+from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
+from fastspade.images.sides import check_crop, optional_pixels, pixels_or_whole
 from fastspade.images.source import ImageSource
+from fastspade.images.views import Tiling, Turn
 
 
 def open_source(
     images: Images,
     *,
-    resize: int | None = 256,
-    crop: int | None = 224,
+    resize: int | tuple[int, int] | str | None = 256,
+    crop: int | tuple[int, int] | None = 224,
+    fitting: Fitting = Fitting(),
+    tiling: Tiling | None = None,
+    turns: Sequence[Turn] = (),
+    masks: Masks | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     num_workers: int | None = None,
@@ -34,12 +35,18 @@ def open_source(
 ) -> ImageSource:
     """Open pictures of any supported kind as an iterable of ImageBatch; nothing is decoded before iteration.
 
-    images: a file, a folder (searched in depth, sorted, hidden files and other suffixes left out), a glob pattern
-        ("**" goes in depth); a PIL image; a numpy array H x W x 3 uint8 (also gray, RGBA, uint16, float in [0, 1], or
-        a stack N x H x W x 3); a tensor (3, H, W) or (N, 3, H, W), uint8 or float in [0, 1]; a list that mixes any of
-        those; or a DataLoader (or other iterable) that yields tensors or (tensor, label...) tuples.
-    resize, crop: the shorter side goes to ``resize`` keeping the aspect ratio, then the central ``crop`` x ``crop`` is
-        cut (SPADE, arXiv 2005.02357: 256 and 224). This holds for tensors and loaders too; None leaves a step out.
+    images: a file, a folder (searched in depth, links followed, sorted; hidden files and those of other types are left out and
+        listed in ImageSource.skipped), a glob pattern ("**" goes in depth); a PIL image; a numpy array H x W x 3 uint8 (also
+        gray, RGBA, uint16, float in [0, 1], or a stack N x H x W x 3 or N x H x W); a tensor (C, H, W) or (N, C, H, W), C 1, 3
+        or 4, uint8, uint16 or float in [0, 1]; a list, set, Series, generator, DataLoader or anything else that yields those,
+        lists of those, or samples (picture, label...). What a generator yields is copied as it is taken.
+    resize: the shorter side in pixels, (height, width), or "whole": the pictures' median aspect ratio at the size that
+        ``fitting`` asks for. crop: then the central crop x crop, or (height, width), is cut out (SPADE, arXiv 2005.02357:
+        256 and 224). None leaves a step out. With crop=None all pictures get one size, of their median aspect ratio where
+        resize is one number; those of another aspect ratio are distorted, of which a warning tells once. This holds for
+        tensors and loaders too.
+    tiling: pictures are cut into tiles, which come in place of them; resize="whole" then leaves them their size. turns: every
+        picture is followed by itself turned by so many degrees or mirrored. masks: the region of interest of each.
     batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
     skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
     max_pixels: a file whose header says more pixels counts as unreadable, before any of it is decoded; None sets no
@@ -50,46 +57,45 @@ def open_source(
     ImageReadError (a named file is not of an image type), DtypeError, InputError.
     """
     _check_int("batch_size", batch_size, 1)
-    _check_int("resize", resize, 1, optional=True)
-    _check_int("crop", crop, 1, optional=True)
+    resize = None if resize is None else pixels_or_whole("resize", resize)
+    crop = optional_pixels("crop", crop)
     _check_int("num_workers", num_workers, 0, optional=True)
     _check_int("max_pixels", max_pixels, 1, optional=True)
-    if resize is not None and crop is not None and crop > resize:
-        raise InputError(f"crop must not be larger than resize, got crop {crop} and resize {resize}")
+    check_crop(resize, crop)
     options: dict[str, Any] = dict(
         resize=resize,
         crop=crop,
+        fitting=fitting,
+        tiling=tiling,
+        turns=turns,
+        masks=masks,
         batch_size=batch_size,
         skip_bad=skip_bad,
         num_workers=2 if num_workers is None else num_workers,
         max_pixels=max_pixels,
         argument=argument,
     )
-    if not isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, list, tuple)):
-        if not isinstance(images, Iterable):
+    items = listed(images)
+    if items is None:
+        if not yields_items(images):
             raise DtypeError(
-                f"{argument} must be a path, folder, glob, PIL image, array, tensor, a list of those, or a DataLoader; "
-                f"got {type(images).__name__}"
+                f"{argument} must be a path, folder, glob, PIL image, array, tensor, a list or another iterable of those, or a "
+                f"DataLoader; got {type(images).__name__}" + ("; give its values()" if isinstance(images, Mapping) else "")
             )
-        return ImageSource(_LoaderEntries(images, argument), _loader_total(images), [], **options)
-
-    entries: list[Entry] = []
-    missing: list[tuple[str, FastspadeError]] = []
-    is_list = isinstance(images, (list, tuple))
-    items: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+        stream = Stream(images, argument, skip_bad=skip_bad, max_pixels=max_pixels)
+        return ImageSource(stream, stream.total(), [], [], **options)
+    opener = Opener(skip_bad=skip_bad, max_pixels=max_pixels)
+    found = Opened()
     for position, item in enumerate(items):
-        label = f"{argument}[{position}]" if is_list else argument
-        try:
-            entries.extend(_item_entries(label, item, len(entries), max_pixels))
-        except (MissingFileError, ImageReadError) as error:
-            if not skip_bad:
-                raise
-            missing.append((os.fspath(item), error))
-    if not entries:
-        if missing:
-            raise missing[0][1]
+        one = opener.open(argument if item is images else f"{argument}[{position}]", item)
+        found.entries += one.entries
+        found.left_out += one.left_out
+        found.bad += one.bad
+    if not found.entries:
+        if found.bad:
+            raise found.bad[0][1]
         raise InputError(f"{argument} must hold at least one image, got an empty {type(images).__name__}")
-    return ImageSource(entries, len(entries), missing, **options)
+    return ImageSource(found.entries, len(found.entries), found.left_out, found.bad, **options)
 
 
 def _check_int(name: str, value: object, least: int, *, optional: bool = False) -> None:
@@ -99,92 +105,3 @@ def _check_int(name: str, value: object, least: int, *, optional: bool = False) 
         raise DtypeError(f"{name} must be an integer{' or None' if optional else ''}, got {type(value).__name__}")
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}")
-
-
-def _item_entries(label: str, item: object, start: int, max_pixels: int | None) -> list[Entry]:
-    """The pictures of one item; ``start`` numbers those in memory."""
-    if isinstance(item, Entry):
-        return [item]
-    if isinstance(item, (str, os.PathLike)):
-        found = find_files(label, os.fspath(item))
-        return [Entry(str(path), partial(read_file, path, max_pixels)) for path in found]
-    if isinstance(item, Image.Image):
-        if 0 in item.size:
-            raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
-        name = getattr(item, "filename", "") or _memory_name(start)
-        return [Entry(name, lambda: _load_pil(item, name, max_pixels))]
-    if isinstance(item, np.ndarray):
-        stack = item if item.ndim == 4 else item[None]
-        if len(stack) == 0:
-            raise InputError(f"{label} must hold at least one image, got shape {item.shape}")
-        check_array(label, stack[0])
-        return [Entry(_memory_name(start + i), partial(decode_array, one)) for i, one in enumerate(stack)]
-    if isinstance(item, torch.Tensor):
-        return _tensor_entries(label, item, start)
-    raise DtypeError(f"{label} must be a path, PIL image, array or tensor, got {type(item).__name__}")
-
-
-def _tensor_entries(label: str, tensor: torch.Tensor, start: int) -> list[Entry]:
-    if tensor.ndim not in (3, 4) or 0 in tensor.shape:
-        raise InputError(f"{label} must have shape (3, H, W) or (N, 3, H, W), none of them 0; got {tuple(tensor.shape)}")
-    stack = tensor if tensor.ndim == 4 else tensor[None]
-    check_tensor(label, stack[0])
-    return [Entry(_memory_name(start + i), partial(decode_tensor, one)) for i, one in enumerate(stack)]
-
-
-def _memory_name(number: int) -> str:
-    return f"image_{number:05d}"
-
-_PIL_LOCK = threading.Lock()  # loading changes a lazily opened Image, and one may be listed twice
-
-
-def _new_lock() -> None:
-    global _PIL_LOCK
-    _PIL_LOCK = threading.Lock()
-
-if hasattr(os, "register_at_fork"):  # another thread may hold it when a DataLoader forks its workers
-    os.register_at_fork(after_in_child=_new_lock)
-
-
-def _load_pil(image: Image.Image, name: str, max_pixels: int | None) -> Decoded:
-    try:
-        with _PIL_LOCK:
-            check_size(image, name, max_pixels)
-            return standardise(image)
-    except ImageReadError:
-        raise
-    except Exception as error:  # a lazily opened file decodes here
-        raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
-
-
-class _LoaderEntries:
-    """The pictures of a DataLoader or another iterable of tensors, taken as they come."""
-
-    def __init__(self, loader: Iterable[Any], argument: str) -> None:
-        self._loader, self._argument = loader, argument
-
-    def __iter__(self) -> Iterator[Entry]:
-        count = 0
-        for step, item in enumerate(self._loader):
-            tensor = item[0] if isinstance(item, (list, tuple)) and item else item
-            if not isinstance(tensor, torch.Tensor):
-                raise DtypeError(
-                    f"{self._argument}: a loader must yield tensors or (tensor, label) tuples, "
-                    f"but item {step} is {type(item).__name__}"
-                    + (f" of {type(tensor).__name__}" if tensor is not item else "")
-                )
-            for entry in _tensor_entries(f"{self._argument}: item {step}", tensor, count):
-                yield entry
-                count += 1
-
-
-def _loader_total(loader: Iterable[Any]) -> int | None:
-    """Pictures a DataLoader will yield; None for what cannot be asked."""
-    if not isinstance(loader, DataLoader) or loader.batch_size is None:
-        return None  # other iterables and custom batch samplers do not tell how large their batches are
-    try:
-        if loader.drop_last:
-            return len(loader) * loader.batch_size
-        return len(loader.sampler)  # type: ignore[arg-type]  # where it has no length, that is the TypeError below
-    except TypeError:
-        return None

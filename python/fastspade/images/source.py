@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice
+from typing import cast
 
+import numpy as np
 import torch
 from PIL import Image
 
-from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, MissingFileError
-from fastspade.images.decode import Decoded, prepare, to_pillow
+from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, LeftOutError, MissingFileError
+from fastspade.images.decode import Decoded, prepare, size_of, to_show
 from fastspade.images.entry import Entry, ImageBatch
-from fastspade.images.geometry import CropBox, centre_crop
+from fastspade.images.geometry import CropBox, Fitting, centre_crop, stretch
+from fastspade.images.items import Stream
+from fastspade.images.region import Masks, cut_mask
+from fastspade.images.views import Tile, Tiling, Turn, ViewName, turned, turned_pixels
+from fastspade.torch_defaults import torch_defaults
+
+MEASURED = 256  # pictures, spread over all, whose sizes settle the one that they share; of a loader the first LOOKED_AT
+LOOKED_AT = 16
+MUCH_UNSEEN = 0.15  # of a picture's area outside the crop
+MUCH_STRETCHED = 1.25  # one side more than the other
 
 
 @dataclass
 class _Prepared:
+    """One view. last: of its picture."""
+
     name: str
     pixels: torch.Tensor
     size: tuple[int, int]
     crop: CropBox
     original: Callable[[], Image.Image]
+    tile: Tile | None = None
+    inside: torch.Tensor | None = None
+    last: bool = True
 
 
 class ImageSource:
     """Iterates ImageBatch in the order given. Made by open_source; can be iterated again unless built on an iterator.
 
-    skipped: (name, error) of what skip_bad left out; complete once an iteration has ended.
+    skipped: (name, error) of what skip_bad left out, and of what lies in the folders and is no image (LeftOutError); complete
+        once an iteration has ended.
     total: the number of pictures, bad ones included, or None where it cannot be known (len() then raises TypeError).
     """
 
@@ -38,10 +57,15 @@ class ImageSource:
         self,
         entries: Iterable[Entry],
         total: int | None,
+        left_out: list[tuple[str, FastspadeError]],
         missing: list[tuple[str, FastspadeError]],
         *,
-        resize: int | None,
-        crop: int | None,
+        resize: int | tuple[int, int] | str | None,
+        crop: int | tuple[int, int] | None,
+        fitting: Fitting,
+        tiling: Tiling | None = None,
+        turns: Sequence[Turn] = (),
+        masks: Masks | None = None,
         batch_size: int,
         skip_bad: bool,
         num_workers: int,
@@ -49,12 +73,14 @@ class ImageSource:
         argument: str,
     ) -> None:
         self._entries = entries
-        self._missing = missing
-        self._resize, self._crop = resize, crop
+        self._left_out, self._missing = left_out, missing
+        self._resize, self._crop, self._fitting = resize, crop, fitting
+        self._tiling, self._turns, self._masks = tiling, turns, masks
+        self._started: Iterator[Entry] | None = None  # a loader whose first pictures were looked at, in front of the others
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
         self._max_pixels, self._argument = max_pixels, argument
         self.total = total
-        self.skipped: list[tuple[str, FastspadeError]] = list(missing)
+        self.skipped: list[tuple[str, FastspadeError]] = left_out + missing
 
     def __len__(self) -> int:
         if self.total is None:
@@ -70,9 +96,56 @@ class ImageSource:
             raise InputError(f"{self._argument} must be files, pictures, arrays or tensors to be split, got a loader")
         part = copy.copy(self)
         part._entries = self._entries[start:stop]
-        part._missing = self._missing if start == 0 else []
-        part.total, part.skipped = len(part._entries), list(part._missing)
+        if start > 0:
+            part._left_out, part._missing = [], []
+        part.total, part.skipped = len(part._entries), part._left_out + part._missing
         return part
+
+    def settle(self) -> int | tuple[int, int] | None:
+        """`resize` as it is applied: where all pictures share one size, which (height, width) that is.
+
+        They do where resize is "whole", or a number without a crop; it then follows from the pictures' sizes. Tiles are cut
+        from pictures of any size, and so "whole" leaves them theirs.
+        """
+        if self._tiling is not None:
+            self._resize = None if self._resize == "whole" else self._resize
+        elif self._resize == "whole" or (isinstance(self._resize, int) and self._crop is None):
+            shorter = self._resize if isinstance(self._resize, int) else None
+            self._resize = self._fitting.shared(self._sizes(), shorter)
+        assert not isinstance(self._resize, str)
+        return self._resize
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Of some pictures; those that cannot be read are left to the iteration, which reports them."""
+        found = []
+        for entry in self._some(MEASURED):
+            try:
+                found.append(entry.measured())
+            except FastspadeError:
+                pass
+        return found or [(1, 1)]
+
+    def samples(self) -> list[torch.Tensor]:
+        """Some pictures as the network is given them, (3, H, W) each; those that cannot be read are left to the iteration."""
+        found = []
+        for entry in self._some(LOOKED_AT):
+            try:
+                found.append(self._prepare(entry)[0].pixels)
+            except FastspadeError:
+                pass
+        if not found:
+            raise ImageReadError(f"{self._argument}: none of the images looked at could be read", self._argument)
+        return found
+
+    def _some(self, most: int) -> list[Entry]:
+        """Up to `most` pictures, spread over all; of a loader the first, which stay in front of the others."""
+        if isinstance(self._entries, list):
+            count = len(self._entries)
+            return [self._entries[i * count // min(count, most)] for i in range(min(count, most))]
+        entries = iter(self._entries) if self._started is None else self._started
+        chosen = list(islice(entries, min(most, LOOKED_AT)))
+        self._started = chain(chosen, entries)
+        return chosen
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """Batches of up to batch_size pictures.
@@ -81,9 +154,11 @@ class ImageSource:
         InputError where pixel values or, with crop=None, sizes do not fit together; DeviceError where tensors of one
         list lie on different devices.
         """
-        self.skipped = list(self._missing)
+        self.settle()
+        self.skipped = self._left_out + self._missing
         batch: list[_Prepared] = []
         first: _Prepared | None = None
+        told: set[str] = set()
         for prepared in self._prepared():
             first = first or prepared
             if prepared.pixels.device != first.pixels.device:
@@ -97,57 +172,143 @@ class ImageSource:
                     f"{prepared.name} has {_pixels_text(prepared)}; set crop"
                 )
             batch.append(prepared)
-            if len(batch) == self._batch_size:
+            if len(batch) == self._batch_size or (prepared.last and self._tiling is not None):
+                self._tell(batch, told)
                 yield _collate(batch)
                 batch = []
         if batch:
+            self._tell(batch, told)
             yield _collate(batch)
+        if isinstance(self._entries, Stream):
+            self.skipped += self._entries.skipped
         if first is None:
-            if self.skipped:
-                name, error = self.skipped[0]
-                raise ImageReadError(f"none of the {len(self.skipped)} images could be read; the first: {error}", name)
+            bad = [one for one in self.skipped if not isinstance(one[1], LeftOutError)]
+            if bad:
+                raise ImageReadError(f"none of the {len(bad)} images could be read; the first: {bad[0][1]}", bad[0][0])
             raise InputError(f"{self._argument} must hold at least one image, but the loader yielded none")
 
     def _prepared(self) -> Iterator[_Prepared]:
-        """Decoded pictures in order. Only prepared crops wait in the window; whole originals live in workers alone."""
+        """Decoded pictures' views in order. Only prepared crops wait in the window; whole originals live in workers alone.
+
+        Of a stream no picture is taken before it is needed to complete a batch, so that a camera's first result does not wait
+        for frames of the second.
+        """
+        entries, self._started = self._started or self._entries, None
         if self._num_workers == 0:
-            for entry in self._entries:
+            for entry in entries:
                 yield from self._settle(entry.name, partial(self._prepare, entry))
             return
-        window: deque[tuple[str, Future[_Prepared]]] = deque()
-        limit = self._batch_size + self._num_workers
+        window: deque[tuple[str, Future[list[_Prepared]]]] = deque()
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="fastspade-decode")
+        done = 0
         try:
-            for entry in self._entries:
+            for entry in entries:
                 window.append((entry.name, pool.submit(self._prepare, entry)))
-                if len(window) >= limit:
+                while window and len(window) >= self._read_ahead(done):
                     name, future = window.popleft()
-                    yield from self._settle(name, future.result)
+                    for prepared in self._settle(name, future.result):
+                        done += 1
+                        yield prepared
             while window:
                 name, future = window.popleft()
                 yield from self._settle(name, future.result)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, entry: Entry) -> _Prepared:
+    def _read_ahead(self, done: int) -> int:
+        """Pictures that may wait in the window, `done` views being through it."""
+        if self._tiling is not None:  # a picture has many tiles
+            return 1 if isinstance(self._entries, Stream) else self._num_workers
+        return self._batch_size - done % self._batch_size if isinstance(self._entries, Stream) else self._batch_size + self._num_workers
+
+    def _prepare(self, entry: Entry) -> list[_Prepared]:
+        """The views of one picture."""
         try:
             decoded = entry.load()
             self._check_output(decoded)
-            return _Prepared(entry.name, *prepare(decoded, self._resize, self._crop), lambda: to_pillow(entry.load()))
+            with torch_defaults():
+                found = self._views(ViewName(entry.name), decoded, _original(entry, decoded))
+                for turn in self._turns:
+                    original = partial(_turned_original, entry, turn)
+                    found += self._views(ViewName(entry.name, turn), turned(decoded, turn), original)
+            for one in found[:-1]:
+                one.last = False
+            return found
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
 
+    def _views(self, name: ViewName, decoded: Decoded, original: Callable[[], Image.Image]) -> list[_Prepared]:
+        pixels, size, box = prepare(decoded, self.settle(), self._crop)
+        if self._tiling is None:
+            one = _Prepared(str(name), pixels, size, box, original)
+            one.inside = self._inside(name, one)
+            if one.inside is not None and not bool(one.inside.any()):
+                raise InputError("roi leaves nothing of this image")
+            return [one]
+        height, width = self._tiling.size
+        down, across = box.height / pixels.shape[1], box.width / pixels.shape[2]
+        found = [
+            _Prepared(
+                str(replace(name, tile=(tile.row, tile.column))),
+                pixels[:, tile.top : tile.top + height, tile.left : tile.left + width],
+                size,
+                CropBox(box.top + tile.top * down, box.left + tile.left * across, height * down, width * across),
+                original,
+                tile,
+            )
+            for tile in self._tiling.tiles(pixels.shape[1], pixels.shape[2])
+        ]
+        if self._masks is not None:
+            for one in found:
+                one.inside = self._inside(name, one)
+            found = [one for one in found if one.inside is not None and bool(one.inside.any())]
+            if not found:
+                raise InputError("roi leaves nothing of this image")
+        return found
+
+    def _inside(self, name: ViewName, view: _Prepared) -> torch.Tensor | None:
+        """(h, w) bool: which of a view's pixels count."""
+        if self._masks is None:
+            return None
+        mask = self._masks(name.picture)
+        if name.turn is not None:
+            shown = Image.fromarray(mask).resize((view.size[1], view.size[0]), Image.Resampling.NEAREST)
+            mask = turned_pixels(torch.from_numpy(np.array(shown, dtype=np.float32))[None], name.turn)[0].numpy() > 0.5
+        return torch.from_numpy(cut_mask(mask, view.crop, view.size, (view.pixels.shape[1], view.pixels.shape[2])))
+
     def _check_output(self, decoded: Decoded) -> None:
         """Without a crop a thin strip grows with the square of its length: 1 x 20,000 pixels become 256 x 5,120,000."""
-        height, width = decoded.shape[1:] if isinstance(decoded, torch.Tensor) else decoded.size[::-1]
-        _, out = centre_crop(height, width, self._resize, self._crop)
+        height, width = size_of(decoded)
+        _, out = centre_crop(height, width, self.settle(), self._crop)
         if self._max_pixels is not None and out[0] * out[1] > max(self._max_pixels, height * width):
             raise InputError(
                 f"{height}x{width} pixels become {out[0]}x{out[1]} after resizing, more than max_pixels "
                 f"({self._max_pixels}); set crop"
             )
 
-    def _settle(self, name: str, result: Callable[[], _Prepared]) -> Iterator[_Prepared]:
+    def _tell(self, batch: Sequence[_Prepared], told: set[str]) -> None:
+        """Warns, once an iteration each, of pictures of which much is not seen, and of such that are much distorted."""
+        if self._tiling is not None and self._crop is None:
+            return
+        unseen = sum(1 - one.crop.height * one.crop.width / (one.size[0] * one.size[1]) for one in batch) / len(batch)
+        if unseen > MUCH_UNSEEN and "unseen" not in told:
+            told.add("unseen")
+            warnings.warn(
+                f"{self._argument}: the crop leaves {unseen:.0%} of the pictures out, where no defect is found; "
+                "resize='whole' with crop=None looks at all of them", stacklevel=2,
+            )  # fmt: skip
+        resize = self.settle()
+        if isinstance(resize, tuple) and "stretched" not in told:
+            worst = max(batch, key=lambda one: stretch(one.size, resize))
+            if stretch(worst.size, resize) > MUCH_STRETCHED:
+                told.add("stretched")
+                warnings.warn(
+                    f"{self._argument}: {worst.name} has {worst.size[0]}x{worst.size[1]} pixels, of another aspect ratio than "
+                    f"the {resize[0]}x{resize[1]} that all pictures of a model are resized to; it and its like are distorted",
+                    stacklevel=2,
+                )
+
+    def _settle(self, name: str, result: Callable[[], list[_Prepared]]) -> Iterator[_Prepared]:
         try:
             prepared = result()
         except (ImageReadError, MissingFileError) as error:
@@ -155,7 +316,16 @@ class ImageSource:
                 raise
             self.skipped.append((name, error))
         else:
-            yield prepared
+            yield from prepared
+
+
+def _original(entry: Entry, decoded: Decoded) -> Callable[[], Image.Image]:
+    """Shows the picture that was scored: a file is decoded again; of what is in memory the caller may have changed the pixels."""
+    return partial(to_show, decoded) if entry.in_memory else partial(_decoded_again, entry.load)
+
+
+def _decoded_again(load: Callable[[], Decoded]) -> Image.Image:
+    return to_show(load())
 
 
 def _pixels_text(prepared: _Prepared) -> str:
@@ -169,4 +339,11 @@ def _collate(batch: list[_Prepared]) -> ImageBatch:
         [one.size for one in batch],
         [one.crop for one in batch],
         [one.original for one in batch],
+        [one.tile for one in batch],
+        sum(one.last for one in batch),
+        None if batch[0].inside is None else torch.stack([cast(torch.Tensor, one.inside) for one in batch]),
     )
+
+
+def _turned_original(entry: Entry, turn: Turn) -> Image.Image:
+    return to_show(turned(entry.load(), turn))

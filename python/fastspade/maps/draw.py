@@ -11,40 +11,50 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from fastspade.errors import InputError
-from fastspade.images.decode import as_rgb
+from fastspade.images.decode import decode, to_show
+from fastspade.images.geometry import CropBox
 from fastspade.maps.colors import color_table, heatmap, scale_of
-from fastspade.maps.process import Map, check_maps, to_tensor
+from fastspade.maps.process import Map, check_maps, inside, to_tensor
+
+UNSEEN = 0.4  # brightness of what the network did not see
 
 
 def overlay(
     image: str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor,
     anomaly_map: Map,
     *,
-    alpha: float = 0.5,
+    alpha: float = 0.7,
     vmin: float | None = None,
     vmax: float | None = None,
     mask: Map | None = None,
+    seen: CropBox | None = None,
     colorbar: bool = False,
 ) -> Image.Image:
     """The image with its map laid over it -> RGB PIL image of the image's size (wider with a colour bar).
 
     image: any one picture that fastspade reads. anomaly_map: (H, W) of the same size (see place_in_image).
-    alpha: the map's weight, 0 to 1; where the map is NaN the image shows through. vmin, vmax: as in heatmap.
-    mask: (H, W), non-zero where a defect is; its outline is drawn in green. colorbar: adds the scale on the right.
+    alpha: the weight of the highest value's colour, 0 to 1. Lower values weigh less, in proportion, so that the photograph
+    stays readable where nothing is found; where the map is NaN it is as it was. vmin, vmax: as in heatmap.
+    mask: (H, W), non-zero where a defect is; its outline is drawn in green. seen: the part that the network saw; the rest
+    is dimmed. colorbar: adds the scale on the right.
     """
-    picture = as_rgb(image)
+    picture = to_show(decode(image))
     values = check_maps(anomaly_map, finite=False)
-    size = (picture.height, picture.width)
-    if values.shape != size:
+    size: tuple[int, int] = (picture.height, picture.width)
+    if tuple(values.shape) != size:
         raise InputError(
             f"anomaly_map must have the image's size {size[0]}x{size[1]}, got {tuple(values.shape)}; use place_in_image"
         )
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
-    low, high = scale_of(values.cpu().numpy(), vmin, vmax)
+    known = values.cpu().numpy()
+    low, high = scale_of(known, vmin, vmax)
     colors = heatmap(values, vmin=low, vmax=high).astype(np.float32)
-    weight = np.where(np.isnan(values.cpu().numpy()), 0.0, alpha)[..., None].astype(np.float32)
+    risen = ((known.astype(np.float64) - low) / ((high - low) or 1.0)).clip(0, 1)
+    weight = np.where(np.isnan(known), 0.0, alpha * risen)[..., None].astype(np.float32)
     blended = np.asarray(picture, dtype=np.float32) * (1 - weight) + colors * weight
+    if seen is not None:
+        blended[~inside(seen, size).numpy()] *= UNSEEN
     blended = np.rint(blended).astype(np.uint8)
     if mask is not None:
         region = to_tensor("mask", mask).cpu()

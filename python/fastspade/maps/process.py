@@ -10,12 +10,14 @@ import torch.nn.functional as F
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.geometry import CropBox, resample
+from fastspade.torch_defaults import torch_defaults
 
-BORDERS = ("edge", "zero", "nan")
+BORDERS = ("lowest", "edge", "zero", "nan")
 
 Map = torch.Tensor | np.ndarray
 
 
+@torch_defaults()
 def upsample(maps: Map, size: int | tuple[int, int]) -> torch.Tensor:
     """(B, h, w) or (h, w) -> the same at ``size`` (H, W), bilinear with align_corners=False, float32."""
     values = check_maps(maps)
@@ -27,6 +29,7 @@ def upsample(maps: Map, size: int | tuple[int, int]) -> torch.Tensor:
     return grown.reshape(*values.shape[:-2], height, width)
 
 
+@torch_defaults()
 def smooth(maps: Map, sigma: float) -> torch.Tensor:
     """Gaussian smoothing of (B, H, W) or (H, W) by ``sigma`` pixels (SPADE smooths with 4); 0 leaves them as they are.
 
@@ -46,6 +49,7 @@ def _radius(sigma: float) -> int:
     return int(4 * sigma + 0.5)
 
 
+@torch_defaults()
 def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
     """(size, size) float32: one axis's smoothing. As a matrix product it runs several times faster than a convolution."""
     radius = _radius(sigma)
@@ -59,13 +63,14 @@ def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
     return matrix.scatter_add_(1, position, (kernel / kernel.sum()).expand(size, -1)).float()
 
 
-def place_in_image(maps: Map, crop: CropBox, size: tuple[int, int], *, border: str = "edge") -> torch.Tensor:
+@torch_defaults()
+def place_in_image(maps: Map, crop: CropBox, size: tuple[int, int], *, border: str = "lowest") -> torch.Tensor:
     """Put a map of the crop back into the image it was cut from.
 
     maps: (h, w) or (B, h, w) covering ``crop`` at any resolution. crop: its place in the original image, from
     ImageBatch.crops. size: the original's (H, W). Returns (H, W) or (B, H, W) float32, linearly interpolated.
-    border: what pixels outside the crop, which the network never saw, are given: "edge" the nearest value of the map,
-    "zero" 0, "nan" NaN. (To keep the crop's own frame, use the map as it is.)
+    border: what pixels outside the crop, which the network never saw, are given: "lowest" each map's own minimum, so that
+    nothing is claimed there, "edge" the nearest value of the map, "zero" 0, "nan" NaN. (To keep the crop's own frame, use the map as it is.)
     """
     values = check_maps(maps)
     if border not in BORDERS:
@@ -77,10 +82,15 @@ def place_in_image(maps: Map, crop: CropBox, size: tuple[int, int], *, border: s
     down, across = values.shape[-2] / crop.height, values.shape[-1] / crop.width
     placed = resample(values, CropBox(-crop.top * down, -crop.left * across, height * down, width * across), (height, width))
     if border != "edge":
-        rows = _inside(height, crop.top, crop.height).to(values.device)
-        columns = _inside(width, crop.left, crop.width).to(values.device)
-        placed = placed.masked_fill(~(rows[:, None] & columns), 0.0 if border == "zero" else float("nan"))
+        outside = ~inside(crop, size).to(values.device)
+        fill = {"lowest": values.amin(dim=(-2, -1), keepdim=True)}.get(border, torch.tensor(0.0 if border == "zero" else math.nan))
+        placed = torch.where(outside, fill.to(placed), placed)
     return placed
+
+
+def inside(crop: CropBox, size: tuple[int, int]) -> torch.Tensor:
+    """(H, W) bool: the pixels of an image of `size` that lie in the crop."""
+    return _inside(size[0], crop.top, crop.height)[:, None] & _inside(size[1], crop.left, crop.width)
 
 
 def _inside(size: int, start: float, extent: float) -> torch.Tensor:

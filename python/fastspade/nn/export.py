@@ -12,6 +12,7 @@ import torch
 
 from fastspade._version import __version__
 from fastspade.errors import InputError
+from fastspade.files.home import user_path
 from fastspade.nn.module import SpadeModule
 from fastspade.spade import Spade
 
@@ -27,13 +28,13 @@ def export(model: Spade, path: str | os.PathLike[str]) -> None:
 
     Raises InputError as SpadeModule does.
     """
-    target = Path(path)
+    target = user_path(path)
     if target.suffix != ".pt2":
         raise InputError(f"path must end in .pt2, as torch.export's files do; got {target.name}")
     if not target.parent.is_dir():
         raise InputError(f"path: the folder {target.parent} does not exist")
     module = SpadeModule(model)
-    example = torch.zeros(2, 3, model.crop, model.crop, device=model.device)
+    example = torch.zeros(2, 3, *model.input_size, device=model.device)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
     known = None if model.threshold is None else model.threshold.as_dict()

@@ -5,18 +5,19 @@ from __future__ import annotations
 from fastspade.errors import InputError
 from fastspade.nn.scorer import Scorer
 from fastspade.spade import Spade
+from fastspade.spade.leave_one_out import current_ceiling
 
 
 class SpadeModule(Scorer):
     """A fitted Spade as a torch.nn.Module.
 
-    forward(images): (B, 3, crop, crop) floating in [0, 1], already resized and cropped, on the module's device ->
-    image_scores (B,) float32 and anomaly_maps (B, crop, crop) float32, as Spade.score gives them with keep_crop=True: the
+    forward(images): (B, 3, H, W) floating in [0, 1], already resized and cropped, on the module's device -> image_scores (B,)
+    float32 and anomaly_maps (B, H, W) float32, where (H, W) is the Spade's input_size, as Spade.score gives them with keep_crop=True: the
     same bits when run eagerly on the CPU.
 
     Runs eagerly, under torch.compile(fullgraph=True), and exports with torch.export. The network is copied; the bank's
     tensors are shared where they are on the module's device. Not for image_score="reweighted" or a window, whose work
-    depends on the images' content.
+    depends on the images' content, nor for tiles, which a module would have to cut itself.
 
     names: of the normal images. Raises InputError where the Spade is not fitted or has one of those options.
     """
@@ -27,5 +28,5 @@ class SpadeModule(Scorer):
         super().__init__(model)
         bank = model.bank.snapshot
         self.names = bank.names
-        self.remember(bank.embeddings, bank.pyramid, (model.crop, model.crop))
+        self.remember(bank.embeddings, bank.pyramid, model.input_size, current_ceiling(model, bank), model.border)
         self.eval()

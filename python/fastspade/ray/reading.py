@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,12 @@ def decode_value(name: str, value: Any, max_pixels: int | None) -> Decoded:
 
 
 def _decoder(name: str, value: Any, max_pixels: int | None) -> Callable[[], Decoded]:
-    return lambda: decode_value(name, value, max_pixels)
+    return partial(decode_value, name, value, max_pixels)
 
 
 def _loader(place: Place, max_pixels: int | None) -> Callable[[], Decoded]:
     if place.is_local:
-        return lambda: read_file(place.path, max_pixels)
+        return partial(read_file, place.path, max_pixels)
     return lambda: decode_value(place.name, place.read(), max_pixels)
 
 

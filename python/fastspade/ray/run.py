@@ -240,6 +240,16 @@ def _pool(actors: dict[str, Any], work: int | None, reserved: int) -> dict[str, 
         there = ray.cluster_resources()
         fits = there.get("GPU", 0) // gpus if gpus else (there.get("CPU", 0) - reserved) // cpus
         fewest = most = max(1, int(fits))
+    if reserved and not gpus:
+        total = float(ray.cluster_resources().get("CPU", 0))
+        if fewest == 1 and total >= reserved:
+            cpus = min(cpus, total - reserved)  # 0 on a machine of one CPU: reading and scoring share it
+        if fewest * cpus + reserved > total:
+            raise InputError(
+                f"concurrency and num_cpus: {fewest} actors of {cpus:g} CPUs leave none of the cluster's {total:g} CPUs for reading "
+                "the dataset, so nothing would ever arrive; pass fewer or smaller actors"
+            )
+        most = max(fewest, min(most, int((total - reserved) // cpus))) if cpus else fewest
     if work is not None:
         fewest, most = min(fewest, work), min(most, work)
     return {

@@ -11,6 +11,7 @@ import torch
 
 from fastspade.bank import Bank
 from fastspade.spade import Spade
+from fastspade.spade.leave_one_out import current_ceiling
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Shipped:
     @classmethod
     def pack(cls, model: Spade) -> Shipped:
         bank = model.fitted_bank().snapshot
+        current_ceiling(model, bank)  # once, not by every actor
         bare = copy.copy(model)
         bare.bank, bare._device_bank = None, None
         tensors = [tensor.contiguous() for tensor in (bank.embeddings, *bank.pyramid)]

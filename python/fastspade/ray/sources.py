@@ -5,10 +5,11 @@ A part is a fixed run of images of a fixed order, so the same source is always c
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
+import warnings
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from fastspade.errors import ImageReadError, InputError, MissingFileError
 from fastspade.images import SUFFIXES
+from fastspade.images.paths import find
 from fastspade.ray.storage import FileSystem, Place, locate
 
 IMAGE_COLUMNS = ("image", "bytes")  # looked for where image_column is not given
@@ -88,9 +90,9 @@ def list_source(
         raise InputError("image_column and name_column are for parquet files, but images holds none")
     if tables and len(tables) != len(found):
         raise InputError("images must be image files or parquet files, got both; name one kind")
-    paths = [place.path for place, _ in found]
-    if len(set(paths)) != len(paths):
-        raise InputError(f"images must name every file once, got {next(p for p in paths if paths.count(p) > 1)} twice")
+    path, times = Counter(place.path for place, _ in found).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"images must name every file once, got {path} {times} times")
     digest = hashlib.sha256()
     if tables:
         parts: list[Part] = []
@@ -114,15 +116,18 @@ def _find(place: Place) -> list[tuple[Place, int]]:
         if suffix and suffix not in SUFFIXES and suffix != ".parquet":
             raise ImageReadError(f"images: {place.name} is neither of an image type nor parquet", place.name)
         return [(place, info.size)]
+    if place.is_local:  # the same files as score and fit see
+        found = find("images", place.path, SUFFIXES | {".parquet"})
+        for _, error in found.bad:
+            raise error
+        if found.left_out:
+            warnings.warn(f"{place.name}: {len(found.left_out)} files or folders are no images and left out", stacklevel=2)
+        return [(place.at(str(path)), os.path.getsize(path) if path.exists() else 0) for path in found.files]
     if info.type == pafs.FileType.Directory:
         files = [one for one in place.files(recursive=True) if _wanted(one.path)]
         if not files:
             raise MissingFileError(f"images: no image or parquet files in folder {place.name}")
         return [(place.at(one.path), one.size) for one in files]
-    if place.is_local and glob.has_magic(place.path):
-        matches = [path for path in sorted(glob.glob(place.path, recursive=True)) if os.path.isfile(path) and _wanted(path)]
-        if matches:
-            return [(place.at(path), os.path.getsize(path)) for path in matches]
     raise MissingFileError(f"images: no such file or folder: {place.name}")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastspade.errors import DeviceError, InputError
 from fastspade.search import ops
-from fastspade.search.cuda import has_cuda_engine
+from fastspade.search.cuda import COUNTERS, has_cuda_engine
 from fastspade.search.interchange import library_of, named_levels
 from fastspade.search.prepared import PreparedGallery
 from fastspade.search.streamed import search_streamed
@@ -39,14 +39,19 @@ class SearchStatistics:
 
     pairs: query pixel and gallery pixel pairs in the search. fine_pairs: those whose finest level was looked at, be it
     in whole numbers; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64
-    distances. uncertain_rows: query pixels whose 16-bit pass could not be certified; precision="exact" searched them again
-    (CUDA; 0 on the CPU).
+    distances.
+
+    On CUDA (0 on the CPU) uncertain_rows: query pixels whose 16-bit pass could not be certified; precision="exact" searches
+    them again. filtered_pairs: their pairs, filtered by norms; bounded_pairs: those left, of which a 16-bit bound was taken.
+    What then is left is ranked, and counted, by exact distances.
     """
 
     pairs: int
     fine_pairs: int
     exact_pairs: int
     uncertain_rows: int = 0
+    filtered_pairs: int = 0
+    bounded_pairs: int = 0
 
     @property
     def skipped(self) -> float:
@@ -65,8 +70,7 @@ def last_statistics() -> SearchStatistics | None:
     pairs, counters = _last
     if len(counters) == 3:
         return SearchStatistics(*counters.tolist())
-    uncertain, exact = counters.tolist()
-    return SearchStatistics(pairs, pairs, exact, uncertain)
+    return SearchStatistics(pairs, pairs, **dict(zip(COUNTERS, counters.tolist(), strict=True)))
 
 
 @overload
@@ -132,7 +136,12 @@ def pyramid_knn(
 
     Returns distances (B, H_1, W_1, kappa) float32, squared L2, ascending, ties to the lower index; and indices
     (B, H_1, W_1, kappa) int64, flat: image * H_1 * W_1 + y * W_1 + x. Ties are distances equal as returned, in float32:
-    so the kappa nearest of the answers over parts of a gallery are the answer over all of it, bit for bit.
+    so the kappa nearest of the answers over parts of a gallery are the answer over all of it, bit for bit. CPU and CUDA return
+    the same bits, for finite features of any size, with precision="exact".
+
+    Features must be finite. On the CPU NaN and infinity raise InputError, naming the level and the image. A CUDA search does
+    not wait to find out, so it answers: a pair's distance is what arithmetic makes of it, NaN or infinity, and NaN comes before
+    all numbers, so that it shows. What is finite keeps its own distances.
 
     Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
     """
@@ -179,7 +188,8 @@ def knn(query: Any, gallery: Any, kappa: int, *, precision: str = "exact") -> tu
         `pyramid_knn`. kappa: from 1 to G.
     precision: as in `pyramid_knn`.
 
-    Returns distances (Q, kappa) float32, ascending, ties to the lower index; indices (Q, kappa) int64.
+    Returns distances (Q, kappa) float32, ascending, ties to the lower index; indices (Q, kappa) int64. Vectors must be finite:
+    for NaN and infinity see `pyramid_knn`.
 
     Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
     """

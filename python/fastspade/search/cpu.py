@@ -19,9 +19,9 @@ def compiled_engine() -> ModuleType:
     return _engine
 
 
-def describe(level: torch.Tensor) -> tuple[int, int, list[int], list[int]]:
+def describe(level: torch.Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
     """What the engine needs to read a tensor: address, element type, shape, strides in elements."""
-    return level.data_ptr(), DTYPES[level.dtype], list(level.shape), list(level.stride())
+    return level.data_ptr(), DTYPES[level.dtype], level.shape, level.stride()
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,8 +47,8 @@ def search_cpu(
     gallery_index = None if gallery_index is None else aligned(gallery_index)
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     try:
-        distances = torch.empty(rows, kappa, dtype=torch.float32)
-        indices = torch.empty(rows, kappa, dtype=torch.int64)
+        distances = torch.empty(rows, kappa, dtype=torch.float32, device="cpu")
+        indices = torch.empty(rows, kappa, dtype=torch.int64, device="cpu")
     except RuntimeError:  # torch's word for too little memory, and for sizes beyond 64 bits
         raise InputError(f"{kappa} neighbours of {rows} query pixels are more than there is memory for") from None
     try:

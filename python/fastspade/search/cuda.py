@@ -19,7 +19,7 @@ from fastspade.search.cpu import compiled_engine, describe
 from fastspade.search.levels import Shape
 
 if TYPE_CHECKING:
-    from fastspade._engine import _Plan
+    from fastspade._engine import CudaPlan
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +27,8 @@ T = TypeVar("T")
 OPERANDS = ("float16", "bfloat16")
 MAX_LEVELS = 16
 PATHS = {"auto": 0, "sm80": 1, "sm90a": 2}
+# What a search counts, as Counter in csrc/cuda/parameters.hpp; fields of SearchStatistics.
+COUNTERS = ("uncertain_rows", "exact_pairs", "filtered_pairs", "bounded_pairs")
 
 
 def has_cuda_engine() -> bool:
@@ -78,8 +80,15 @@ def gallery_bytes_cuda(
 ) -> int:
     """Bytes of what prepare_gallery_cuda makes from `images` pyramids of `shapes` on `device`."""
     engine = compiled_engine() if engine is None else engine
-    size: int = _translated(
-        engine.cuda_gallery_bytes,
+    return _gallery_layout(shapes, images, device, upsample, bfloat16, engine)[0]
+
+
+def _gallery_layout(
+    shapes: Sequence[Shape], images: int, device: torch.device, upsample: int, bfloat16: bool, engine: ModuleType
+) -> tuple[int, int]:
+    """Bytes, and where in them a search reads which pixels are equal."""
+    layout: tuple[int, int] = _translated(
+        engine.cuda_gallery_layout,
         engine,
         device=_place(device)[0],
         gallery=list(shapes),
@@ -87,33 +96,49 @@ def gallery_bytes_cuda(
         upsample=upsample,
         bfloat16=bfloat16,
     )
-    return size
+    return layout
 
 
 def prepare_gallery_cuda(
     gallery: list[torch.Tensor], upsample: int, bfloat16: bool, engine: ModuleType | None = None
 ) -> torch.Tensor:
     """The gallery as the kernels read it, uint8 of one dimension: 16-bit centred features at native resolution, with the
-    norms and rounding bounds of every pixel. It serves any number of searches, and stays valid until `gallery` changes.
+    norms and rounding bounds of every pixel, and which pixels are equal. It serves any number of searches, and stays valid until `gallery` changes.
     """
     engine = compiled_engine() if engine is None else engine
     if len(gallery) > MAX_LEVELS:
         raise InputError(f"gallery has {len(gallery)} levels; the CUDA engine takes at most {MAX_LEVELS}")
-    gallery = [level.detach() for level in gallery]
     device, stream = _place(gallery[0].device)
-    size = gallery_bytes_cuda(_shapes(gallery), gallery[0].shape[0], gallery[0].device, upsample, bfloat16, engine)
+    size, equals = _gallery_layout(_shapes(gallery), gallery[0].shape[0], gallery[0].device, upsample, bfloat16, engine)
     prepared = torch.empty(size, dtype=torch.uint8, device=gallery[0].device)
+    common = dict(device=device, stream=stream, gallery=[describe(level) for level in gallery], upsample=upsample, bfloat16=bfloat16)
+    _translated(engine.cuda_prepare_gallery, engine, **common, prepared=prepared.data_ptr())
+
+    images, pixels = gallery[0].shape[0], gallery[0].shape[2] * gallery[0].shape[3]
+    hashes = prepared[equals : equals + 8 * images * pixels].view(torch.int64)
+    table = hashes.view(torch.int32).view(-1, 2)
+    if len(hashes) >= 1 << 31:  # more pixels than the table numbers: none is known to equal another
+        table[:, 0], table[:, 1] = 0, -1
+        return prepared
+    ordered, order = hashes.sort(stable=True)
+    same = torch.empty(len(order), dtype=torch.bool, device=order.device)
     _translated(
-        engine.cuda_prepare_gallery,
-        engine,
-        device=device,
-        stream=stream,
-        gallery=[describe(level) for level in gallery],
-        upsample=upsample,
-        bfloat16=bfloat16,
-        prepared=prepared.data_ptr(),
+        engine.cuda_compare_equals, engine, **common, hashes=ordered.data_ptr(), order=order.data_ptr(), same=same.data_ptr()
     )
+    table[order] = _equals(order, same, pixels)
     return prepared
+
+
+def _equals(order: torch.Tensor, same: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Where runs of equal pixels stand together, ascending: (pixels in all, 2) int32, how many of a run come before each pixel
+    in its image, and the last of the run before that image, or -1. same: whether a pixel equals the one before it in `order`."""
+    image = order // pixels
+    position = torch.arange(len(order), device=order.device)
+    goes_on = same.clone()
+    goes_on[1:] &= image[1:] == image[:-1]
+    first = torch.where(goes_on, 0, position).cummax(0).values
+    previous = torch.where(same[first], order[first - 1], -1)  # where first is 0 nothing is the same
+    return torch.stack([position - first, previous], dim=1).to(torch.int32)
 
 
 def plan_cuda(
@@ -123,12 +148,14 @@ def plan_cuda(
     slots: int,
     upsample: int,
     bfloat16: bool = False,
+    chosen: bool = False,
     engine: ModuleType | None = None,
-) -> _Plan:
-    """How the search would be laid out: the kernel ("path"), workspace bytes, tile and split counts. For tests and measurements."""
+) -> CudaPlan:
+    """How the search is laid out: the kernel ("path"), workspace bytes, tile and split counts. Made once for calls of the same
+    shapes. chosen: whether a gallery_index names gallery images for every query image."""
     engine = compiled_engine() if engine is None else engine
     device, _ = _place(query[0].device)
-    plan: _Plan = _translated(
+    plan: CudaPlan = _translated(
         engine.cuda_search_plan,
         engine,
         device=device,
@@ -140,6 +167,7 @@ def plan_cuda(
         query_images=query[0].shape[0],
         slots=slots,
         kappa=kappa,
+        chosen=chosen,
         path=_path(),
     )
     return plan
@@ -156,48 +184,41 @@ def search_cuda(
     bfloat16: bool = False,
     engine: ModuleType | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and counters int64: rows whose certificate
-    failed, pairs ranked by exact distances.
+    """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and int64 COUNTERS.
 
     gallery_index entries outside the gallery are skipped; where fewer than kappa pixels remain, the rest of a row has
     distance infinity and index -1. redo=False leaves failed rows as the 16-bit pass found them.
     """
     engine = compiled_engine() if engine is None else engine
-    query, gallery = [level.detach() for level in query], [level.detach() for level in gallery]
     if prepared is None:
         prepared = prepare_gallery_cuda(gallery, upsample, bfloat16, engine)
     device, stream = _place(query[0].device)
     images = gallery[0].shape[0]
     slots = images if gallery_index is None else gallery_index.shape[1]
     if gallery_index is not None:
-        inside = (gallery_index >= 0) & (gallery_index < images)
         # Ascending images make the kernels' order of pixels the order of flat indices, by which ties are decided.
-        gallery_index = torch.where(inside, gallery_index, -1).sort(dim=1).values
-    plan = plan_cuda(query, gallery, kappa, slots, upsample, bfloat16, engine)
+        gallery_index = gallery_index.sort(dim=1).values.contiguous()
+    plan = plan_cuda(query, gallery, kappa, slots, upsample, bfloat16, gallery_index is not None, engine)
     where = query[0].device
     rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     distances = torch.empty(rows, kappa, dtype=torch.float32, device=where)
     indices = torch.empty(rows, kappa, dtype=torch.int64, device=where)
-    counters = torch.zeros(2, dtype=torch.int64, device=where)
+    counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=where)
     workspace = torch.empty(plan["workspace_bytes"], dtype=torch.uint8, device=where)
     _translated(
         engine.cuda_search,
         engine,
         device=device,
+        plan=plan,
         stream=stream,
         query=[describe(level) for level in query],
         gallery=[describe(level) for level in gallery],
         prepared=prepared.data_ptr(),
         gallery_index=0 if gallery_index is None else gallery_index.data_ptr(),
-        slots=slots,
-        kappa=kappa,
-        upsample=upsample,
-        bfloat16=bfloat16,
         redo=redo,
         distances=distances.data_ptr(),
         indices=indices.data_ptr(),
         counters=counters.data_ptr(),
         workspace=workspace.data_ptr(),
-        path=_path(),
     )
     return distances, indices, counters

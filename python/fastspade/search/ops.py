@@ -11,7 +11,7 @@ import torch
 
 from fastspade.errors import InputError
 from fastspade.search.cpu import search_cpu
-from fastspade.search.cuda import OPERANDS, prepare_gallery_cuda, search_cuda
+from fastspade.search.cuda import COUNTERS, OPERANDS, prepare_gallery_cuda, search_cuda
 from fastspade.search.validation import UPSAMPLES
 
 Answer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # distances, indices, counters
@@ -35,7 +35,7 @@ def _bfloat16(operand: str) -> bool:
 
 def _prepare_cpu(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -> torch.Tensor:
     # The CPU engine reads the caller's tensors as they are.
-    return torch.empty(0, dtype=torch.uint8)
+    return torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 def _prepare_cuda(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -> torch.Tensor:
@@ -65,7 +65,7 @@ def _search_cpu(
                 f"gallery_index must lie in [0, {images}), the gallery's images; got values from {low} to {high}"
             )
     distances, indices, counts = search_cpu(list(query), list(gallery), kappa, gallery_index, UPSAMPLES[upsample])
-    return distances, indices, torch.tensor([counts["pairs"], counts["fine_pairs"], counts["exact_pairs"]])
+    return distances, indices, torch.tensor([counts["pairs"], counts["fine_pairs"], counts["exact_pairs"]], device="cpu")
 
 
 def _search_cuda(
@@ -106,7 +106,7 @@ def _search_fake(
     return (
         first.new_empty(rows, kappa, dtype=torch.float32),
         first.new_empty(rows, kappa, dtype=torch.int64),
-        first.new_empty(3 if on_cpu else 2, dtype=torch.int64),
+        first.new_empty(3 if on_cpu else len(COUNTERS), dtype=torch.int64),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import torch
 
@@ -59,13 +60,20 @@ def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch
             del levels
 
 
+@cache
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    """One a device: torch keeps memory apart by stream, so that a new one a search would reserve it many times over."""
+    return torch.cuda.Stream(device)
+
+
 class _Conveyor:
-    """Copies parts of a gallery to a device ahead of their use, through pinned memory, on a stream of its own."""
+    """Copies parts of a gallery to a device ahead of their use, through pinned memory, on a stream of their own."""
 
     def __init__(self, source: Levels, parts: list[torch.Tensor], device: torch.device) -> None:
         self.source, self.parts, self.device = source, parts, device
         self.host = source.whole
-        self.stream = torch.cuda.Stream(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self.stream = _copying_stream(torch.device("cuda", index))
         self.pinned: list[list[torch.Tensor] | None] = [None, None]
         self.copied: list[torch.cuda.Event | None] = [None, None]
 
@@ -138,7 +146,7 @@ def search_streamed(
     stored: Levels = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
     images = len(stored)
     pixels = stored.shapes[0][1] * stored.shapes[0][2]
-    wanted = torch.arange(images)
+    wanted = torch.arange(images, device="cpu")
     if gallery_index is not None:
         named = gallery_index.cpu().unique()  # no copy, and no wait, where it is on the host
         if gallery_index.device != device:
@@ -212,7 +220,7 @@ def streamed_pyramid_knn(
     queries = check_pyramid("query", query)
     source, device = gallery.source, queries[0].device
     # Tensors that have the gallery's shapes and take no memory.
-    stand_in = [torch.empty(1, dtype=source.dtype).expand(len(source), *shape) for shape in source.shapes]
+    stand_in = [torch.empty(1, dtype=source.dtype, device="cpu").expand(len(source), *shape) for shape in source.shapes]
     check_pair(queries, check_pyramid("gallery", stand_in))
     check_choice("upsample", upsample, list(UPSAMPLES))
     check_choice("precision", precision, PRECISIONS)
@@ -245,7 +253,7 @@ def _on_cpu(
     pixels = source.shapes[0][1] * source.shapes[0][2]
     tasks: list[tuple[int | None, torch.Tensor]]
     if gallery_index is None:
-        tasks = [(None, part) for part in parts_of(source, torch.arange(len(source)), gallery.part_bytes)]
+        tasks = [(None, part) for part in parts_of(source, torch.arange(len(source), device="cpu"), gallery.part_bytes)]
     else:
         low, high = int(gallery_index.min()), int(gallery_index.max())
         if low < 0 or high >= len(source):

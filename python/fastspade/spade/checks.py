@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastspade.errors import DtypeError, InputError
+from fastspade.images import sides
+from fastspade.images.views import FLIPS, Turn, unique_turns
 
 
 def anything(_: str, value: Any) -> Any:
@@ -17,8 +19,14 @@ def anything(_: str, value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """The number that an array or tensor without dimensions holds."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def count(name: str, value: Any, least: int = 1) -> int:
     """A whole number, 1 or more."""
+    value = _plain(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise DtypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < least:
@@ -43,6 +51,7 @@ def truth(name: str, value: Any) -> bool:
 
 def length(name: str, value: Any, also: str = "") -> float:
     """A finite number of pixels, 0 or more."""
+    value = _plain(value)
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and value >= 0):
         raise InputError(f"{name} must be a finite number of pixels, 0 or more{also}, got {value!r}")
@@ -66,16 +75,42 @@ def choice(known: Sequence[str]) -> Callable[[str, Any], str]:
 
 def share(name: str, value: Any) -> float:
     """A share from 0 up to 1, 1 not included."""
+    value = _plain(value)
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not (number and 0 <= value < 1):
         raise InputError(f"{name} must be a share from 0 up to 1 (1 not included), got {value!r}")
     return float(value)
 
 
+def optional_tile(name: str, value: Any) -> tuple[int, int] | None:
+    """As sides.optional_pixels, a number being both sides."""
+    found = sides.optional_pixels(name, value)
+    return (found, found) if isinstance(found, int) else found
+
+
+def turns(name: str, value: Any) -> tuple[Turn, ...]:
+    """"rotations", "flips", or several of those, degrees, "horizontal" and "vertical"; as degrees and flips, each once."""
+    sets: dict[str, tuple[Turn, ...]] = {"rotations": (90.0, 180.0, 270.0), "flips": FLIPS}
+    wanted: list[Turn] = []
+    for one in [value] if isinstance(value, (str, int, float, np.number)) else () if value is None else value:
+        if isinstance(one, str) and one in (*sets, *FLIPS):
+            wanted += sets.get(one, (one,))
+            continue
+        try:
+            degrees = float(one)
+        except (TypeError, ValueError):
+            degrees = math.nan
+        if not math.isfinite(degrees) or isinstance(one, bool):
+            raise InputError(f"{name} must be 'rotations', 'flips', or a list of degrees, 'horizontal' and 'vertical', got {value!r}")
+        wanted.append(degrees)
+    return unique_turns(wanted)
+
+
 def optional_number(name: str, value: Any) -> float | None:
     """A finite number, or None."""
     if value is None:
         return None
+    value = _plain(value)
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not (number and math.isfinite(value)):
         raise InputError(f"{name} must be a finite number, got {value!r}")

@@ -55,7 +55,7 @@ class DeviceBank:
             torch.empty((len(self.bank), *shape), dtype=self.levels.dtype, device=device, memory_format=torch.channels_last)
             for shape in self.levels.shapes
         ]
-        for images in parts_of(self.levels, torch.arange(len(self.bank)), BROUGHT_AT_ONCE):
+        for images in parts_of(self.levels, torch.arange(len(self.bank), device="cpu"), BROUGHT_AT_ONCE):
             for level, part in zip(levels, self.levels.gather(images), strict=True):
                 level[int(images[0]) : int(images[-1]) + 1] = part.to(device)
         return levels

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 def image_scores(kind: str, distances: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """(B,) float64. distances (B, k_image): squared, to the nearest normal images; maps (B, H, W). Higher is more anomalous.
 
-    kind: "knn", the mean distance (SPADE, section 3.1); "max" of the map; "top1%", the mean of its highest hundredth.
+    kind: "knn", the mean distance (SPADE, section 3.1); "max" of the map; "top1%", the mean of its highest hundredth. The others
+    need more than these: see `reweighted_score` and `fastspade.spade.relative`.
     """
     if kind == "knn":
         return distances.double().mean(dim=1)

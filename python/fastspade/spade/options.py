@@ -6,6 +6,7 @@ line, saved models, the documentation's table) or is compared with it by a test 
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from fastspade.errors import InputError
+from fastspade.images import sides
+from fastspade.images.region import check_roi
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 from fastspade.spade import checks
 
@@ -22,9 +25,14 @@ if TYPE_CHECKING:
 DEFAULT_BACKBONE = "wide_resnet50_2"
 BACKBONE_HELP = "wide_resnet50_2, resnet18, resnet50, efficientnet_lite0, or timm:NAME"
 UPSAMPLES = ("bilinear", "nearest")
-IMAGE_SCORES = ("knn", "max", "top1%", "reweighted")
+IMAGE_SCORES = ("relative", "knn", "max", "top1%", "reweighted")
 PRECISIONS = ("exact", "fast")
 STORAGE_DTYPES = ("float32", "float16", "bfloat16")
+# What each preset sets in place of the defaults below, for options that are not given.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {"k_image": None, "image_score": "knn", "resize": 256, "crop": 224, "reflect_border": False},
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,14 +45,16 @@ def option(
     scope: str,
     paper: bool = True,
     flag: dict[str, Any] | None = None,
+    before: Any = None,
 ) -> Any:
     """One option. check(name, value) returns the value as it is kept, or raises an error that names the option.
 
     scope: "model", scores depend on it and saved models hold it; "network", it chooses the backbone's layers or weights;
     "running", how and where the work is done. paper: the paper has it. flag: what the command line's argument needs beside
-    its name, default and help; None for an option that no command has.
+    its name, default and help; None for an option that no command has. before: what saved models without the option had,
+    where that is not None.
     """
-    about = {"check": check, "help": help, "scope": scope, "paper": paper, "flag": flag}
+    about = {"check": check, "help": help, "scope": scope, "paper": paper, "flag": flag, "before": before}
     return field(default=default, metadata=about)
 
 
@@ -53,9 +63,14 @@ class Options:
     """All options of a Spade but its backbone, checked and as plain values. Raises InputError or DtypeError, which name the
     option, what it got and what it needs."""
 
+    preset: str = option(
+        "default", checks.choice(tuple(PRESETS)),
+        "default: what found most defects on the sets measured; paper: every setting as SPADE's authors have it, to compare figures",
+        before="paper", scope="model", flag={"choices": tuple(PRESETS)},
+    )  # fmt: skip
     k: int = option(50, checks.count, "normal images that each test image is compared with in stage 2",
                     scope="model", flag={"type": int})  # fmt: skip
-    k_image: int | None = option(None, checks.optional_count, "how many of them make the image score (default: k)",
+    k_image: int | None = option(3, checks.optional_count, "how many of them the image score knn averages over; None: k",
                                  scope="model", flag={"type": int})  # fmt: skip
     kappa: int = option(1, checks.count, "nearest gallery pixels that a pixel's score averages over (eq. 3)",
                         scope="model", flag={"type": int})  # fmt: skip
@@ -66,9 +81,9 @@ class Options:
     sigma: float = option(4.0, checks.length, "of the Gaussian that smooths the map, in pixels of the cropped image",
                           scope="model", flag={"type": float})  # fmt: skip
     image_score: str = option(
-        "knn", checks.choice(IMAGE_SCORES),
-        "knn: mean squared distance to the k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's "
-        "highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
+        "relative", checks.choice(IMAGE_SCORES),
+        "relative: how far the map rises above what normal images' maps reach at the same place; knn: mean squared distance to the "
+        "k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
         scope="model", paper=False, flag={"choices": IMAGE_SCORES},
     )  # fmt: skip
     local_average: bool = option(False, checks.truth, "average every level's features over 3 x 3 places before matching",
@@ -79,9 +94,42 @@ class Options:
         "aligned images; None: the whole image",
         scope="model", paper=False, flag={"type": float, "metavar": "PIXELS"},
     )  # fmt: skip
-    resize: int = option(256, checks.count, "images are resized until their shorter side has this many pixels",
-                         scope="model", flag={"type": int})  # fmt: skip
-    crop: int = option(224, checks.count, "then the central crop x crop pixels are cut out", scope="model", flag={"type": int})
+    resize: int | tuple[int, int] | str = option(
+        "whole", sides.pixels_or_whole,
+        "pixels of the shorter side, or HEIGHTxWIDTH (a pair), that images are resized to; whole: the normal images' median aspect "
+        "ratio at about 256 x 256 pixels (at the size that the backbone's makers used, where that is another)",
+        scope="model", flag={"metavar": "SIZE"},
+    )  # fmt: skip
+    crop: int | tuple[int, int] | None = option(
+        None, sides.optional_pixels, "then the central square of so many pixels a side, or HEIGHTxWIDTH, is cut out; none: all is kept",
+        scope="model", flag={"metavar": "SIZE"},
+    )  # fmt: skip
+    reflect_border: bool = option(
+        True, checks.truth, "continue images by reflection, so that maps are not bright along the border", before=False,
+        scope="model", paper=False, flag={"action": argparse.BooleanOptionalAction},
+    )  # fmt: skip
+    tile: tuple[int, int] | None = option(
+        None, checks.optional_tile,
+        "cut images into tiles of so many pixels a side, or HEIGHTxWIDTH (a pair), each compared by itself: for small defects in "
+        "large images, which then keep their size unless resize is given",
+        scope="model", paper=False, flag={"metavar": "SIZE"},
+    )  # fmt: skip
+    overlap: float = option(0.25, checks.share, "the share of a tile's sides that the tiles beside it cover too, at least",
+                            scope="model", paper=False, flag={"type": float, "metavar": "SHARE"})  # fmt: skip
+    aligned: bool = option(False, checks.truth, "compare a tile with those of the same place alone: for parts that all lie alike",
+                           scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
+    augment: Sequence[float | str] = option(
+        (), checks.turns,
+        "also compare with turned copies of the normal images: rotations (by 90, 180 and 270 degrees), flips, or degrees one by one, "
+        "horizontal, vertical",
+        scope="model", paper=False, flag={"nargs": "+", "metavar": "TURN"},
+    )  # fmt: skip
+    roi: Any = option(
+        None, check_roi,
+        "the region of interest, outside which nothing is compared and maps are 0: a mask's file or array for all images, a polygon "
+        "[(x, y), ...] in shares of width and height, a folder of masks by stem, or auto: the foreground, found by itself",
+        scope="model", paper=False, flag={"metavar": "MASK"},
+    )  # fmt: skip
     keep_crop: bool = option(False, checks.truth, "maps cover the crop alone instead of being put back at the input's own size",
                              scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
     precision: str = option("exact", checks.choice(PRECISIONS), "exact, or fast: the CUDA search's first pass alone, as of pyramid_knn",
@@ -117,12 +165,14 @@ class Options:
     def __post_init__(self) -> None:
         for one in fields(self):
             object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
-        if self.crop > self.resize:
-            raise InputError(f"crop must not exceed resize ({self.resize}), got {self.crop}")
+        sides.check_crop(self.resize, self.crop)
+        if self.aligned and self.tile is None:
+            raise InputError("aligned is for tiles: give tile, too")
 
     def kept(self) -> dict[str, Any]:
         """Those that scores depend on, as saved models hold them."""
-        return {name: getattr(self, name) for name in names("model")}
+        kept = {name: getattr(self, name) for name in names("model")}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -131,6 +181,7 @@ class Options:
 class OptionsDict(TypedDict, total=False):
     """The options of `fastspade.Spade`, all but the backbone, for annotations of your own."""
 
+    preset: str
     k: int
     k_image: int | None
     kappa: int
@@ -140,8 +191,14 @@ class OptionsDict(TypedDict, total=False):
     image_score: str
     local_average: bool
     window: float | None
-    resize: int
-    crop: int
+    resize: int | tuple[int, int] | str
+    crop: int | tuple[int, int] | None
+    reflect_border: bool
+    tile: tuple[int, int] | int | str | None
+    overlap: float
+    aligned: bool
+    augment: Sequence[float | str] | str
+    roi: Any
     keep_crop: bool
     precision: str
     storage_dtype: str
@@ -157,6 +214,12 @@ class OptionsDict(TypedDict, total=False):
 def names(*scopes: str) -> tuple[str, ...]:
     """The options of some scopes, all without one, in their order."""
     return tuple(one.name for one in fields(Options) if not scopes or one.metadata["scope"] in scopes)
+
+
+def completed(options: dict[str, Any]) -> dict[str, Any]:
+    """A saved model's options, with those that came later as they were before there was a choice."""
+    later = {one.name: one.metadata["before"] for one in fields(Options) if one.metadata["before"] is not None}
+    return later | options
 
 
 def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) -> Callable[[F], F]:
@@ -183,10 +246,12 @@ def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) ->
 
 
 def given(options: dict[str, Any], call: str, *scopes: str) -> dict[str, Any]:
-    """`options` of some scopes, the others at their defaults. Raises TypeError for a name that is none of them."""
+    """`options` of some scopes, the others as the preset has them. Raises TypeError for a name that is none of them."""
     wanted = names(*scopes)
     for name in options:
         if name not in wanted:
             raise TypeError(f"{call} got an unexpected keyword argument {name!r}")
     known = {one.name: one.default for one in fields(Options)}
+    preset = options.get("preset", "default")
+    known |= PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # Options says what is wrong with others
     return {name: options.get(name, known[name]) for name in wanted}

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fastspade import maps
 from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
-from fastspade.backbones.extractor import Extractor
+from fastspade.backbones.extractor import Extractor, Features
+from fastspade.backbones.foreground import Foreground
 from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
 from fastspade.errors import FastspadeError, InputError, ModelFileError
+from fastspade.files.home import user_path
 from fastspade.files.progress import known_length, progress_bar
-from fastspade.images import ImageBatch, ImageSource
-from fastspade.search import knn
+from fastspade.images import ImageBatch, ImageSource, sides
+from fastspade.images.geometry import CropBox, part_of
+from fastspade.images.region import cut_mask, masks_of
+from fastspade.images.views import ViewName
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
+from fastspade.spade.border import as_profile, measured
 from fastspade.spade.device_bank import DeviceBank
-from fastspade.spade.matching import Matcher, Matches, without_itself
-from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
-from fastspade.spade.result import KeptPicture, Result, ScoredImage
-from fastspade.spade.threshold import LargestValues, Threshold
+from fastspade.spade.duplicates import without_duplicates
+from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
+from fastspade.spade.matching import Matcher, Matches
+from fastspade.spade.mosaic import Mosaic
+from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
+from fastspade.spade.origins import Origins
+from fastspade.spade.relative import Ceiling
+from fastspade.spade.result import KeptPicture, Result, ScoredImage, resized
+from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
+from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +72,8 @@ class Spade(_Attributes):
         published reproductions of its image ROC-AUC use 3 to 5 for k_image.
 
     bank: the normal images' features, None before `fit`. threshold: what `calibrate` found, None before it. skipped: (name,
-    error) of what skip_bad left out of the last fit or score. settings: the checked `Options`.
+    error) of what skip_bad left out of the last fit or score. settings: the checked `Options`. shared_size: the (height, width)
+    that all images are resized to, which `fit` finds; None where every image keeps its aspect ratio and is cropped.
 
     Raises InputError or DtypeError, which name the option, what it got and what it needs.
     """
@@ -72,9 +87,14 @@ class Spade(_Attributes):
         self.device = pick_device(self.settings.device)
         self.backbone: Backbone = load_backbone(backbone, layers=self.layers, weights=self.weights, device=self.device)
         self.bank: Bank | None = None
+        self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
+        self.foreground: Foreground | None = None  # of roi "auto"
+        self.border: torch.Tensor | None = None  # the profile of `fastspade.spade.border`
+        self.ceiling: Ceiling | None = None  # of image_score "relative": made when it is needed
         self.skipped: list[tuple[str, Exception]] = []
         self._device_bank: DeviceBank | None = None
+        self._origins: tuple[Snapshot, Origins] | None = None
         self._told_few_images = False
 
     if not TYPE_CHECKING:
@@ -87,6 +107,7 @@ class Spade(_Attributes):
         def __setattr__(self, name: str, value: Any) -> None:
             if name in _NAMES:  # a change is checked as it was at the start
                 self.settings = replace(self.settings, **{name: value})
+                self.ceiling = None  # the maps may change with it
             else:
                 object.__setattr__(self, name, value)
 
@@ -99,18 +120,30 @@ class Spade(_Attributes):
         [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising. path: a folder to keep
         the features in, as `save` writes it: they go there as they come, so that they need not fit into memory.
         """
-        extractor = self.extractor
-        stream = extractor.stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
+        stream = self.new_extractor().stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
+        extractor = stream.extractor
         if path is None:
             bank = Bank.collect(stream, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor)
             self.check_kappa(len(bank), bank.level_shapes)
         else:
             bank = Bank.write(
-                path, stream, storage_dtype=self.storage_dtype, extractor=extractor, options=self.options(), accept=self.check_kappa
-            )
-        self.bank, self.threshold, self.skipped = bank, None, list(stream.skipped)
-        self._told_few_images = False
+                path, stream, storage_dtype=self.storage_dtype, extractor=extractor, accept=self.check_kappa,
+                options=self.options() | ({"shared_size": extractor.resize} if isinstance(extractor.resize, tuple) else {}),
+            )  # fmt: skip
+        self._learned(bank, extractor, stream.skipped, stream.mirrored.found)
+        if path is not None and (self.border is not None or self.foreground is not None):
+            bank.save(path, self.record())
         return self
+
+    def _learned(
+        self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]], mirrored: Sequence[tuple[int, Features]]
+    ) -> None:
+        """Take the bank of a fit that has succeeded."""
+        self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
+        self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
+        self.foreground = extractor.foreground
+        self.border = measured(self, bank.snapshot, mirrored)
+        self._told_few_images = False
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
         """Add normal images to those fitted, without computing theirs again; returns the new images' ids (Bank.add).
@@ -126,38 +159,42 @@ class Spade(_Attributes):
         """Take normal images out by their ids (Bank.remove). A threshold calibrated before is no longer used."""
         self.fitted_bank().remove(ids)
 
+    @torch_defaults()
     def calibrate(self, target_fpr: float = 0.01, pixel_target_fpr: float = 0.01) -> Threshold:
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
-        Every normal image is scored against the others, from the features already kept: no image is read again.
-        target_fpr: the share of normal images that may be called defects. pixel_target_fpr: the share of all their
-        pixels that may be masked. Of N images the smallest share that can be told is 1 / N; below it the threshold is
-        the largest score seen. Raises InputError where there is only one normal image.
+        Every normal image, or 300 of them evenly spread where there are more, is scored against all the others, from the
+        features already kept: no image is read again. target_fpr: the share of new normal images that may be called defects;
+        their scores' tail is extrapolated (fastspade.spade.threshold), and with few images the real share is uncertain:
+        Threshold.false_alarm_range says how much, and fewer than 50 images are warned of. 0: the largest score seen.
+        pixel_target_fpr: the share of all their pixels that may be masked. Raises InputError where there is only one normal
+        image.
         """
         bank = self.fitted_bank().snapshot
         checks.share("target_fpr", target_fpr)
         checks.share("pixel_target_fpr", pixel_target_fpr)
         if len(bank) < 2:
             raise InputError("calibrate needs at least 2 normal images, got 1")
-        scores = LargestValues(len(bank), target_fpr)
-        pixels = LargestValues(len(bank) * self.crop * self.crop, pixel_target_fpr)
-        for found in self._leave_one_out(bank):
-            scores.add(found.scores.numpy())
-            pixels.add(found.smoothed.numpy())
-        self.threshold = Threshold(scores.quantile(), pixels.quantile(), target_fpr, pixel_target_fpr, len(bank), bank.next_id)
+        whole, bank = bank, without_duplicates(bank, "thresholds are calibrated")
+        if len(bank) < 2:
+            raise InputError(f"calibrate needs at least 2 different normal images, but all {len(whole)} are the same")
+        chosen = judged(self, bank)
+        pixels = LargestValues(len(chosen) * math.prod(self.input_size), pixel_target_fpr)
+        scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
+        if self.ceiling is not None:
+            self.ceiling = replace(self.ceiling, images=len(whole))
+        image, pixel = tail_quantile(picture_scores(self, bank, chosen, scores), target_fpr), pixels.quantile()
+        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(whole), whole.next_id)
+        if len(bank) < FEW:
+            low, high = map(percent, self.threshold.false_alarm_range())
+            warnings.warn(
+                f"there are {len(bank)} normal images: {low} to {high} of new good ones will be called defects (target "
+                f"{percent(target_fpr)}, in 9 of 10 cases); {FEW} or more make decisions surer",
+                stacklevel=2,
+            )
         return self.threshold
 
-    def _leave_one_out(self, bank: Snapshot) -> Iterator[Matches]:
-        """Every normal image matched against the others, batch by batch, from the features kept."""
-        self.check_kappa(len(bank) - 1, bank.levels.shapes)
-        matcher, gallery = self.matcher(bank, left_out=1), self.device_bank(bank)
-        with progress_bar(len(bank), "calibrate", self.progress) as bar:
-            for chosen in torch.arange(len(bank)).split(self.batch_size):
-                pyramid = [level.float().to(self.search_device) for level in bank.levels.gather(chosen)]
-                embeddings = bank.embeddings[chosen].to(self.search_device)
-                yield matcher.match(embeddings, pyramid, gallery, (self.crop, self.crop), left_out=chosen)
-                bar.update(len(chosen))
-
+    @torch_defaults()
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
 
@@ -166,11 +203,8 @@ class Spade(_Attributes):
         bank = self.fitted_bank().snapshot
         if len(bank) < 2:
             raise InputError("normal scores need at least 2 normal images, got 1")
-        if self.image_score != "knn":
-            return np.concatenate([found.scores.numpy() for found in self._leave_one_out(bank)])
-        k_image = min(self.k if self.k_image is None else self.k_image, len(bank) - 1)  # stage 1 alone
-        distances, neighbors = knn(bank.embeddings, bank.embeddings, k_image + 1)
-        return without_itself(distances, neighbors, torch.arange(len(bank)))[0].double().mean(dim=1).numpy()
+        chosen = judged(self, bank, every=True)
+        return picture_scores(self, bank, chosen, left_out_scores(self, bank, chosen))
 
     # -- scoring
 
@@ -207,56 +241,106 @@ class Spade(_Attributes):
     def _score_source(
         self, source: ImageSource, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
     ) -> Iterator[ScoredImage]:
+        mosaic: Mosaic | None = None
         with progress_bar(known_length(source), "score", self.progress) as bar:
             for batch in source:
-                yield from self._score_batch(batch, bank, threshold, pixel_threshold)
-                bar.update(len(batch.names))
+                found = self._matched(batch, bank)
+                if self.tile is None:
+                    for i in range(len(batch)):
+                        one = found.smoothed[i], found.nearest[i], float(found.scores[i]), found.neighbors[i], found.distances[i]
+                        cells = None if found.inside is None else found.inside[i]
+                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one, cells)
+                else:
+                    tiles = [tile for tile in batch.tiles if tile is not None]
+                    mosaic = mosaic or Mosaic(tiles[0].of, self.tile, (found.nearest.shape[1], found.nearest.shape[2]))
+                    mosaic.add(found, tiles)
+                    if batch.complete:
+                        one = mosaic.smoothed, mosaic.nearest, mosaic.score, mosaic.neighbors, mosaic.distances
+                        yield self._scored(batch, 0, bank, threshold, pixel_threshold, *one)
+                        mosaic = None
+                bar.update(batch.complete)
         self.skipped = list(source.skipped)
 
-    def _score_batch(
-        self, batch: ImageBatch, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
-    ) -> list[ScoredImage]:
-        embeddings, pyramid = self._features(batch.pixels)
+    @torch_defaults()
+    def _matched(self, batch: ImageBatch, bank: Snapshot) -> Matches:
+        embeddings, pyramid = self._features(batch.pixels) if batch.inside is None else self._features(batch.pixels, batch.inside)
         for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
             if mine.shape[1:] != stored:
                 raise InputError(
                     f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
                     f"{stored}; both need the same resize and crop"
                 )
-        size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
-        found = self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size)
-        height, width = found.nearest.shape[-2:]
-        nearest = found.nearest.numpy()
-        image, place = nearest // (height * width), nearest % (height * width)
-        scored = []
-        for i, name in enumerate(batch.names):
-            picture: Callable[[], Image.Image]
-            if self.keep_crop:
-                shown, picture = found.smoothed[i], KeptPicture(batch.pixels[i])
-            else:
-                shown = maps.place_in_image(found.smoothed[i], batch.crops[i], batch.sizes[i])
-                picture = batch.originals[i]
-            scored.append(
-                ScoredImage(
-                    name=name,
-                    score=float(found.scores[i]),
-                    anomaly_map=shown.numpy(),
-                    neighbors=found.neighbors[i].numpy(),
-                    neighbor_distances=found.distances[i].numpy(),
-                    matched_image=image[i],
-                    matched_y=place[i] // width,
-                    matched_x=place[i] % width,
-                    picture=picture,
-                    size=batch.sizes[i],
-                    crop=batch.crops[i],
-                    threshold=threshold,
-                    pixel_threshold=pixel_threshold,
-                )
-            )
-        return scored
+        window = self.extractor.window
+        size = (batch.pixels.shape[-2], batch.pixels.shape[-1]) if window is None else window[2:]
+        return self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size, names=batch.names)
 
-    def _features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        embeddings, pyramid = self.extractor(pixels)
+    def _inside(
+        self, batch: ImageBatch, i: int, cells: torch.Tensor | None, shown: torch.Tensor, crop: CropBox
+    ) -> torch.Tensor | None:
+        """Which of a map's pixels lie in the region of interest: of a mask that was given, or else of the cells that were found."""
+        masks = masks_of(self.roi)
+        size, out = batch.sizes[i], (shown.shape[0], shown.shape[1])
+        if masks is not None:
+            name = ViewName.parse(batch.names[i]).picture if batch.tiles[i] is not None else batch.names[i]
+            box = crop if self.keep_crop else CropBox(0, 0, *size)
+            return torch.from_numpy(cut_mask(masks(name), box, size, out))
+        if cells is None:
+            return None
+        if self.keep_crop:
+            return F.interpolate(cells[None, None].float(), size=out)[0, 0] > 0
+        return maps.place_in_image(cells.float(), crop, size, border="zero") >= 0.5
+
+    def _scored(
+        self,
+        batch: ImageBatch,
+        i: int,
+        bank: Snapshot,
+        threshold: float | None,
+        pixel_threshold: float | None,
+        smoothed: torch.Tensor,
+        nearest: torch.Tensor,
+        score: float,
+        neighbors: torch.Tensor,
+        distances: torch.Tensor,
+        cells: torch.Tensor | None = None,
+    ) -> ScoredImage:
+        """The record of the batch's i-th image, or of the picture that its i-th tile belongs to."""
+        tile = batch.tiles[i]
+        crop = batch.crops[i] if tile is None else tile.whole(batch.crops[i], batch.pixels.shape[-2:])
+        pixels, window = batch.pixels[i], self.extractor.window
+        if window is not None:  # of the region of interest; the rest is as if it had been cropped
+            crop = part_of(crop, (pixels.shape[1], pixels.shape[2]), window)
+            pixels = pixels[:, window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
+        picture: Callable[[], Image.Image] = batch.originals[i]
+        if self.keep_crop:
+            shown = smoothed
+            picture = KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+        else:
+            shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
+        inside = self._inside(batch, i, cells, shown, crop)
+        if inside is not None:
+            shown = shown * inside
+        _, height, width = bank.levels.shapes[0]
+        image, place = nearest.numpy() // (height * width), nearest.numpy() % (height * width)
+        return ScoredImage(
+            name=batch.names[i] if tile is None else ViewName.parse(batch.names[i]).picture,
+            score=score,
+            anomaly_map=shown.numpy(),
+            neighbors=neighbors.numpy(),
+            neighbor_distances=distances.numpy(),
+            matched_image=image,
+            matched_y=place // width,
+            matched_x=place % width,
+            picture=picture,
+            size=batch.sizes[i],
+            crop=crop,
+            threshold=threshold,
+            pixel_threshold=pixel_threshold,
+            roi=None if inside is None else inside.numpy(),
+        )
+
+    def _features(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        embeddings, pyramid = self.extractor(pixels, inside)
         return embeddings.to(self.search_device), [level.to(self.search_device) for level in pyramid]
 
     def _thresholds(
@@ -282,6 +366,18 @@ class Spade(_Attributes):
         """The options that scores depend on, as plain values."""
         return self.settings.kept()
 
+    def record(self) -> dict[str, Any]:
+        """What a saved model holds beside the bank and the backbone."""
+        current_ceiling(self, self.fitted_bank().snapshot)  # made now, so that who loads the model need not
+        found = {
+            "shared_size": self.shared_size,
+            "threshold": None if self.threshold is None else self.threshold.as_dict(),
+            "foreground": None if self.foreground is None else self.foreground.as_dict(),
+            "border": None if self.border is None else self.border.tolist(),
+            "ceiling": None if self.ceiling is None else self.ceiling.as_dict(),
+        }
+        return self.options() | {name: value for name, value in found.items() if value is not None}
+
     def save(self, path: str | Path) -> None:
         """Write the fitted model, and its threshold if it was calibrated; atomically, so that a model already there stays
         whole until the new one is.
@@ -290,11 +386,12 @@ class Spade(_Attributes):
         read as scoring needs it, and changed on disk by `add` and `remove` of a model loaded from it.
         """
         bank = self.fitted_bank()
-        options = self.options() | ({} if self.threshold is None else {"threshold": self.threshold.as_dict()})
+        if Path(path).suffix and Path(path).suffix != ".safetensors" and not Path(path).exists():
+            warnings.warn(f"path: {path} becomes a folder; a name ending in .safetensors makes one file", stacklevel=2)
         if Path(path).suffix == ".safetensors":
-            model_file.write_model(path, bank, options, self.backbone.spec())
+            model_file.write_model(path, bank, self.record(), self.backbone.spec())
         else:
-            bank.save(path, options)
+            bank.save(path, self.record())
 
     @classmethod
     @takes_options("running")
@@ -314,15 +411,17 @@ class Spade(_Attributes):
         """
         running = given(running, "Spade.load()", "running")
         Options(**running)  # what the caller gave is not to be blamed on the file
-        if Path(path).is_dir():
+        path = user_path(path)
+        if path.is_dir():
             bank = Bank.open(path)
             if bank.options is None or bank.made_by is None:
                 raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")
-            options, spec = dict(bank.options), bank.made_by["backbone"]
+            options, spec = completed(bank.options), bank.made_by["backbone"]
         else:
             bank, header = model_file.read_model(path)
-            options, spec = dict(header["options"]), header["backbone"]
-        known = options.pop("threshold", None)
+            options, spec = completed(header["options"]), header["backbone"]
+        known, shared_size = options.pop("threshold", None), options.pop("shared_size", None)
+        ceiling, border, foreground = (options.pop(name, None) for name in ("ceiling", "border", "foreground"))
         running["device"] = device = pick_device(running["device"])
         try:
             restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
@@ -332,12 +431,16 @@ class Spade(_Attributes):
             raise ModelFileError(f"path: {path} does not describe a backbone: {type(error).__name__}: {error}") from error
         try:
             model = cls(restored, **running, **options)
+            model.shared_size = None if shared_size is None else sides.pair("shared_size", shared_size)
         except (FastspadeError, TypeError) as error:
             raise ModelFileError(f"path: {path} holds options that cannot be used: {error}") from error
+        model.foreground = None if foreground is None else Foreground.from_dict(foreground)
         model.check_kappa(len(bank), bank.level_shapes)
         bank.equip(model.extractor)
         model.bank = bank
         model.threshold = None if known is None else Threshold.from_dict(known)
+        model.border = None if border is None else as_profile(border)
+        model.ceiling = None if ceiling is None else Ceiling.from_dict(ceiling)
         return model
 
     # -- helpers
@@ -345,12 +448,29 @@ class Spade(_Attributes):
     def _open(self, images: Images, skip_bad: bool, argument: str) -> ImageSource:
         return self.extractor.open(images, skip_bad=skip_bad, argument=argument)
 
-    # The package's front ends build on these five; they are no part of the public interface.
+    # The package's front ends build on these; they are no part of the public interface.
 
     @property
     def extractor(self) -> Extractor:
-        wanted = ("resize", "crop", "local_average", "batch_size", "num_workers", "max_pixels", "progress")
+        """Of the fitted model, and so with the size that its images share."""
+        new = self.new_extractor()
+        return replace(new, resize=self.shared_size or new.resize, foreground=self.foreground)
+
+    def new_extractor(self) -> Extractor:
+        """For a fit, which finds that size."""
+        wanted = ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "augment", "roi", "batch_size", "num_workers", "max_pixels", "progress")
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of what is compared, in pixels of the network's input: a tile where there are tiles, the part in which
+        the region of interest lies where there is one. Raises InputError where only fit will tell."""
+        size = self.shared_size if self.crop is None else self.crop
+        window = self.extractor.window
+        size = self.tile or (size if window is None else window[2:])
+        if size is None:
+            raise InputError("the size of the network's input follows from the normal images: call fit(normal_images) first")
+        return size if isinstance(size, tuple) else (size, size)
 
     def fitted_bank(self) -> Bank:
         if self.bank is None:
@@ -371,15 +491,32 @@ class Spade(_Attributes):
                 known = self._device_bank = DeviceBank(bank, *wanted)
             return known
 
-    def matcher(self, bank: Snapshot, left_out: int = 0) -> Matcher:
-        """The options for matching; k and k_image at most the normal images that there are, less `left_out`."""
+    def matcher(self, bank: Snapshot, left_out: int = 0, border: bool = True) -> Matcher:
+        """The options for matching; k and k_image at most the normal images that there are, less `left_out`. border: divide maps
+        by the border's profile, where there is one."""
         wanted = self.k, self.k if self.k_image is None else self.k_image
-        if max(wanted) > len(bank) and not self._told_few_images:
+        origins = self.origins_of(bank)
+        known = len(bank) if origins is None else origins.usable(leave_out=False)
+        if max(wanted) > known and not self._told_few_images:
             self._told_few_images = True
-            warnings.warn(f"k={max(wanted)} but there are {len(bank)} normal images; using all of them", stacklevel=4)
-        k, k_image = (min(value, len(bank) - left_out) for value in wanted)
-        same = ("kappa", "upsample", "sigma", "image_score", "window", "precision")
-        return Matcher(k, k_image, **{name: getattr(self, name) for name in same})
+            warnings.warn(f"k={max(wanted)} but there are {known} normal images; using all of them", stacklevel=4)
+        usable = known - left_out if origins is None else origins.usable(bool(left_out))
+        if usable < 1:
+            raise InputError("calibrate needs at least 2 normal images, got 1")
+        k, k_image = (min(value, usable) for value in wanted)
+        same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
+        if (left_out or not border) and self.image_score == "relative":  # these scores come when all maps are known
+            same["image_score"] = "max"
+        ceiling = None if same["image_score"] != "relative" else current_ceiling(self, bank)
+        return Matcher(k, k_image, **same, ceiling=ceiling, origins=origins, roi=self.roi is not None, border=self.border if border else None)
+
+    def origins_of(self, bank: Snapshot) -> Origins | None:
+        """None where every entry of the bank is an image of its own."""
+        if self.tile is None and not self.augment:
+            return None
+        if self._origins is None or self._origins[0] is not bank:
+            self._origins = bank, Origins(bank.names, self.aligned)
+        return self._origins[1]
 
     def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None:
         _, height, width = shapes[0]

@@ -10,6 +10,7 @@
 namespace fastspade::emulate {
 
 uint64_t seed = 0;
+bool dry = false;
 cuda::Device device{232448, 8, false};
 
 namespace {
@@ -17,6 +18,7 @@ namespace {
 struct HostLauncher {
     template <class Kernel, class Parameters>
     void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
+        if (dry) return;
         if (shared_bytes > device.shared_bytes) throw std::runtime_error("a launch asks for more shared memory than the device has");
         run_grid([&] { kernel(parameters); }, blocks, threads, static_cast<size_t>(shared_bytes), seed);
     }
@@ -28,7 +30,9 @@ struct HostLauncher {
         launch(kernel, blocks, cuda::sm90_threads, shared_bytes, parameters);
     }
     cuda::TensorMap tensor_map(const cuda::TensorBox& box) { return encode_tensor_map(box); }
-    void fill(void* address, int byte, int64_t bytes) { std::memset(address, byte, static_cast<size_t>(bytes)); }
+    void fill(void* address, int byte, int64_t bytes) {
+        if (!dry) std::memset(address, byte, static_cast<size_t>(bytes));
+    }
 };
 
 }  // namespace
@@ -36,6 +40,12 @@ struct HostLauncher {
 void prepare_gallery(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
     HostLauncher host;
     cuda::prepare_gallery(host, layout, levels, base);
+}
+
+void compare_equals(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes, const int64_t* order,
+                    uint8_t* same) {
+    HostLauncher host;
+    cuda::compare_equals(host, layout, levels, hashes, order, same);
 }
 
 void search(const cuda::OperandLayout& gallery, const cuda::SearchPlan& plan, const cuda::SearchRequest& request) {

@@ -108,6 +108,19 @@ inline float bits_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline int count_bits(uint32_t bits) { return std::popcount(bits); }
 inline int lowest_bit(uint32_t bits) { return bits == 0u ? -1 : std::countr_zero(bits); }
 
+inline uint32_t load_bits(const void* global, bool wide, bool narrow) {
+    uint32_t word = 0;
+    uint16_t half = 0;
+    if (wide) std::memcpy(&word, global, 4);
+    if (narrow) std::memcpy(&half, global, 2);
+    return wide ? word : half;
+}
+
+// The host's compiler is told not to fuse (emulated_engine.py).
+inline double rounded_sum(double a, double b) { return a + b; }
+inline double rounded_product(double a, double b) { return a * b; }
+inline uint64_t double_bits(double value) { return std::bit_cast<uint64_t>(value); }
+
 inline uint16_t float_to_half(float value) { return std::bit_cast<uint16_t>(static_cast<_Float16>(value)); }
 inline float half_to_float(uint16_t bits) { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
 inline uint16_t float_to_bfloat16(float value) {

@@ -18,6 +18,6 @@ def read(root: Path, wanted: list[str], problems: Problems) -> list[Category]:
         train = images(place / "train" / "ok", problems)
         good = [TestImage(path, "good") for path in images(place / "test" / "ok", problems)]
         bad = images(place / "test" / "ko", problems)
-        test = good + with_masks(bad, "ko", place / "ground_truth" / "ko", ("", "_mask"), problems)
+        test = good + with_masks(bad, "ko", place / "test" / "ko", place / "ground_truth" / "ko", ("", "_mask"), problems)
         found.append(Category(name, tuple(train), tuple(test)))
     return found

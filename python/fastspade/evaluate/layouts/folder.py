@@ -2,7 +2,7 @@
 
 With train/, all of good/ is tested. Without it, every fifth image of good/ (sorted by name) is tested and the others are
 the training images. bad/ may hold images, or a subfolder for each kind of defect. masks/ mirrors bad/: <stem>.png or
-<stem>_mask.png. Without masks/ only image metrics are defined.
+<stem>_mask.png. Without masks/ only image metrics are defined. Folders in train/, good/ and bad/<kind>/ are read, too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _bad(place: Path, problems: Problems) -> list[TestImage]:
         problems.add(f"folder {bad} is missing")
         return []
     kinds = [(kind, bad / kind, place / "masks" / kind) for kind in folders(bad)]
-    if list_images(bad):
+    if list_images(bad, problems, deep=False):
         kinds.insert(0, ("bad", bad, place / "masks"))
     if not kinds:
         problems.add(f"folder {bad} holds no images")
@@ -51,9 +51,10 @@ def _bad(place: Path, problems: Problems) -> list[TestImage]:
     for kind, pictures, masks in kinds:
         if kind == "good":
             problems.add(f"{pictures} is a defect named good; rename it")
-        listed = images(pictures, problems)
+        deep = pictures != bad  # the folders in bad/ are kinds of their own
+        listed = images(pictures, problems) if deep else list_images(bad, problems, deep=False)
         if (place / "masks").is_dir():
-            found += with_masks(listed, kind, masks, ("", "_mask"), problems)
+            found += with_masks(listed, kind, pictures, masks, ("", "_mask"), problems, deep=deep)
         else:
             found += [TestImage(path, kind) for path in listed]
     return found

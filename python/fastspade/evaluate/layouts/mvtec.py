@@ -24,7 +24,7 @@ def _category(place: Path, problems: Problems) -> Category:
     kinds = [kind for kind in folders(place / "test") if kind != "good"] if (place / "test").is_dir() else []
     for kind in kinds:
         pictures = images(place / "test" / kind, problems)
-        test += with_masks(pictures, kind, place / "ground_truth" / kind, ("_mask", ""), problems)
+        test += with_masks(pictures, kind, place / "test" / kind, place / "ground_truth" / kind, ("_mask", ""), problems)
     if not kinds:
         problems.add(f"folder {place / 'test'} holds no defect folder beside good/")
     return Category(place.name, tuple(train), tuple(test))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from fastspade.evaluate.category import Category
 from fastspade.evaluate.protocols import crop_mask
 from fastspade.evaluate.report.encode import mask_picture, packed, thumbnail
 from fastspade.evaluate.runner import CategoryResult, ScoredTest
-from fastspade.images.decode import as_rgb
-from fastspade.images.geometry import CropBox, centre_crop
+from fastspade.images.decode import read_file, to_pillow, to_show
+from fastspade.images.geometry import CropBox, centre_crop, part_of
+from fastspade.images.views import Tiling, ViewName, turned
 from fastspade.spade import Spade
 
 MAP_SIDE = 112  # maps are smooth (sigma 4 at 224), so half their resolution shows everything
@@ -31,9 +33,9 @@ def category_payload(
     high = max(float(one.scored.anomaly_map.max()) for one in tests)
     images, used = [], set()
     for one in tests:
-        images.append(_image(one, (low, high), root))
+        images.append(_image(one, (low, high), root, model.fitted_bank().level_shapes[0][1:]))
         used |= set(np.unique(one.scored.matched_image).tolist())
-    threshold = result.threshold
+    threshold, names = result.threshold, model.fitted_bank().names
     return {
         "name": result.name,
         "counts": {"train": result.train, "good": result.good, "defects": result.defects},
@@ -49,7 +51,7 @@ def category_payload(
         "pixelCurves": result.pixel_curves,
         "scale": [low, high],
         "images": images,
-        "normals": {str(i): _normal(category.train[i], model, root) for i in sorted(used)},
+        "normals": {str(i): _normal(names[i], model, root) for i in sorted(used)},
     }
 
 
@@ -57,12 +59,13 @@ def metrics_payload(values: dict[str, MetricValue]) -> dict[str, dict[str, Any]]
     return {name: {"value": None if v != v else round(float(v), 6), "reason": v.reason} for name, v in values.items()}
 
 
-def _image(one: ScoredTest, scale: tuple[float, float], root: Path) -> dict[str, Any]:
+def _image(one: ScoredTest, scale: tuple[float, float], root: Path, grid: Sequence[int]) -> dict[str, Any]:
+    """grid: of a normal image's cells; a test image in tiles has more."""
     scored = one.scored
-    picture, width, height = thumbnail(as_rgb(one.test.path), PICTURE_SIDE)
+    picture, width, height = thumbnail(to_show(read_file(one.test.path)), PICTURE_SIDE)
     levels = _levels(scored.anomaly_map, scale)
     rows, columns = scored.matched_y.shape
-    flat = (scored.matched_image * rows + scored.matched_y) * columns + scored.matched_x
+    flat = (scored.matched_image * grid[0] + scored.matched_y) * grid[1] + scored.matched_x
     return {
         "name": _relative(one.test.path, root),
         "kind": one.test.kind,
@@ -75,6 +78,8 @@ def _image(one: ScoredTest, scale: tuple[float, float], root: Path) -> dict[str,
         "mapSize": list(levels.shape),
         "matches": packed(flat.astype(np.uint32)),
         "grid": [rows, columns],
+        "normalGrid": list(grid),
+        "roi": None if scored.roi is None else packed(_small(scored.roi, levels.shape)),
         "neighbors": scored.neighbors.tolist(),
         "mask": mask_picture(one.mask, width, height) if one.mask is not None else None,
         "truth": packed(crop_mask(one.mask, scored.crop, levels.shape).astype(np.uint8)) if one.mask is not None else None,
@@ -91,12 +96,30 @@ def _levels(anomaly_map: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     return levels.astype(np.uint8)
 
 
-def _normal(path: Path, model: Spade, root: Path) -> dict[str, Any]:
-    whole = as_rgb(path)
+def _small(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(size) uint8: 1 where half or more of a bool mask is set."""
+    share: np.ndarray = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None, None].float(), (size[0], size[1]))[0, 0].numpy()
+    return (share >= 0.5).astype(np.uint8)
+
+
+def _normal(name: str, model: Spade, root: Path) -> dict[str, Any]:
+    """What was compared, as it was: a turned copy is shown turned, of a tile where it lies."""
+    view = ViewName.parse(name)
+    whole = to_show(read_file(view.picture))
+    if view.turn is not None:
+        whole = to_pillow(turned(whole, view.turn))
     size = (whole.height, whole.width)
-    box, _ = centre_crop(*size, model.resize, model.crop)
+    resize = model.shared_size or model.resize
+    box, out = centre_crop(*size, None if isinstance(resize, str) else resize, model.crop)
+    window = model.extractor.window
+    if view.tile is not None and model.tile is not None:
+        tile = next(one for one in Tiling(model.tile, model.overlap).tiles(*out) if (one.row, one.column) == view.tile)
+        window = (tile.top, tile.left, *model.tile)
+    if window is not None:
+        box = part_of(box, out, window)
     picture, width, height = thumbnail(whole, NORMAL_SIDE, quality=78)
-    return {"name": _relative(path, root), "src": picture, "width": width, "height": height, "crop": _share(box, size)}
+    shown = str(replace(view, picture=_relative(Path(view.picture), root)))
+    return {"name": shown, "src": picture, "width": width, "height": height, "crop": _share(box, size)}
 
 
 def _share(crop: CropBox, size: tuple[int, int]) -> list[float]:

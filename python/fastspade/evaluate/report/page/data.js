@@ -68,6 +68,7 @@ async function unpack(category) {
       for (const image of category.images) {
         image.levels = new Uint8Array(await inflate(image.map));
         image.matched = new Uint32Array(await inflate(image.matches));
+        image.inRoi = image.roi && new Uint8Array(await inflate(image.roi));
         const truth = image.truth ? new Uint8Array(await inflate(image.truth)) : null;
         if (!truth) continue;
         image.levels.forEach((level, i) => { category.counts256[truth[i] ? "defect" : "normal"][level] += 1; });

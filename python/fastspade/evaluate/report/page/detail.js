@@ -29,8 +29,9 @@ async function drawDetail() {
   const layer = document.querySelector("input[name=layer]:checked").value;
   const [rows, columns] = image.grid;
   const flat = image.matched[row * columns + column];
-  const place = flat % (rows * columns);
-  const number = Math.floor(flat / (rows * columns));
+  const [normalRows, normalColumns] = image.normalGrid;
+  const place = flat % (normalRows * normalColumns);
+  const number = Math.floor(flat / (normalRows * normalColumns));
   const normal = category.normals[number];
   const [height, width] = image.mapSize;
   const level = image.levels[Math.floor((row + 0.5) / rows * height) * width + Math.floor((column + 0.5) / columns * width)];
@@ -38,10 +39,10 @@ async function drawDetail() {
   const rank = image.neighbors.indexOf(number) + 1;
   byId("normal-name").textContent = `Matched normal image ${normal.name}`;
   canvas.setAttribute("aria-label", `Test image ${image.name}, place ${column}, ${row} of ${columns} by ${rows}`);
-  byId("detail-normal").setAttribute("aria-label", `Normal image ${normal.name}, place ${place % columns}, ${Math.floor(place / columns)}`);
+  byId("detail-normal").setAttribute("aria-label", `Normal image ${normal.name}, place ${place % normalColumns}, ${Math.floor(place / normalColumns)}`);
   byId("match").textContent = `Place (${column}, ${row}) of ${columns} x ${rows}: map value ${short(value)}, ${
     value > category.set.pixel ? "above" : "not above"} the mask threshold ${short(category.set.pixel)}. Nearest: ${normal.name}, place (${
-    place % columns}, ${Math.floor(place / columns)}), number ${rank} of its ${image.neighbors.length} nearest normal images.`;
+    place % normalColumns}, ${Math.floor(place / normalColumns)}), number ${rank} of its ${image.neighbors.length} nearest normal images.`;
   const stale = () => detail.image !== image || detail.row !== row || detail.column !== column; // then a later call draws
   await paint(canvas, image, layer, DETAIL_SIDE);
   if (stale()) return;
@@ -53,7 +54,7 @@ async function drawDetail() {
   other.width = Math.round(normal.width * scale);
   other.height = Math.round(normal.height * scale);
   other.getContext("2d").drawImage(photo, 0, 0, other.width, other.height);
-  crossAt(other, { ...normal, grid: image.grid }, Math.floor(place / columns), place % columns);
+  crossAt(other, { ...normal, grid: image.normalGrid }, Math.floor(place / normalColumns), place % normalColumns);
 }
 
 function crossAt(canvas, image, row, column) {

@@ -50,6 +50,13 @@ function overCrop(context, image, layer) {
   }
 }
 
+// The region of interest: what lies outside it is dimmed.
+function dimOutside(context, image) {
+  if (!image.inRoi) return;
+  let i = -1;
+  overCrop(context, image, mapCanvas(image, () => [0, 0, 0, image.inRoi[i += 1] ? 0 : 140]));
+}
+
 // Draws one test image into a canvas. layer: "photo", "heat", "mask" or "truth".
 async function paint(canvas, image, layer, side) {
   const category = current();
@@ -61,6 +68,7 @@ async function paint(canvas, image, layer, side) {
   canvas.height = Math.round(image.height * scale);
   const context = canvas.getContext("2d");
   context.drawImage(photo, 0, 0, canvas.width, canvas.height);
+  dimOutside(context, image);
   if (layer === "heat") {
     // Colours follow the values evenly, as the colour bar says, and not the stored levels.
     overCrop(context, image, mapCanvas(image, (level) => [...data.colors[Math.round((level / 255) ** 2 * 255)], 185]));

@@ -1,0 +1,145 @@
+"""Normal images matched against each other, each against all the others: what thresholds and ceilings are made of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from fastspade.bank import Snapshot
+from fastspade.files.progress import progress_bar
+from fastspade.search import knn
+from fastspade.search.levels import Shape
+from fastspade.spade.device_bank import DeviceBank
+from fastspade.spade.duplicates import without_duplicates
+from fastspade.spade.matching import Matcher, Matches, without_itself
+from fastspade.spade.origins import Origins
+from fastspade.spade.relative import Ceiling, by_cell, ceiling_of, left_out_relative_scores, relative_scores
+from fastspade.spade.threshold import MATCHED
+
+# Held while a ceiling is made: threads that score with one Spade share it.
+_ceiling_guard = threading.Lock()
+
+
+class Model(Protocol):
+    """What is asked of a fitted Spade, which holds the ceiling."""
+
+    ceiling: Ceiling | None
+
+    @property
+    def image_score(self) -> str: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def k_image(self) -> int | None: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def progress(self) -> bool: ...
+    @property
+    def input_size(self) -> tuple[int, int]: ...
+    @property
+    def search_device(self) -> torch.device: ...
+    def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None: ...
+    def matcher(self, bank: Snapshot, left_out: int = 0, border: bool = True) -> Matcher: ...
+    def origins_of(self, bank: Snapshot) -> Origins | None: ...
+    def device_bank(self, bank: Snapshot) -> DeviceBank: ...
+
+
+def evenly_spread(images: int) -> torch.Tensor:
+    """(n,) int64: which of a bank's images thresholds and ceilings are made of."""
+    return torch.linspace(0, images - 1, min(images, MATCHED), dtype=torch.float64).round().long()
+
+
+def judged(model: Model, bank: Snapshot, every: bool = False) -> torch.Tensor:
+    """(n,) int64: the entries of the bank that stand for some of its images as they are, without turned copies; of an image in
+    tiles all tiles. every: of all images."""
+    origins = model.origins_of(bank)
+    if origins is None:
+        return torch.arange(len(bank)) if every else evenly_spread(len(bank))
+    pictures = int(origins.picture.max()) + 1
+    wanted = torch.arange(pictures) if every else evenly_spread(pictures)
+    return (origins.plain & torch.isin(origins.picture, wanted)).nonzero()[:, 0]
+
+
+def picture_scores(model: Model, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
+    """The scores of the images that entries (n,) stand for: the highest of an image's tiles, in the bank's order."""
+    origins = model.origins_of(bank)
+    if origins is None:
+        return scores
+    pictures, place = origins.picture[chosen].unique(return_inverse=True)
+    found = np.full(len(pictures), -np.inf)
+    np.maximum.at(found, place.numpy(), scores)
+    return found
+
+
+def _of_ceiling(model: Model, bank: Snapshot) -> torch.Tensor:
+    """The entries that a ceiling is made of."""
+    origins = model.origins_of(bank)
+    if origins is None:
+        return evenly_spread(len(bank))
+    plain = origins.plain.nonzero()[:, 0]
+    return plain[evenly_spread(len(plain))]
+
+
+def left_out_scores(
+    model: Model, bank: Snapshot, chosen: torch.Tensor, watch: Callable[[Matches], None] | None = None
+) -> np.ndarray:
+    """(n,) float64: the image scores of some normal images, each against all the others. watch: is shown every match.
+
+    Of image_score "relative" the model keeps the ceiling, which is found on the way.
+    """
+    if model.image_score == "knn" and watch is None and model.origins_of(bank) is None:  # stage 1 alone
+        k_image = min(model.k if model.k_image is None else model.k_image, len(bank) - 1)
+        distances, neighbors = knn(bank.embeddings[chosen], bank.embeddings, k_image + 1)
+        return without_itself(distances, neighbors, chosen)[0].double().mean(dim=1).numpy()
+    relative = model.image_score == "relative"
+    scores, cells = [], []
+    for found in _leave_one_out(model, bank, chosen):
+        scores.append(found.scores)
+        if relative:
+            cells.append(by_cell(found.smoothed, (found.nearest.shape[-2], found.nearest.shape[-1])))
+        if watch is not None:
+            watch(found)
+    if not relative:
+        return torch.cat(scores).numpy()
+    by_image, spread = torch.cat(cells), torch.isin(chosen, _of_ceiling(model, bank))
+    ceiling = ceiling_of(by_image[spread])
+    model.ceiling = Ceiling(ceiling, len(bank), bank.next_id)
+    found_scores = relative_scores(by_image, ceiling)
+    found_scores[spread] = left_out_relative_scores(by_image[spread])
+    return found_scores.numpy()
+
+
+def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterator[Matches]:
+    """Some normal images matched against all the others, batch by batch, from the features kept."""
+    model.check_kappa(len(bank) - 1, bank.levels.shapes)
+    matcher, gallery = model.matcher(bank, left_out=1), model.device_bank(bank)
+    with progress_bar(len(chosen), "calibrate", model.progress) as bar:
+        for batch in chosen.split(model.batch_size):
+            pyramid = [level.float().to(model.search_device) for level in bank.levels.gather(batch)]
+            embeddings = bank.embeddings[batch].to(model.search_device)
+            names = [bank.names[i] for i in batch.tolist()]
+            yield matcher.match(embeddings, pyramid, gallery, model.input_size, left_out=batch, names=names)
+            bar.update(len(batch))
+
+
+def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:
+    """(h, w) of image_score "relative", made where the model has none of this bank; None for other scores."""
+    if model.image_score != "relative":
+        return None
+    with _ceiling_guard:
+        if model.ceiling is None or (model.ceiling.images, model.ceiling.next_id) != (len(bank), bank.next_id):
+            origins = model.origins_of(bank)
+            once = without_duplicates(bank)
+            if len(once) > 1 and (origins is None or origins.usable(leave_out=True) > 0):
+                left_out_scores(model, once, _of_ceiling(model, once))
+                assert model.ceiling is not None
+                model.ceiling = replace(model.ceiling, images=len(bank))
+            else:  # nothing to compare a single image with: the same everywhere
+                model.ceiling = Ceiling(torch.ones(bank.levels.shapes[0][1:]), 1, bank.next_id)
+        return model.ceiling.values if model.ceiling is not None else None
