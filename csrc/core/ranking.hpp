@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "core/candidates.hpp"
@@ -48,6 +49,8 @@ void keep_nearest(CandidateRow& row, int64_t kappa, Rank&& rank) {
 
 // Writes the kappa nearest to the outputs' row `at`.
 inline void write_nearest(std::vector<Answer>& answers, const Problem& problem, int64_t at) {
+    if (static_cast<int64_t>(answers.size()) < problem.kappa)
+        answers.resize(static_cast<size_t>(problem.kappa), Answer{std::numeric_limits<double>::infinity(), -1});
     std::partial_sort(answers.begin(), answers.begin() + problem.kappa, answers.end());
     for (int64_t i = 0; i < problem.kappa; ++i) {
         problem.distances[at * problem.kappa + i] = static_cast<float>(answers[static_cast<size_t>(i)].distance);
