@@ -307,8 +307,8 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
         sm90_multiply<Operand, Chunks>(p, c.steps, at, shared, barriers, 1 - consumer, lane, share);
         // Only coarse tiles write to the rings: after a finest one they hold what they held when this warpgroup last had its turn.
         const bool ahead = c.group == 0 && before == 0;
-        const auto take_turn = [&] { mbarrier_wait(barriers.finish + consumer, turn); };
-        if (!ahead) take_turn();
+        // Waits spelt out twice: in a lambda they make the compiler spill.
+        if (!ahead) mbarrier_wait(barriers.finish + consumer, turn);
         if (c.group == 0 && p.patched) {
             group_barrier(1 + consumer, 128);  // what this warpgroup's other warps wrote to the rings
             // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
@@ -316,7 +316,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
             for (int v = 0; v < own_pixels; ++v) own[v].norm -= 2.0f * ratio * 0x1p-22f;
             if (const int y = top_row(); y < s.height) sm90_interpolate(p, column(), y, shared, lane, share);
         }
-        if (ahead) take_turn();
+        if (ahead) mbarrier_wait(barriers.finish + consumer, turn);
         turn ^= 1u;
         if (c.group > 0) {
             sm90_store(s.groups[c.group], c.first, shared, warp, lane, share);

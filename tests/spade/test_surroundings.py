@@ -53,7 +53,8 @@ def test_scores_are_the_same_bits_whatever_torch_is_told(name, normal, tmp_path)
         loaded = type(model).load(tmp_path / "bank", backbone=backbone, progress=False)
         loaded.add(normal[:1])
         loaded.remove([len(normal)])
-        found += [loaded.score(picture(100)), type(model)(model.backbone, **model.settings.as_dict() | {"layers": None}).fit(normal).score(picture(100))]
+        anew = type(model)(model.backbone, **model.settings.as_dict() | {"layers": None}).fit(normal)
+        found += [loaded.score(picture(100)), anew.score(picture(100))]
     for one in found:
         assert one.anomaly_maps.dtype == np.float32
         assert np.array_equal(one.anomaly_maps, want.anomaly_maps) and np.array_equal(one.image_scores, want.image_scores)
@@ -75,7 +76,10 @@ def test_a_standard_error_that_is_none_or_plain_has_no_bar(stream, normal, monke
     assert len(model.score(normal[:1])) == 1
 
 
-@pytest.mark.parametrize("given", [picture(7), np.asarray(picture(7)), torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))], ids=["Pillow", "array", "tensor"])
+TENSOR = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("given", [picture(7), np.asarray(picture(7)), TENSOR], ids=["Pillow", "array", "tensor"])
 def test_results_can_be_pickled(given, normal):
     result = tiny_spade().fit(normal).score(given)
     back = pickle.loads(pickle.dumps(result))
