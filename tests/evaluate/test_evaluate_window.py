@@ -85,7 +85,9 @@ def test_a_gallery_image_that_does_not_exist_is_named():
         windowed_pyramid_knn(pyramid(1, 0, 8, 8), pyramid(2, 0, 8, 8), 1, (1, 1), gallery_index=torch.tensor([[0, 2]]))
 
 
-@pytest.mark.parametrize("shapes", [[(9, 21, 19)], [(30, 24, 24), (28, 24, 24), (20, 12, 12)], [(24, 33, 21), (26, 17, 11), (31, 16, 5)]])
+@pytest.mark.parametrize(
+    "shapes", [[(9, 21, 19)], [(30, 24, 24), (28, 24, 24), (20, 12, 12)], [(24, 33, 21), (26, 17, 11), (31, 16, 5)]]
+)
 def test_one_level_equal_levels_and_odd_levels(shapes):
     generator = torch.Generator().manual_seed(6)
     query, gallery = ([torch.randn(n, *shape, generator=generator) for shape in shapes] for n in (2, 5))

@@ -74,6 +74,7 @@ def search_cpu(
         raise InputError(str(error)) from None
     if (torch.isinf(distances) & (indices >= 0)).any():
         raise InputError(
-            "query and gallery are so far apart that squared distances leave float32 (3.4e38); scale both down, to values below 1e17"
+            "query and gallery are so far apart that squared distances leave float32 (3.4e38); "
+            "scale both down, to values below 1e17"
         )
     return distances, indices, counts
