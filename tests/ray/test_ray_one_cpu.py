@@ -33,6 +33,6 @@ def test_one_cpu_scores_all(photos, tmp_path, kind):
 
 def test_more_actors_than_it_has_room_for_are_refused(photos, tmp_path):
     model = tiny_spade(k=3).fit([picture(seed) for seed in range(6)])
-    rows = ray.data.from_items([{"image": file.read_bytes()} for file in sorted(photos.rglob("*.png"))])
+    rows = ray.data.from_items([{"image": file.read_bytes(), "name": str(file)} for file in sorted(photos.rglob("*.png"))])
     with pytest.raises(InputError, match="concurrency"):
         score(rows, model, output=tmp_path / "out", concurrency=2)

@@ -129,6 +129,12 @@ def test_duplicates_count_once_in_the_threshold(normal):
         tiny_spade(k=1).fit([normal[0]] * 2).calibrate()
 
 
+def test_duplicates_are_told_of_by_the_normal_scores(normal):
+    with pytest.warns(UserWarning, match="1 of the 7 .* image_00006 is the same as image_00002; they match each other") as told:
+        scores = tiny_spade(k=1, image_score="max").fit([*normal, normal[2]]).normal_scores()
+    assert scores[2] == scores[6] < scores[[0, 1, 3, 4, 5]].min() and told[0].filename == __file__
+
+
 def test_a_refused_save_leaves_the_folder_as_it_was(normal, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="notes.txt"):
