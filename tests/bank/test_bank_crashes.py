@@ -19,6 +19,8 @@ from tiny import tiny_spade
 from fastspade.bank.folder import BankFolder
 from fastspade.errors import FastspadeError, StorageError
 
+pytestmark = pytest.mark.slow  # kills many writers
+
 
 @pytest.mark.parametrize("action", ["save", "add", "remove"])
 def test_a_writer_killed_at_every_step(action, tmp_path, record_fault):

@@ -21,6 +21,8 @@ from fastspade import backbones, errors
 from fastspade.backbones.network import Network, Recipe
 from fastspade.errors import MissingDependencyError
 
+pytestmark = pytest.mark.slow  # builds the site
+
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "mkdocs.yml").exists():
     pytest.skip("the documentation is not part of this copy of the tests", allow_module_level=True)
