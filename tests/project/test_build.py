@@ -8,10 +8,12 @@ import sys
 import tarfile
 from pathlib import Path
 
-import pybind11
 import pytest
 
 import fastspade._engine
+
+pybind11 = pytest.importorskip("pybind11")
+pytestmark = pytest.mark.slow  # configures and builds
 
 ROOT = Path(__file__).parents[2]
 
