@@ -16,11 +16,11 @@ import numpy as np
 from interrupted_command import stopping
 from tiny import TinyNet, picture, tiny_spade
 
-import fastspade.images.open
+import fastspade.images.items
 from fastspade.bank.stored import FileLevels
 
 MOMENTS = {
-    "read": (fastspade.images.open, "read_file"),  # in a decoding thread
+    "read": (fastspade.images.items, "read_file"),  # in a decoding thread
     "forward": (TinyNet, "forward"),  # in the main thread, inside the network
     "gather": (FileLevels, "gather"),  # in the thread that reads the next part of the bank
 }

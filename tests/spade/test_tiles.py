@@ -175,3 +175,11 @@ def test_the_command_line_takes_tiles_and_turns_and_removes_a_pictures_views(tmp
     assert len(loaded.bank) == 3 * 3 * 6 and loaded.augment == ("horizontal", "vertical")
     assert main(["remove", str(model), str(tmp_path / "good" / "1.png"), "--device", "cpu", "--quiet"]) == 0
     assert len(Spade.load(model, device="cpu").bank) == 2 * 3 * 6
+
+
+def test_the_banks_size_is_told_before_the_work(capsys):
+    tiny_spade(**TILED, augment="flips", progress=True).fit(LARGE)
+    told = capsys.readouterr().err
+    assert "fit: 4 images in 144 entries (tiles, turned copies), 1 MiB as float32, about" in told
+    tiny_spade(progress=True, resize=64, crop=64).fit([picture(0)])
+    assert "entries" not in capsys.readouterr().err

@@ -9,6 +9,8 @@ and its libraries may give other last bits.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from fastspade.backbones.border import Network, continued, cut
 from fastspade.backbones.foreground import Foreground
 from fastspade.errors import FastspadeError
 from fastspade.files.progress import progress_bar
-from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
+from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource, open_source
 from fastspade.images.geometry import centre_crop
 from fastspade.images.region import AUTO, cut_mask, masks_of
 from fastspade.images.views import Tiling, Turn
@@ -220,10 +222,32 @@ class FeatureStream:
 
     def __iter__(self) -> Iterator[Features]:
         with progress_bar(self._source.total, self._task, self.extractor.progress) as bar:
+            told = False
             for batch in self._source:
+                start = time.perf_counter()
                 embeddings, pyramid = self.extractor(batch.pixels, batch.inside)
+                if not told and self.extractor.progress:
+                    told = True
+                    self._tell(batch, pyramid, (time.perf_counter() - start) / len(batch))
                 yield Features(embeddings.cpu(), [level.cpu() for level in pyramid], batch.names)
                 if self.extractor.margin and self.extractor.roi is None:
                     self.mirrored.take(self.extractor, batch.pixels, batch.names)
                 bar.update(batch.complete)
         self.skipped = list(self._source.skipped)
+
+    def _tell(self, batch: ImageBatch, pyramid: Sequence[torch.Tensor], seconds: float) -> None:
+        """How large the bank will be and how long that takes, on the standard error stream, where an image has several entries.
+
+        seconds: that an entry took.
+        """
+        extractor, tile = self.extractor, batch.tiles[0]
+        each = 1 + len(extractor.augment)
+        if tile is not None and extractor.tile is not None:
+            each *= len(Tiling(extractor.tile, extractor.overlap).tiles(*tile.of))
+        if each == 1:
+            return
+        size = sum(level[0].numel() for level in pyramid) * 4 / 2**20
+        count = 1 if self._source.total is None else self._source.total
+        what = "each image" if self._source.total is None else f"{count} images"
+        text = f"{self._task}: {what} in {each * count} entries (tiles, turned copies), {size * each * count:.0f} MiB as float32, "
+        print(f"{text}about {seconds * each * count:.0f} s of the network", file=sys.stderr)

@@ -50,7 +50,7 @@ def photograph(name: str) -> np.ndarray:
     return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., :3]
 
 
-def make_scene(name: str, seed: int, normal: int = 50, good: int = 4, each: int = 2) -> Scene:
+def make_scene(name: str, seed: int, normal: int = 30, good: int = 4, each: int = 2) -> Scene:
     """`normal` training pictures, `good` untouched test pictures and `each` pictures with every kind of defect.
 
     Each picture gets its own small lighting change, as a camera would see.

@@ -9,20 +9,12 @@ over that of the inside, is the profile. Maps are divided by it where it is abov
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from fastspade.errors import ModelFileError
-from fastspade.spade.relative import by_cell
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fastspade.backbones.extractor import Features
-    from fastspade.bank import Snapshot
-    from fastspade.spade.leave_one_out import Model
 
 DEPTH = 4  # the profile reaches a side's length over this far inside
 
@@ -44,22 +36,6 @@ def divisor(profile: torch.Tensor, grid: tuple[int, int], size: tuple[int, int])
     padded = torch.cat([profile, torch.ones(1)])
     cells = padded[_distance(grid, profile.device).clamp(max=len(profile))]
     return F.interpolate(cells[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-
-
-def measured(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
-    """The profile, from mirrored normal images and which entries of the bank they are. None where there are none."""
-    if not mirrored:
-        return None
-    origins = model.origins_of(bank)
-    alone = (len(bank) - 1 if origins is None else origins.usable(leave_out=True)) < 1
-    matcher, gallery = model.matcher(bank, left_out=0 if alone else 1, border=False), model.device_bank(bank)
-    cells = []
-    for entry, one in mirrored:
-        pyramid = [level.to(model.search_device) for level in one.pyramid]
-        left_out = None if alone else torch.tensor([entry])
-        found = matcher.match(one.embeddings.to(model.search_device), pyramid, gallery, model.input_size, left_out=left_out, names=one.names)
-        cells.append(by_cell(found.smoothed, (found.nearest.shape[1], found.nearest.shape[2])))
-    return profile_of(torch.cat(cells))
 
 
 def as_profile(values: Any) -> torch.Tensor:

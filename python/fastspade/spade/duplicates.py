@@ -32,7 +32,7 @@ def without_duplicates(bank: Snapshot, what: str = "") -> Snapshot:
     naming a pair; without it nothing is said."""
     first: dict[bytes, list[int]] = {}
     kept, pair, count = [], None, 0
-    for i, row in enumerate(bank.embeddings.numpy()):
+    for i, row in enumerate(bank.embeddings[torch.arange(len(bank))].numpy()):
         alike = first.setdefault(row.tobytes(), [])
         twin = next((other for other in alike if _same(bank, other, i)), None)
         if twin is None:

@@ -1,4 +1,5 @@
-"""Normal images matched against each other, each against all the others: what thresholds and ceilings are made of."""
+"""Normal images matched against each other, each against all the others: what thresholds, ceilings and the border's
+profile are made of."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from fastspade.backbones.extractor import Features
 from fastspade.bank import Snapshot
 from fastspade.files.progress import progress_bar
 from fastspade.search import knn
 from fastspade.search.levels import Shape
+from fastspade.spade.border import profile_of
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.duplicates import without_duplicates
 from fastspade.spade.matching import Matcher, Matches, without_itself
@@ -126,6 +129,22 @@ def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterat
             names = [bank.names[i] for i in batch.tolist()]
             yield matcher.match(embeddings, pyramid, gallery, model.input_size, left_out=batch, names=names)
             bar.update(len(batch))
+
+
+def border_profile(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
+    """The profile of `fastspade.spade.border`, from mirrored normal images and which entries of the bank they are. None where there are none."""
+    if not mirrored:
+        return None
+    origins = model.origins_of(bank)
+    alone = (len(bank) - 1 if origins is None else origins.usable(leave_out=True)) < 1
+    matcher, gallery = model.matcher(bank, left_out=0 if alone else 1, border=False), model.device_bank(bank)
+    cells = []
+    for entry, one in mirrored:
+        pyramid = [level.to(model.search_device) for level in one.pyramid]
+        left_out = None if alone else torch.tensor([entry])
+        found = matcher.match(one.embeddings.to(model.search_device), pyramid, gallery, model.input_size, left_out=left_out, names=one.names)
+        cells.append(by_cell(found.smoothed, (found.nearest.shape[1], found.nearest.shape[2])))
+    return profile_of(torch.cat(cells))
 
 
 def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:

@@ -32,10 +32,10 @@ from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
 from fastspade.spade import checks
-from fastspade.spade.border import as_profile, measured
+from fastspade.spade.border import as_profile
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.duplicates import without_duplicates
-from fastspade.spade.leave_one_out import current_ceiling, judged, left_out_scores, picture_scores
+from fastspade.spade.leave_one_out import border_profile, current_ceiling, judged, left_out_scores, picture_scores
 from fastspade.spade.matching import Matcher, Matches
 from fastspade.spade.mosaic import Mosaic
 from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
@@ -142,7 +142,7 @@ class Spade(_Attributes):
         self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
         self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
         self.foreground = extractor.foreground
-        self.border = measured(self, bank.snapshot, mirrored)
+        self.border = border_profile(self, bank.snapshot, mirrored)
         self._told_few_images = False
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
