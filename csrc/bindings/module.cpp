@@ -32,7 +32,7 @@ std::function<bool()> signal_check() {
 
 py::dict search_cpu(const std::vector<Described>& query, const std::vector<Described>& gallery, uintptr_t gallery_index,
                     int64_t gallery_count, int64_t kappa, int upsample, uintptr_t distances, uintptr_t indices,
-                    int threads, bool prune) {
+                    int threads, bool prune, int64_t row_radius, int64_t column_radius) {
     Problem problem;
     problem.query = checked_pyramid(query, "query");
     problem.gallery = checked_pyramid(gallery, "gallery");
@@ -40,6 +40,13 @@ py::dict search_cpu(const std::vector<Described>& query, const std::vector<Descr
     check_outputs(problem.query, problem.gallery, gallery_count, kappa, distances, indices);
     check_choice(upsample, 2, "upsample");
     require(threads >= 1, "threads must be at least 1");
+    require((row_radius < 0) == (column_radius < 0), "a window needs two radii");
+    if (row_radius >= 0)
+        for (size_t l = 0; l < problem.query.size(); ++l)
+            require(problem.query[l].height() == problem.gallery[l].height() && problem.query[l].width() == problem.gallery[l].width(),
+                    "a window needs query and gallery of one size");
+    problem.row_radius = std::min(row_radius, problem.query[0].height());
+    problem.column_radius = std::min(column_radius, problem.query[0].width());
     const int64_t images = problem.gallery[0].images();
     if (gallery_index == 0) {
         require(gallery_count <= images, "gallery_count is larger than the gallery");
@@ -82,7 +89,7 @@ PYBIND11_MODULE(_engine, module) {
     py::register_exception<NonFinite>(module, "NonFinite", PyExc_ValueError);
     module.def("search_cpu", &search_cpu, py::arg("query"), py::arg("gallery"), py::arg("gallery_index"),
                py::arg("gallery_count"), py::arg("kappa"), py::arg("upsample"), py::arg("distances"), py::arg("indices"),
-               py::arg("threads"), py::arg("prune"));
+               py::arg("threads"), py::arg("prune"), py::arg("row_radius") = -1, py::arg("column_radius") = -1);
     module.def("simd", [] { return std::string(cpu::kernels().name); });
     module.attr("compiler") = FASTSPADE_COMPILER;
     module.attr("cuda_architectures") = FASTSPADE_CUDA_ARCHITECTURES;

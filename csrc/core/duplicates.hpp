@@ -10,7 +10,7 @@
 namespace fastspade {
 
 // For each gallery pixel in [first, last) of `image`: how many earlier pixels of that range have its descriptor.
-// Descriptors are compared by a 64-bit hash of everything they are computed from.
+// Vectors that hash alike are compared.
 std::vector<int32_t> duplicate_ranks(const std::vector<LevelGroup>& groups, int64_t image, int64_t first, int64_t last,
                                      int64_t fine_width);
 

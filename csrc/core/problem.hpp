@@ -19,6 +19,9 @@ struct Problem {
     const int64_t* gallery_index = nullptr;  // (B, K), or null: every query image against gallery images 0 .. K-1
     int64_t gallery_count = 0;               // K
     int64_t kappa = 1;
+    // Where they are not negative, only pairs so many rows and columns of the finest grid apart; the grids must be equal. Where a
+    // query has fewer than kappa such pairs, the rest of its answers are infinity and -1.
+    int64_t row_radius = -1, column_radius = -1;
     Upsample upsample = Upsample::bilinear;
     float* distances = nullptr;  // (B, H_1 * W_1, kappa)
     int64_t* indices = nullptr;  // (B, H_1 * W_1, kappa)
@@ -35,6 +38,8 @@ struct Statistics {
     int64_t byte_pairs = 0, word_pairs = 0;
     int64_t exact_pairs = 0;
 };
+
+inline bool windowed(const Problem& problem) { return problem.row_radius >= 0; }
 
 struct Interrupted : std::exception {
     const char* what() const noexcept override { return "interrupted"; }

@@ -102,7 +102,7 @@ void FewQueries::check_finite(const float* row, const char* side, int64_t image)
 
 Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
     const int64_t image = image_of(candidate.slot);
-    return {{static_cast<float>(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel}, candidate};
+    return {{rounded_distance(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel}, candidate};
 }
 
 Statistics FewQueries::run() {

@@ -4,12 +4,15 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#include <cstdint>
+#include "cpu/kernels.hpp"
 
-#define W 16
-#define V 2
-#define N 14
-#define INTEGERS 1
+namespace fastspade::cpu {
+namespace {
+constexpr int W = 16, V = 2, N = 14;
+}
+}  // namespace fastspade::cpu
+
+#define FASTSPADE_INTEGERS 1
 #include "cpu/kernels_simd.inl"
 
 namespace fastspade::cpu {

@@ -1,9 +1,12 @@
-#include <cstdint>
+#include "cpu/kernels.hpp"
 
-#define W 4
-#define V 2
-#define N 4
-#define INTEGERS 1
+namespace fastspade::cpu {
+namespace {
+constexpr int W = 4, V = 2, N = 4;
+}
+}  // namespace fastspade::cpu
+
+#define FASTSPADE_INTEGERS 1
 #include "cpu/kernels_simd.inl"
 
 namespace fastspade::cpu {

@@ -1,9 +1,12 @@
-#include <cstdint>
+#include "cpu/kernels.hpp"
 
-#define W 4
-#define V 4
-#define N 6
-#define INTEGERS 0
+namespace fastspade::cpu {
+namespace {
+constexpr int W = 4, V = 4, N = 6;
+}
+}  // namespace fastspade::cpu
+
+#define FASTSPADE_INTEGERS 0
 #include "cpu/kernels_simd.inl"
 
 namespace fastspade::cpu {

@@ -1,6 +1,7 @@
 // The kernels, written once over GCC/Clang vector types and compiled once for each instruction set. The including file
-// sets W (floats a vector), V (vectors a lane panel), N (vectors a row panel), INTEGERS (whether whole
-// numbers pay). Everything here has internal linkage and uses no library templates: code compiled for a newer processor must never be merged into the common parts.
+// gives the constants W (floats a vector), V (vectors a lane panel) and N (vectors a row panel), and says by FASTSPADE_INTEGERS
+// whether whole numbers pay. Everything here has internal linkage and uses no library templates: code compiled for a newer
+// processor must never be merged into the common parts.
 
 #include "cpu/kernels.hpp"
 
@@ -167,7 +168,7 @@ int64_t refined_hits(const float* lane_panel, const float* row_panel, int64_t ch
 
 #include "cpu/kernels_projected.inl"
 
-#if INTEGERS
+#if FASTSPADE_INTEGERS
 #include "cpu/kernels_integer.inl"
 #endif
 
@@ -313,7 +314,7 @@ void count_lanes(const float* values, int64_t rows, const float* limit, int32_t*
 constexpr Kernels table(const char* name) {
     return Kernels{name, L, N, product, refine, refined_rows, distance_hits, refined_hits, interpolate_lanes,
                    interpolate_row, scan, rows_left, count, count_lanes, dot, project, near_rows, pack<L>, pack<N>, centre_row,
-#if INTEGERS
+#if FASTSPADE_INTEGERS
                    {screened_hits<1>, screened_hits<2>}, {round_row<1>, round_row<2>}};
 #else
                    {}, {}};

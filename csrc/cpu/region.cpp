@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/sample.hpp"
+
 namespace fastspade::cpu {
 
 namespace {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <limits>
 
 #include "core/rounding.hpp"
@@ -55,7 +56,39 @@ Search::Search(const Problem& problem)
     if (problem_.prune && kernels_.screened_hits[0])
         panels_ = groups_[0].channels <= Quantised::most_byte_channels ? Way::bytes : Way::words;
     for (Scratch& scratch : scratch_) scratch.exact = std::make_unique<ExactDistance>(problem_, groups_);
+    if (windowed(problem_)) find_near_rows();
     plan();
+}
+
+// Of every coarse level: which rows of the two sides meet in a pair of the window.
+void Search::find_near_rows() {
+    const int64_t height = problem_.query[0].height();
+    for (const LevelGroup& group : groups_) {
+        std::vector<Near> near(static_cast<size_t>(group.gallery[0].height()), Near{group.query[0].height(), 0});
+        for (int64_t y = 0; y < height; ++y)
+            for (int64_t other = std::max<int64_t>(0, y - problem_.row_radius); other <= std::min(height - 1, y + problem_.row_radius); ++other) {
+                const Tap mine = group.query_y[static_cast<size_t>(y)], theirs = group.gallery_y[static_cast<size_t>(other)];
+                for (int32_t row : {theirs.low, theirs.high}) {
+                    Near& rows = near[static_cast<size_t>(row)];
+                    rows = {std::min<int64_t>(rows.begin, mine.low), std::max<int64_t>(rows.end, mine.high + 1)};
+                }
+            }
+        near_rows_.push_back(std::move(near));
+    }
+}
+
+Search::Near Search::near(int64_t first, int64_t last) const {
+    if (!windowed(problem_)) return {0, chunk_.pixels()};
+    const int64_t width = problem_.query[0].width();
+    const int64_t top = (queries_.first_pixel() + first) / width - problem_.row_radius;
+    const int64_t bottom = (queries_.first_pixel() + last - 1) / width + problem_.row_radius + 1;
+    return {std::max<int64_t>(0, top * width - chunk_.first_pixel()), std::min(chunk_.pixels(), bottom * width - chunk_.first_pixel())};
+}
+
+bool Search::in_window(int64_t query, int64_t chunk_pixel) const {
+    if (!windowed(problem_)) return true;
+    const int64_t width = problem_.query[0].width(), mine = queries_.first_pixel() + query, theirs = chunk_.first_pixel() + chunk_pixel;
+    return std::abs(mine / width - theirs / width) <= problem_.row_radius && std::abs(mine % width - theirs % width) <= problem_.column_radius;
 }
 
 void Search::plan() {
@@ -64,7 +97,7 @@ void Search::plan() {
     const int64_t vector_bytes = 4 * std::max<int64_t>(1, groups_[0].channels);
     capacity_ = candidate_capacity(problem_.kappa);
     // A candidate, its exact distance and its place in the ranking; and what the limit is known from.
-    const int64_t row_bytes = capacity_ * static_cast<int64_t>(2 * sizeof(Candidate) + sizeof(float)) +
+    const int64_t row_bytes = capacity_ * static_cast<int64_t>(2 * sizeof(Candidate) + sizeof(double)) +
                               problem_.kappa * static_cast<int64_t>(sizeof(float));
     block_step_ = std::clamp<int64_t>(std::min(query_block_bytes / vector_bytes, candidate_bytes / row_bytes), 1, block_pixels);
     chunk_step_ = std::clamp<int64_t>(chunk_bytes / vector_bytes, 1, block_pixels);
@@ -134,6 +167,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
         for (int64_t begin = 0; begin < gallery_pixels_; begin += chunk_step_) {
             poll();
             chunk_.place(gallery_image(slot), begin, std::min(begin + chunk_step_, gallery_pixels_));
+            if (const Near rows = near(0, count); rows.begin >= rows.end) continue;
             search_chunk(slot);
             statistics_.pairs += count * chunk_.pixels();
             ++chunks_;
@@ -146,8 +180,7 @@ void Search::update_errors() {
     for (size_t g = 0; g < groups_.size(); ++g) largest_[g] = std::max(largest_[g], chunk_.largest_norm_bound(g));
     const double slack = std::max(projection_.slack(), Quantised::slack);
     for (int64_t q = 0; q < queries_.pixels(); ++q) {
-        // Where float32 runs out of small numbers, distances a whole step of it apart may be ties.
-        double error = double{std::numeric_limits<float>::denorm_min()} * centring_.scale * centring_.scale;
+        double error = double{std::numeric_limits<float>::denorm_min()};
         for (size_t g = 0; g < groups_.size(); ++g) {
             const double reach = static_cast<double>(queries_.norm_bound(g)[q]) + static_cast<double>(largest_[g]);
             error += rounding_factor(groups_[g].channels) * reach * reach;
@@ -177,7 +210,16 @@ void Search::multiply_coarse() {
         const auto [g, panel] = pieces[static_cast<size_t>(i)];
         const int64_t channels = groups_[g].channels;
         const float* lane_panel = chunk_.coarse_panels(g) + panel * channels * lanes;
-        for (int64_t q = 0; q < queries_.coarse_pixels(g); q += rows)
+        int64_t begin = 0, end = queries_.coarse_pixels(g);
+        if (windowed(problem_)) {
+            const int64_t top = chunk_.coarse_first_row(g), width = chunk_.coarse_width(g);
+            const int64_t bottom = std::min((panel + 1) * lanes, chunk_.coarse_pixels(g)) - 1;
+            const int64_t first = near_rows_[g][static_cast<size_t>(top + panel * lanes / width)].begin;
+            const int64_t last = near_rows_[g][static_cast<size_t>(top + bottom / width)].end;
+            begin = std::max<int64_t>(0, first - queries_.coarse_first_row(g)) * queries_.coarse_width(g) / rows * rows;
+            end = std::min(end, (last - queries_.coarse_first_row(g)) * queries_.coarse_width(g));
+        }
+        for (int64_t q = begin; q < end; q += rows)
             kernels_.product(lane_panel, queries_.coarse_panels(g) + q * channels, channels,
                              gram_[g].data() + q * gram_stride_[g] + panel * lanes, gram_stride_[g]);
     });
@@ -196,6 +238,8 @@ void Search::search_chunk(int64_t slot) {
     update_errors();
     if (several) {
         multiply_coarse();
+    }
+    if (several && !windowed(problem_)) {
         // How well bounds prune, the last chunk tells. For the first one a few tiles are tried, and where panels are
         // screened again for the second, when limits are known, and now and then.
         const double most = panels_ == Way::dense ? dense_share : screened_share;
@@ -226,7 +270,7 @@ void Search::search_chunk(int64_t slot) {
 
 // For the next chunk, from what the last one left: pairs the coarse levels left, and pairs evaluated one by one.
 void Search::choose_way(int64_t fine_pairs, int64_t evaluated) {
-    if (!problem_.prune) return;
+    if (!problem_.prune || windowed(problem_)) return;
     const double pairs = static_cast<double>(queries_.pixels()) * static_cast<double>(chunk_.pixels());
     // An evaluation costs about as much as a fixed number of channels, and its vectors' way to the processor.
     const double channels = static_cast<double>(groups_[0].channels);
@@ -245,7 +289,7 @@ void Search::choose_way(int64_t fine_pairs, int64_t evaluated) {
 }
 
 Statistics search(const Problem& problem) {
-    return suits_few_queries(problem) ? search_few_queries(problem) : Search(problem).run();
+    return !windowed(problem) && suits_few_queries(problem) ? search_few_queries(problem) : Search(problem).run();
 }
 
 }  // namespace fastspade::cpu

@@ -17,15 +17,17 @@ constexpr int64_t native_bytes = 8 << 20;  // of a level's native features at a 
 void Search::add(int64_t query, const Candidate& candidate, float* limit, Scratch& scratch) {
     CandidateRow& row = rows_[static_cast<size_t>(query)];
     if (candidate.screened > row.limit()) return;  // the limit fell since the pair was found
-    if (repeats(candidate.pixel - chunk_.first_pixel())) return;
+    if (const int64_t pixel = candidate.pixel - chunk_.first_pixel(); repeats(pixel) || !in_window(query, pixel)) return;
     row.add(candidate, problem_.kappa);
     if (row.count == capacity_) {
         row.compact();
         // Many pairs closer together than the screen can tell. Most often they repeat one descriptor; what is left
         // after dropping repeats, only exact distances thin out.
         if (row.count > capacity_ - 8) {
-            find_duplicates();
-            drop_repeats(row, candidate.slot);
+            if (!windowed(problem_)) {  // within a window the first of equal pixels need not be there
+                find_duplicates();
+                drop_repeats(row, candidate.slot);
+            }
             if (row.count > capacity_ - 8) rank_exactly(query, scratch);
         }
     }
@@ -59,7 +61,7 @@ void Search::rank_exactly(int64_t query, Scratch& scratch) {
     scratch.exact_pairs += row.count;
     keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {
         const int64_t image = gallery_image(candidate.slot);
-        return Ranked{{static_cast<float>(scratch.exact->to(image, candidate.pixel)), image * gallery_pixels_ + candidate.pixel}, candidate};
+        return Ranked{{rounded_distance(scratch.exact->to(image, candidate.pixel)), image * gallery_pixels_ + candidate.pixel}, candidate};
     });
 }
 
@@ -144,7 +146,7 @@ void Search::rank_block() {
         }
         by_pieces([&](int64_t begin, int64_t end, Scratch&) {
             for (int64_t e = begin; e < end; ++e)
-                distances_[batch[e].query * capacity_ + batch[e].item] = static_cast<float>(pairs[static_cast<size_t>(e)].distance);
+                distances_[batch[e].query * capacity_ + batch[e].item] = rounded_distance(pairs[static_cast<size_t>(e)].distance);
         });
     }
     team_.run(count, [&](int64_t q, int thread) {

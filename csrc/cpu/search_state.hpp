@@ -1,6 +1,7 @@
 // The state of one search and the steps it is made of; search.cpp says in which order they come.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -75,6 +76,15 @@ class Search {
     int64_t gallery_image(int64_t slot) const {
         return problem_.gallery_index ? problem_.gallery_index[block_image_ * problem_.gallery_count + slot] : slot;
     }
+    // The chunk's pixels [begin, end) in rows that are near one of a tile's queries; all of them without a window.
+    struct Near {
+        int64_t begin, end;
+    };
+    Near near_tile(int64_t tile) const { return near(tile * kernels_.lanes, std::min((tile + 1) * kernels_.lanes, queries_.pixels())); }
+    Near near(int64_t first, int64_t last) const;
+    bool in_window(int64_t query, int64_t chunk_pixel) const;
+    void find_near_rows();
+
     int64_t tiles() const { return (queries_.pixels() + kernels_.lanes - 1) / kernels_.lanes; }
     void poll() const {
         if (problem_.interrupted && problem_.interrupted()) throw Interrupted();
@@ -102,11 +112,12 @@ class Search {
     Quantised query_numbers_, chunk_numbers_;
     std::vector<Buffer<float>> gram_;  // [coarse group]: [query coarse pixel][gallery coarse pixel]
     std::vector<int64_t> gram_stride_;
+    std::vector<std::vector<Near>> near_rows_;  // [coarse group][gallery row]: the query rows that a window may join it with
     Buffer<float> limit_;
     Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;
     Buffer<float> nearest_;  // beside candidates_: see CandidateRow
-    Buffer<float> distances_;  // exact, beside candidates_
+    Buffer<double> distances_;  // exact, beside candidates_
     std::vector<NativeRows> query_native_;  // [group]
     NativeRows gallery_native_;
     std::vector<CandidateRow> rows_;

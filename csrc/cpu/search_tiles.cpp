@@ -15,6 +15,7 @@ constexpr int64_t listed_panels = 16;
 
 // The coarse levels' part of every distance between a tile of queries and the chunk, in scratch.partial.
 void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place) {
+    const Near rows = near_tile(tile);
     const int64_t lanes = kernels_.lanes, first = tile * lanes;
     const int64_t query_width = problem_.query[0].width(), gallery_width = problem_.gallery[0].width();
     LaneTaps taps[max_lanes];
@@ -51,12 +52,19 @@ void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_
             bias[lane] = queries_.coarse_norm()[q];
         }
         // Interpolation weights sum to one, so the queries' norms may ride on one level's matrix.
-        kernels_.interpolate_lanes(taps, tap_count, chunk_.coarse_pixels(g), g == 1 ? bias : zeros, out);
+        // Only the columns that the near rows read.
+        const int64_t coarse_width = chunk_.coarse_width(g), first_row = chunk_.first_row();
+        const int64_t top = group.gallery_y[static_cast<size_t>(first_row + rows.begin / gallery_width)].low - chunk_.coarse_first_row(g);
+        const int64_t bottom =
+            group.gallery_y[static_cast<size_t>(first_row + rows.end / gallery_width - 1)].high + 1 - chunk_.coarse_first_row(g);
+        for (int64_t lane = 0; lane < lanes; ++lane)
+            for (const float*& row : taps[lane].row) row += top * coarse_width;
+        kernels_.interpolate_lanes(taps, tap_count, (bottom - top) * coarse_width, g == 1 ? bias : zeros, out + top * coarse_width * lanes);
         interpolated[g] = out;
         out += gram_stride_[g] * lanes;
     }
     std::vector<RowLevel> levels(groups_.size() - 1);
-    for (int64_t row = 0; row < chunk_.rows(); ++row) {
+    for (int64_t row = rows.begin / gallery_width; row < rows.end / gallery_width; ++row) {
         float* blended = scratch.blended.data();
         for (size_t g = 1; g < groups_.size(); ++g) {
             const Tap& ty = groups_[g].gallery_y[static_cast<size_t>(chunk_.first_row() + row)];
@@ -129,7 +137,8 @@ void Search::dense_tile(int64_t tile, int64_t slot, Scratch& scratch) {
     float* const limit = limit_.data() + first;
     const float *lane_panel = queries_.fine_panels() + first * channels, *lane_norm = queries_.fine_norm() + first;
     Hit* const hits = scratch.hits.data();
-    for (int64_t start = 0; start < pixels; start += rows) {
+    const Near near = near_tile(tile);
+    for (int64_t start = near.begin / rows * rows; start < near.end; start += rows) {
         const int64_t height = std::min(rows, pixels - start), left = left_in_panel(first, start, height, scratch);
         if (left == 0) continue;
         scratch.fine_pairs += left;
@@ -150,6 +159,8 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
     const int64_t lanes = kernels_.lanes, rows = kernels_.rows, first = tile * lanes, pixels = chunk_.pixels();
     const int64_t valid = std::min(lanes, queries_.pixels() - first), before = scratch.evaluated;
     const bool several = groups_.size() > 1;
+    const Near near = near_tile(tile);
+    if (near.begin >= near.end) return;
     float smallest[max_lanes];
     int32_t place[max_lanes];
     std::fill(smallest, smallest + lanes, infinity);
@@ -163,7 +174,7 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
     float seeded[max_lanes];  // pairs whose bounds do not exceed it have been evaluated
     for (int64_t lane = 0; lane < valid; ++lane)
         if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
-    const bool bounded = several && fresh() && seed(tile, slot, smallest, place, seeded, scratch);
+    const bool bounded = several && fresh() && !windowed(problem_) && seed(tile, slot, smallest, place, seeded, scratch);
 
     // What the coarse levels leave is bounded again, by whole numbers or by projections, and only what that leaves is
     // evaluated.
@@ -178,10 +189,10 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
     };
     if (!screens() && !bounded && projection_.active()) {
         // Rows that some query is left with, a few panels at a time, for limits fall meanwhile.
-        for (int64_t start = 0; start < pixels; start += listed_panels * rows) {
+        for (int64_t start = near.begin; start < near.end; start += listed_panels * rows) {
             int32_t list[listed_panels * max_rows];
             const int64_t left = kernels_.rows_left(scratch.partial.data() + start * lanes,
-                                                    std::min(listed_panels * rows, pixels - start), limit,
+                                                    std::min(listed_panels * rows, near.end - start), limit,
                                                     static_cast<int32_t>(start), list);
             for (int64_t i = 0; i < left; i += rows)
                 evaluate_hits(kernels_.refined_rows(queries_.projected() + first * projection_.width(), chunk_.projected(),
@@ -191,9 +202,9 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
                               0, pixels);
         }
     } else {
-        for (int64_t start = 0; start < pixels; start += rows) {
+        for (int64_t start = near.begin; start < near.end; start += rows) {
             const float* const coarse = several ? scratch.partial.data() + start * lanes : nullptr;
-            const int64_t height = std::min(rows, pixels - start);
+            const int64_t height = std::min(rows, near.end - start);
             int64_t found = 0;
             if (screens()) {
                 const int64_t left = left_in_panel(first, start, height, scratch);
@@ -223,7 +234,7 @@ void Search::refine_panel(int64_t tile, int64_t start, Scratch& scratch, float* 
 // Adds the finest level to one pair's coarse part.
 void Search::evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scratch& scratch) {
     const int64_t lanes = kernels_.lanes, q = tile * lanes + lane;
-    if (repeats(r)) return;
+    if (repeats(r) || !in_window(q, r)) return;
     ++scratch.evaluated;
     const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
     const float coarse = groups_.size() > 1 ? scratch.partial[r * lanes + lane] : 0.0f;

@@ -42,6 +42,8 @@ def search_cpu(
     indices: int,
     threads: int,
     prune: bool,
+    row_radius: int = -1,
+    column_radius: int = -1,
 ) -> _Counts: ...
 def cuda_compute_capability(device: int) -> int: ...
 # Bytes, and the offset of what tells equal pixels: hashes of 64 bits a pixel, as cuda_prepare_gallery leaves them; then, as a

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.search import pyramid_knn
+from fastspade.search.levels import MemoryLevels
 from fastspade.search.windowed import windowed_pyramid_knn
 
 
@@ -82,3 +83,41 @@ def test_mistakes_are_named(kappa, radius, error, says):
 def test_a_gallery_image_that_does_not_exist_is_named():
     with pytest.raises(InputError, match="images 0 to 1, got 0 to 2"):
         windowed_pyramid_knn(pyramid(1, 0, 8, 8), pyramid(2, 0, 8, 8), 1, (1, 1), gallery_index=torch.tensor([[0, 2]]))
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(9, 21, 19)], [(30, 24, 24), (28, 24, 24), (20, 12, 12)], [(24, 33, 21), (26, 17, 11), (31, 16, 5)]]
+)
+def test_one_level_equal_levels_and_odd_levels(shapes):
+    generator = torch.Generator().manual_seed(6)
+    query, gallery = ([torch.randn(n, *shape, generator=generator) for shape in shapes] for n in (2, 5))
+    gallery[0][:, :, 3:9] = gallery[0][:1, :, 3:4, :1]  # a crowd of equal pixels, of which only some are in a window
+    chosen = torch.tensor([[4, 1, 0], [0, 2, 3]])
+    for kappa in (1, 5):
+        found = windowed_pyramid_knn(query, gallery, kappa, (3, 2), gallery_index=chosen)
+        wanted = brute(query, gallery, kappa, (3, 2), chosen, "bilinear")
+        torch.testing.assert_close(found[0], wanted[0].float(), rtol=1e-6, atol=1e-5)
+        assert torch.equal(found[1], wanted[1])
+
+
+class Unread(MemoryLevels):
+    """Levels that are not in memory as far as a search can tell."""
+
+    def __init__(self, levels):
+        super().__init__(levels)
+        self.levels, self.whole = self.whole, None
+
+    def __len__(self):
+        return len(self.levels[0])
+
+    def gather(self, images):
+        return [level[images] for level in self.levels]
+
+
+def test_a_gallery_read_in_parts_gives_the_same_bits(monkeypatch):
+    query, gallery = pyramid(3, 7, 12, 15), pyramid(6, 8, 12, 15)
+    chosen = torch.tensor([[5, 1, 0], [0, 2, 3], [5, 4, 3]])
+    whole = windowed_pyramid_knn(query, gallery, 12, (1, 2), gallery_index=chosen)
+    monkeypatch.setattr("fastspade.search.windowed.PART_BYTES", 1)  # an image at a time: six pixels a corner, twelve wanted
+    parts = windowed_pyramid_knn(query, Unread(gallery), 12, (1, 2), gallery_index=chosen)
+    assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import fastspade.images.open
+import fastspade.images.items
 from fastspade.cli import main
 
 
@@ -32,7 +32,7 @@ def stopping(real: Callable[..., Any], left: int) -> Callable[..., Any]:
 if __name__ == "__main__":
     moment, number, *command = sys.argv[1:]
     if moment == "read":
-        fastspade.images.open.read_file = stopping(fastspade.images.open.read_file, int(number))
+        fastspade.images.items.read_file = stopping(fastspade.images.items.read_file, int(number))
     else:
         os.fsync = stopping(os.fsync, int(number))
     sys.exit(main(command))

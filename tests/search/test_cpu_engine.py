@@ -12,7 +12,8 @@ import torch
 from engine_outputs import SIMD, vectors
 
 import fastspade
-from fastspade import knn
+from fastspade import knn, pyramid_knn
+from fastspade.errors import InputError
 from fastspade.search import reference
 
 
@@ -115,10 +116,12 @@ def test_overflow_hides_nothing(queries):
     query, gallery = vectors(queries, 8, 1), vectors(300, 8, 2)
     gallery[7] = 3e37
     query[0] = 3e37
-    distances, indices = knn(query, gallery, 2)
-    wanted, places = reference.knn(query, gallery, 2)
+    distances, indices = knn(query, gallery, 1)
+    wanted, places = reference.knn(query, gallery, 1)
     assert torch.equal(indices, places)
     assert torch.allclose(distances, wanted.float(), rtol=1e-5)
+    with pytest.raises(InputError, match="float32"):  # the second nearest is out of reach
+        knn(query, gallery, 2)
 
 
 @FEW_AND_MANY
@@ -136,3 +139,23 @@ def test_vectors_at_distances_equal_in_float32_are_ties(queries):
     gallery = torch.stack([torch.ones(200), torch.linspace(1e-5, 0, 200)], dim=1)
     distances, indices = knn(torch.zeros(queries, 2), gallery, 7)
     assert (distances == 1).all() and (indices == torch.arange(7)).all()
+
+
+@FEW_AND_MANY
+def test_squares_beyond_float32_are_refused(queries):
+    query, gallery = vectors(queries, 4, 1) * 1e20, vectors(300, 4, 2) * 1e20
+    with pytest.raises(InputError, match="query and gallery.*float32"):
+        knn(query, gallery, 3)
+    query, gallery = (torch.full((1, 2, n, n), 1e20) * sign for n, sign in ((4, 1), (4, -1)))
+    with pytest.raises(InputError, match="float32"):
+        pyramid_knn([query, query[..., ::2, ::2]], [gallery, gallery[..., ::2, ::2]], 1)
+
+
+def test_vectors_that_only_hash_alike_are_no_duplicates():
+    # The engine's hash takes these two for one: a sign goes into the bits 63 and 34 of what the second channel meets.
+    one, other = torch.tensor([1.0, 1.0]), torch.tensor([-1.0, -1.0 - 2.0**-18])
+    gallery = torch.stack([one] * 200 + [other])
+    query = torch.stack([one, other] * 40)  # crowds of ties make the engine look for duplicates
+    distances, indices = knn(query, gallery, 1)
+    wanted, places = reference.knn(query, gallery, 1)
+    assert torch.equal(indices, places) and torch.equal(distances, wanted.float())

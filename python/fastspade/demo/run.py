@@ -66,7 +66,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True, categories: tup
             seconds = time.perf_counter() - start
             maps = np.asarray(result.anomaly_maps)  # the scenes have one size
             measured = [roc_auc(labels, result.image_scores), roc_auc(masks, maps), *measured]
-        reports.append(CategoryReport(name, *measured, seconds))
+        reports.append(CategoryReport(name, measured[0], measured[1], measured[2], measured[3], seconds))
         print(f"{name:10s}" + "".join(f" {value:10.4f}" for value in measured) + f" {seconds:7.1f}", flush=True)
         folder = out / "overlays" / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -37,10 +37,12 @@ def search_cpu(
     gallery_index: torch.Tensor | None,
     upsample: int,
     prune: bool = True,
+    radius: tuple[int, int] = (-1, -1),
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, int]]:
     """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and the search's counts.
 
-    `prune=False` evaluates every pair: the same results, for tests and measurements.
+    `prune=False` evaluates every pair: the same results, for tests and measurements. radius: only pairs at most so many rows and
+    columns of the finest level apart; (-1, -1) is all. Where a query has fewer than kappa, the rest is infinity and -1.
     """
     engine = compiled_engine()
     query, gallery = [aligned(q) for q in query], [aligned(g) for g in gallery]
@@ -63,9 +65,16 @@ def search_cpu(
             indices=indices.data_ptr(),
             threads=torch.get_num_threads(),
             prune=prune,
+            row_radius=radius[0],
+            column_radius=radius[1],
         )
     except engine.NonFinite as error:
         raise InputError(f"{error}; features must be finite") from None
     except ValueError as error:  # the engine's own checks; only sizes beyond its range get so far
         raise InputError(str(error)) from None
+    if (torch.isinf(distances) & (indices >= 0)).any():
+        raise InputError(
+            "query and gallery are so far apart that squared distances leave float32 (3.4e38); "
+            "scale both down, to values below 1e17"
+        )
     return distances, indices, counts

@@ -26,6 +26,12 @@ def descriptors(levels: Sequence[torch.Tensor], upsample: str = "bilinear") -> t
     return torch.cat(brought, dim=1).flatten(2).transpose(1, 2).contiguous()
 
 
+def _rounded(squared: torch.Tensor) -> torch.Tensor:
+    """float64 with float32's digits, whatever its size."""
+    digits, exponent = torch.frexp(squared)
+    return torch.ldexp(digits.float().double(), exponent)
+
+
 def _smallest(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(Q, D) against (G, D): the kappa smallest squared distances a row. Those that round to one float32 are ties, which go
     to the lower index."""
@@ -34,7 +40,7 @@ def _smallest(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> tuple[t
     for row, vector in enumerate(query):
         squared = (gallery - vector).square().sum(dim=1)
         # A stable sort keeps the order of equal values, which is the lower index first.
-        places = torch.sort(squared.float(), stable=True).indices[:kappa]
+        places = torch.sort(_rounded(squared), stable=True).indices[:kappa]
         distances[row], indices[row] = squared[places], places
     return distances, indices
 

@@ -132,6 +132,6 @@ class Matcher:
             return bank.search(pyramid, self.kappa, used, self.precision)
         height, width = pyramid[0].shape[-2:]
         radius = (int(self.window * height / size[0]), int(self.window * width / size[1]))
-        # The windowed search is torch code on the host, whatever the device.
+        # The windowed search is the CPU engine's, whatever the device.
         host, used = [level.cpu() for level in pyramid], used.cpu()
         return windowed_pyramid_knn(host, bank.levels, self.kappa, radius, gallery_index=used, upsample=self.upsample)
