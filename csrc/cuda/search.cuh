@@ -30,7 +30,7 @@ template <class Operand, int RowTiles, int StepChannels>
 FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
     using Gram = Tile<RowTiles, StepChannels>;
     using Ring = GramRing<RowTiles>;
-    constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows a thread owns
+    constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows per thread
     char* const shared = shared_memory();
     auto* const columns = reinterpret_cast<Column*>(shared + p.column_offset);
     auto* const samples = reinterpret_cast<ColumnSample*>(columns + tile_columns);

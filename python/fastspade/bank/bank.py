@@ -29,11 +29,11 @@ class Bank:
     Every image has an id, a number that stays its own and is never given to another. `add`, `remove` and `merge` change the
     bank by exchanging its `snapshot` for another: whoever reads one sees the same images throughout, and other threads see
     the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are those of a
-    bank fitted at once on the same images in the same order, to the last bit.
+    bank fitted at once on the same images in the same order, bit-identical.
 
     embeddings: (N, E) float32, the global average pool of the backbone's last block.
     pyramid: L tensors (N, C_l, H_l, W_l) at native resolution, finest first; float32, float16 or bfloat16.
-    names: N names, one an image. ids: their ids; None numbers them from 0.
+    names: N names, one per image. ids: their ids; None numbers them from 0.
     extractor: what made the features; without it the bank cannot take images, only whole banks.
     made_by: the extractor's spec, where that is known but the extractor is not at hand.
     """

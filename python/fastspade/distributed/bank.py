@@ -21,7 +21,7 @@ class ShardedBank:
     """Features of N normal images, a run of them on every rank, in the order of the ranks. It does not grow or shrink.
 
     local: this rank's images, or None where it holds none. Made on all ranks together; so are the answers of `nearest`,
-    `levels` and `embeddings[...]`, which are those of one bank with all images, to the bit.
+    `levels` and `embeddings[...]`, which are bit-identical to those of one bank with all images.
 
     Raises InputError on all ranks where their features do not fit together, or no rank has any.
     """

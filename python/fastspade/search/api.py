@@ -29,7 +29,7 @@ from fastspade.search.validation import (
     shape_text,
 )
 
-# A torch.Tensor, numpy.ndarray or another library's array: one kind a call, answers included.
+# A torch.Tensor, numpy.ndarray or another library's array: one kind per call, results included.
 Array = TypeVar("Array")
 
 
@@ -38,7 +38,7 @@ class SearchStatistics:
     """What a search did.
 
     pairs: query pixel and gallery pixel pairs in the search. fine_pairs: those whose finest level was looked at, be it
-    in whole numbers; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64
+    in int8 or int16; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64
     distances.
 
     On CUDA (0 on the CPU) uncertain_rows: query pixels whose 16-bit pass could not be certified; precision="exact" searches
@@ -137,7 +137,7 @@ def pyramid_knn(
     Returns distances (B, H_1, W_1, kappa) float32, squared L2, ascending, ties to the lower index; and indices
     (B, H_1, W_1, kappa) int64, flat: image * H_1 * W_1 + y * W_1 + x. Ties are distances equal as returned, in float32:
     so the kappa nearest of the answers over parts of a gallery are the answer over all of it, bit for bit. CPU and CUDA return
-    the same bits, for finite features of any size, with precision="exact".
+    bit-identical results, for finite features of any size, with precision="exact".
 
     Features must be finite. On the CPU NaN and infinity raise InputError, naming the level and the image. A CUDA search does
     not wait to find out, so it answers: a pair's distance is what arithmetic makes of it, NaN or infinity, and NaN comes before

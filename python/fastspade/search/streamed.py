@@ -62,7 +62,7 @@ def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch
 
 @cache
 def _copying_stream(device: torch.device) -> torch.cuda.Stream:
-    """One a device: torch keeps memory apart by stream, so that a new one a search would reserve it many times over."""
+    """One per device: torch caches memory by stream, so that a new one per search would reserve it many times over."""
     return torch.cuda.Stream(device)
 
 
@@ -215,7 +215,7 @@ def streamed_pyramid_knn(
     upsample: str = "bilinear",
     precision: str = "exact",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The contract of `pyramid_knn`, to the same bits. Images that gallery_index does not name are not read. With queries on
+    """The contract of `pyramid_knn`, bit-identical. Images that gallery_index does not name are not read. With queries on
     CUDA it may be in host memory; on the device its values are copied back first, which waits for them."""
     queries = check_pyramid("query", query)
     source, device = gallery.source, queries[0].device
