@@ -262,7 +262,7 @@ def tables(at: Inputs) -> str:
             f"{here['shards']}",
             f"{here['shard_bytes_an_image'] / 1e6:.1f} MB, {here['shard_link_seconds'] * 1e3:.2f} ms" if here["shards"] > 1 else "none",
         ))  # fmt: skip
-    table("| normal images | kept | on a GPU | fits a GPU | fits a node's memory | GPUs to hold one copy | received by a rank, per image |", rows)
+    table("| normal images | kept | on a GPU | fits a GPU | fits a node's memory | GPUs to hold one copy | received per rank and image |", rows)
     return out.getvalue().rstrip() + "\n"
 
 

@@ -28,8 +28,8 @@ class Bank:
 
     Every image has an id, a number that stays its own and is never given to another. `add`, `remove` and `merge` change the
     bank by exchanging its `snapshot` for another: whoever reads one sees the same images throughout, and other threads see
-    the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are those of a
-    bank fitted at once on the same images in the same order, bit-identical.
+    the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are
+    bit-identical to those of a bank fitted at once on the same images in the same order.
 
     embeddings: (N, E) float32, the global average pool of the backbone's last block.
     pyramid: L tensors (N, C_l, H_l, W_l) at native resolution, finest first; float32, float16 or bfloat16.
@@ -90,7 +90,7 @@ class Bank:
         options: dict[str, Any] | None = None,
         accept: Callable[[int, tuple[Shape, ...]], None] = lambda images, shapes: None,
     ) -> Bank:
-        """A bank in a folder of all images of `parts`, which go to disk as they come; see `save`.
+        """A bank in a folder of all images of `parts`, which are written as they are computed; see `save`.
 
         accept: may refuse, by raising, the number of images and their levels before the folder changes.
         """

@@ -35,9 +35,9 @@ TIMEOUT = 300.0  # seconds
 class DistributedSpade(Spade):
     """A Spade whose bank is split over the ranks of torch.distributed, for banks that fit no single one.
 
-    Start the script with torchrun, call torch.distributed.init_process_group ("gloo" for CPUs, "nccl" for GPUs, one a
+    Start the script with torchrun, call torch.distributed.init_process_group ("gloo" for CPUs, "nccl" for GPUs, one per
     process), then use it as a Spade: every rank makes the same calls in the same order, and every rank gets the whole
-    answer. `fit` splits the normal images over the ranks (all ranks must be able to read them); `load` keeps this rank's part
+    result. `fit` splits the normal images over the ranks (all ranks must be able to read them); `load` keeps this rank's part
     of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
     ignored (None will do); pictures for overlays stay on rank 0.
 
