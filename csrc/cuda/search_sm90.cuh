@@ -275,7 +275,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     c.unit = range.split;
     open_unit(s, c, range.query_image);
     uint32_t at = 0;
-    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, and nobody hands it over
+    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, without a hand-over
     int group = -1;                 // of the tile at hand
     for (int tile = 0; !c.done; ++tile, at += static_cast<uint32_t>(c.steps), advance_job(s, c, range.query_image)) {
         const int before = group;  // of the other warpgroup's tile

@@ -27,7 +27,7 @@ class Bank:
     """Features of N normal images, in memory or, where `open` or `write` made the bank, in a folder.
 
     Every image has an id, a number that stays its own and is never given to another. `add`, `remove` and `merge` change the
-    bank by exchanging its `snapshot` for another: whoever reads one sees the same images throughout, and other threads see
+    bank by exchanging its `snapshot` for another: a reader of one sees the same images throughout, and other threads see
     the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are
     bit-identical to those of a bank fitted at once on the same images in the same order.
 
@@ -180,7 +180,7 @@ class Bank:
 
         A bank saved to the folder it is in writes only what has changed: `options`, of the Spade it belongs to.
 
-        Raises StorageError (a full disk; the old bank is as it was), BankLockedError where somebody else writes there,
+        Raises StorageError (a full disk; the old bank is as it was), BankLockedError where there is another writer,
         InputError where the folder holds other files.
         """
         path = user_path(path)
