@@ -1,5 +1,5 @@
 // The search: a block holds one tile of query pixels against its share of the gallery, level by level on tensor cores, and
-// keeps the candidates with the smallest lower bounds. Nothing a pair produces ever leaves the chip but surviving candidates.
+// keeps the candidates with the smallest lower bounds. Per-pair values never leave the chip; only surviving candidates do.
 //
 // Per gallery image the Gram tiles come in the order of schedule.cuh: coarse tiles go to rings in shared memory; a tile of
 // the finest group is completed by the interpolated coarse values of its columns and turned into lower bounds
