@@ -39,13 +39,19 @@ def folder(tmp_path, normal):
     return place
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests that need a GPU say why they do not run."""
-    if torch.cuda.is_available() and has_cuda_engine():
-        return
-    reason = "no CUDA device" if not torch.cuda.is_available() else "this build of fastspade has no CUDA engine"
+    """What uses the emulated CUDA engine waits for it to be compiled, and so is slow. Tests that need a GPU say why they do not
+    run."""
+    reason = None
+    if not torch.cuda.is_available():
+        reason = "no CUDA device"
+    elif not has_cuda_engine():
+        reason = "this build of fastspade has no CUDA engine"
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if "emulated" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+        if reason is not None and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

@@ -18,6 +18,8 @@ from fastspade.errors import DtypeError, InputError, MissingDependencyError, Mis
 
 timm = pytest.importorskip("timm", reason="timm is not installed (extra 'timm')")
 
+pytestmark = pytest.mark.slow  # builds networks of timm
+
 
 def weights_of(name: str, place, *, seed: int = 0, **options):
     """A state dict of random values in a local file, as somebody without a network has it."""

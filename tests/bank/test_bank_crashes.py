@@ -19,6 +19,8 @@ from tiny import tiny_spade
 from fastspade.bank.folder import BankFolder
 from fastspade.errors import FastspadeError, StorageError
 
+pytestmark = pytest.mark.slow  # kills many writers
+
 
 @pytest.mark.parametrize(("action", "kills"), [("save", 100), ("add", 100), ("remove", 30)])
 def test_a_writer_killed_at_any_moment(action, kills, tmp_path, record_fault):

@@ -18,6 +18,8 @@ from fastspade import Spade
 from fastspade.cli import main
 from fastspade.files.signals import Terminated, keeps_handler, sigterm_raises
 
+pytestmark = pytest.mark.slow  # interrupts many processes
+
 SCRIPT = Path(__file__).parents[1] / "programs" / "interrupted_command.py"
 RUNNING = ["--device", "cpu", "--num-workers", "1", "--batch-size", "2", "--quiet"]
 FIT = ["--backbone", "efficientnet_lite0", "--k", "2", "--resize", "64", "--crop", "64", *RUNNING]

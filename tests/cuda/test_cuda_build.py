@@ -15,7 +15,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 NVCC, CUOBJDUMP = shutil.which("nvcc"), shutil.which("cuobjdump")
 if CUOBJDUMP is None and (triton := importlib.util.find_spec("triton")):  # a dependency of torch's CUDA build, with its own copy
     CUOBJDUMP = next(map(str, Path(triton.origin).parent.rglob("nvidia/bin/cuobjdump")), None)
-pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc")
+pytestmark = [pytest.mark.skipif(NVCC is None, reason="no nvcc"), pytest.mark.slow]
 needs_cuobjdump = pytest.mark.skipif(CUOBJDUMP is None, reason="no cuobjdump")
 
 ARCHITECTURES = ["80", "86", "89", "90a"]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from emulated_engine import MACHINE
 
+pytestmark = pytest.mark.slow  # compiles the emulated device and its checks
+
 ROOT = Path(__file__).parents[2]
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 

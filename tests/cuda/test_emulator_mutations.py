@@ -14,6 +14,8 @@ from search_checks import assert_exact
 
 from fastspade.search.cuda import plan_cuda, search_cuda
 
+pytestmark = pytest.mark.slow  # compiles an engine for every planted fault
+
 CASE = Case("mutation", ((40, 18, 13), (70, 9, 7), (20, 4, 3)), images=3, kappa=2)
 
 MUTANTS = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-pytestmark = pytest.mark.skipif(not BENCHMARKS.exists(), reason="the tests do not run from a source checkout")
+pytestmark = [pytest.mark.skipif(not BENCHMARKS.exists(), reason="the tests do not run from a source checkout"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from fastspade.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "programs" / "distributed_script.py"
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+pytestmark = [pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from fastspade.anomalib import Spade
 from fastspade.backbones import load_backbone
 from fastspade.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # lightning's advice on workers, loggers and accelerators
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]  # lightning's advice on workers, loggers and accelerators
 
 TINY = dict(layers=LAYERS, k=3, sigma=1.0, visualizer=False)
 

@@ -26,6 +26,8 @@ from fastspade import Spade
 from fastspade.errors import InputError
 from fastspade.sklearn import SpadeDetector
 
+pytestmark = pytest.mark.slow  # runs scikit-learn's own checks of estimators
+
 NORMAL = np.stack([np.array(picture(seed)) for seed in range(8)])
 TEST = np.stack([np.array(picture(seed)) for seed in range(50, 54)])
 

@@ -19,6 +19,8 @@ from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, describe
 from fastspade.evaluate.report import Report
 from fastspade.evaluate.runner import evaluate_category
 
+pytestmark = pytest.mark.slow  # needs a browser
+
 HOSTILE = "<img src=x onerror=alert(1)>&'.png"  # file names are data, never markup
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 

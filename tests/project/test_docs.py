@@ -22,6 +22,8 @@ from fastspade.backbones.network import Network, Recipe
 from fastspade.errors import MissingDependencyError
 from fastspade.spade.options import names
 
+pytestmark = pytest.mark.slow  # builds the site
+
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "mkdocs.yml").exists():
     pytest.skip("the documentation is not part of this copy of the tests", allow_module_level=True)

@@ -16,6 +16,8 @@ import fastspade._engine as engine
 from fastspade import Spade
 from fastspade.arguments import Options
 
+pytestmark = pytest.mark.slow  # runs mypy
+
 ROOT = Path(__file__).parents[2]
 INSTALLED = Path(engine.__file__).parent
 BINDINGS = ROOT / "csrc" / "bindings"

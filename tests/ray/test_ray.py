@@ -34,6 +34,8 @@ from fastspade.ray.shipping import Shipped  # noqa: E402
 from fastspade.ray.storage import locate  # noqa: E402
 from fastspade.ray.worker import MOST_ATTEMPTS, Attempts, Job, Scorer  # noqa: E402
 
+pytestmark = pytest.mark.slow  # starts a Ray cluster
+
 
 @pytest.fixture(scope="module")
 def model():

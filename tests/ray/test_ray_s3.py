@@ -14,6 +14,8 @@ from tiny import picture, tiny_spade
 
 from fastspade.ray import score
 
+pytestmark = pytest.mark.slow  # starts a Ray cluster
+
 
 @pytest.fixture
 def bucket():

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # compiles for another processor
+
 ROOT = Path(__file__).parents[2]
 CORE = (
     "core/block_cache", "core/duplicates", "core/exact", "core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/projection",

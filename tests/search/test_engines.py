@@ -14,7 +14,7 @@ from fastspade.search.cuda import gallery_bytes_cuda, plan_cuda, prepare_gallery
 from fastspade.search.streamed import search_streamed
 
 
-@pytest.fixture(params=["cpu", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["cpu", pytest.param("emulated", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)])
 def search(request):
     if request.param == "cpu":
         return pyramid_knn

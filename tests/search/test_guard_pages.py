@@ -12,7 +12,7 @@ import pytest
 from engine_outputs import SIMD
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "guarded_searches.py"
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is guarded with Linux's mprotect")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="memory is guarded with Linux's mprotect"), pytest.mark.slow]
 TRIED = "tensors that end or begin at memory that may not be touched, and may not be written"
 
 

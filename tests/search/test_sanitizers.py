@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from engine_outputs import SIMD
 
+pytestmark = pytest.mark.slow  # compiles the engine anew
+
 ROOT = Path(__file__).parents[2]
 FOUND = {
     "lying-shape": "AddressSanitizer: heap-buffer-overflow",

@@ -14,6 +14,8 @@ import torch
 from tiny import picture, tiny_spade
 from torch.utils.data import DataLoader, Dataset
 
+pytestmark = pytest.mark.slow  # interrupts many processes
+
 SCRIPT = Path(__file__).parents[1] / "programs" / "interrupted_python.py"
 MOMENTS = [
     ("fit", "memory", "read"), ("fit", "folder", "forward"),
