@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of the output, `head` for one, has closed it
+    except BrokenPipeError:  # whoever read the output, `head` for one, has had enough
         _discard(sys.stdout)
         return 128 + signal.SIGPIPE
     except (FastspadeError, OSError) as error:
