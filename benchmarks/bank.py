@@ -163,8 +163,8 @@ def one_score(folder: Path, mode: str, images: int) -> dict[str, Any]:
 
 
 def one_reading(folder: Path, mode: str, cold: bool, repeats: int) -> dict[str, Any]:
-    """Mapped and positioned reading in turns, in one process: of images alone (mode "read", milliseconds an image), or of
-    scoring test images with so many bytes of features held (milliseconds a test image)."""
+    """Mapped and positioned reading in turns, in one process: of images alone (mode "read", milliseconds per image), or of
+    scoring test images with so many bytes of features held (milliseconds per test image)."""
     import torch
 
     from fastspade import Spade

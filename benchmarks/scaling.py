@@ -102,7 +102,7 @@ def draw(curves: dict[str, Curves], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    titles = {"images": "gallery images", "pixels": "pixels an image", "threads": "threads", "kappa": "neighbours (kappa)"}
+    titles = {"images": "gallery images", "pixels": "pixels per image", "threads": "threads", "kappa": "neighbours (kappa)"}
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.8), sharey=False)
     for plot, (axis, curve) in zip(axes, curves.items(), strict=True):
         exponents = curve.exponents()
@@ -120,7 +120,7 @@ def draw(curves: dict[str, Curves], path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--budget", type=float, default=12.0, help="seconds a point may take a contender")
+    parser.add_argument("--budget", type=float, default=12.0, help="seconds that a point may take per contender")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--galleries", type=int, nargs="+", default=GALLERIES)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)

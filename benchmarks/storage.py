@@ -32,7 +32,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def scored(scene: Scene, dtype: str, backbone: Any) -> dict[str, Any]:
-    """Of one scene and type: image scores by kind, maps of the crop, matches, metrics, bytes an image."""
+    """Of one scene and type: image scores by kind, maps of the crop, matches, metrics, bytes per image."""
     options = dict(k=50, resize=224, crop=224, keep_crop=True, device="cpu", progress=False)
     model = Spade(backbone, storage_dtype=dtype, **options).fit(scene.normal)
     images = model.score([image.picture for image in scene.test]).images

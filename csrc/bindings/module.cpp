@@ -18,7 +18,7 @@ void define_cuda_engine(py::module_& module);  // cuda.cpp
 
 namespace {
 
-// True when Python has a signal waiting that raises (Ctrl-C). Looks at most twenty times a second: it takes the GIL.
+// True when Python has a signal waiting that raises (Ctrl-C). Looks at most twenty times per second: it takes the GIL.
 std::function<bool()> signal_check() {
     auto next = std::make_shared<std::chrono::steady_clock::time_point>(std::chrono::steady_clock::now());
     return [next] {

@@ -1,5 +1,5 @@
 // The device intrinsics that kernels use, and nothing else: kernels include this header and name no other intrinsic, so
-// that the same sources also run on the host, one fibre a thread, over tests/cuda/emulator/simt.hpp. On the device every
+// that the same sources also run on the host, one fibre per thread, over tests/cuda/emulator/simt.hpp. On the device every
 // function is one instruction or a thin wrapper.
 #pragma once
 

@@ -75,7 +75,7 @@ FASTSPADE_DEVICE bool group_any(int id, int threads, bool predicate) {
     return any != 0;
 }
 
-// --- registers a thread, for all warps of a warpgroup
+// --- registers per thread, for all warps of a warpgroup
 template <int Registers>
 FASTSPADE_DEVICE void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers)); }
 template <int Registers>

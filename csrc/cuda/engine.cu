@@ -81,7 +81,7 @@ class Stream {
   private:
     std::string where() const { return " on device " + std::to_string(device_) + ", " + subject_(); }
 
-    // Above 48 KiB a kernel must be told, once a device and size.
+    // Above 48 KiB a kernel must be told, once per device and size.
     void allow_shared(const void* kernel, int bytes) {
         static std::mutex guard;
         static std::set<std::pair<const void*, std::pair<int, int>>> allowed;

@@ -67,7 +67,7 @@ FASTSPADE_DEVICE float kth_distance(const uint64_t* keys, int count, int kappa, 
     return key_value(kth);
 }
 
-// One warp a row.
+// One warp per row.
 FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
     const int lane = thread_index() & 31;
     const int local = block_index() * (finish_threads / 32) + thread_index() / 32;

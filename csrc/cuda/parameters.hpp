@@ -13,8 +13,8 @@ namespace fastspade::cuda {
 
 constexpr int max_levels = 16;  // of a pyramid
 constexpr int max_groups = 4;   // resolutions whose Gram matrices are computed apart: the finest and three coarser
-constexpr int tile_columns = 128;   // gallery pixels a tile
-constexpr int step_channels = 64;   // channels a pipeline step; operands are padded to a multiple with zeros
+constexpr int tile_columns = 128;   // gallery pixels per tile
+constexpr int step_channels = 64;   // channels per pipeline step; operands are padded to a multiple with zeros
 constexpr int short_step = 32;      // the same where shared memory is short (search.cuh)
 constexpr int search_threads = 256;
 constexpr int pipeline_stages = 3;
@@ -106,14 +106,14 @@ struct SearchParameters {
     int repeat_words;
     const int64_t* gallery_index;  // (query images, slots) ascending, or null; entries outside the gallery are skipped
     int64_t gallery_images;
-    int slots, segments;           // gallery images a query is searched against; pieces an image is cut into
-    int query_pixels, query_tiles; // tiles an image
+    int slots, segments;           // gallery images per query; pieces that an image is cut into
+    int query_pixels, query_tiles; // tiles per image
     int first_tile;                // of the launch's first block, over all query images
     int height, width;             // the gallery's finest grid
     const uint32_t* jobs;          // group << 28 | column tile, in order; see schedule.cuh
     int job_count;
     int splits;                    // blocks that share a query tile
-    int keep, capacity;            // candidates a row: kept at the end, and room for
+    int keep, capacity;            // candidates per row: kept at the end, and room for
     uint64_t* kept;                // (rows, splits, keep), rows counted from the launch's first tile
     uint32_t* limits;              // (rows): shared between splits
     uint64_t* lists;               // candidates of (block, row, capacity), or null: in shared memory
@@ -156,7 +156,7 @@ struct RepeatParameters {
     const int64_t* gallery_index;  // (rows, slots) ascending, or null: one row, of gallery images 0 .. slots - 1
     int64_t gallery_images;
     int rows, slots, pixels, kappa, words;
-    uint32_t* repeats;   // (rows, slots, words): a bit a pixel
+    uint32_t* repeats;   // (rows, slots, words): one bit per pixel
     int64_t* available;  // (rows), zeros at first: how many pixels are left
 };
 

@@ -91,7 +91,7 @@ void count_channels(OperandLayout& layout) {
 }
 
 // The tallest query tile that fits, still leaves every multiprocessor a block, and is not half empty for every image: a tile
-// streams the whole gallery, so the taller, the less traffic a pair. Steps of 32 channels make room for a taller one.
+// streams the whole gallery, so the taller, the less traffic per pair. Steps of 32 channels make room for a taller one.
 void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t kappa, int64_t small_tiles, int64_t units, SearchPlan& plan) {
     plan.tiling = {gallery.width, gallery.height, false};
     for (const bool on_chip : {true, false}) {

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t row_bytes = 20, barrier_bytes = 128;
 
-// What lies in shared memory beside the lists: `rows` queries a tile, as search_sm90.cuh has them.
+// What lies in shared memory beside the lists: `rows` queries per tile, as search_sm90.cuh has them.
 struct Shape {
     int rows, stages;
     bool on_chip;  // the lists

@@ -21,7 +21,7 @@ FASTSPADE_DEVICE uint64_t mixed_bits(double value, int channel) {
     return (hash ^ (hash >> 29)) * 0x94d049bb133111ebull;
 }
 
-// The mean of each channel over all images and native pixels: one block a channel, summed in a fixed order. Where they are
+// The mean of each channel over all images and native pixels: one block per channel, summed in a fixed order. Where they are
 // many a sample does, because any centre is right: neighbouring channels share a sector, so one channel of a gallery with
 // channels last costs eight times its bytes. Steps of the golden section spread the sample evenly whatever the width.
 FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
@@ -58,7 +58,7 @@ FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
     }
 }
 
-// The largest squared norm of a centred native vector of each image and level: one warp a native pixel.
+// The largest squared norm of a centred native vector of each image and level: one warp per native pixel.
 FASTSPADE_KERNEL(prepare_threads, 1) largest_kernel(const PrepareParameters p) {
     const int lane = thread_index() & 31;
     int64_t item = static_cast<int64_t>(block_index()) * (prepare_threads / 32) + thread_index() / 32;
@@ -139,11 +139,11 @@ FASTSPADE_KERNEL(prepare_threads, 1) operand_kernel(const PrepareParameters p) {
     for (int c = used + lane; c < group.channels; c += 32) row[c] = 0;
 }
 
-// One warp a pixel of the finest grid: its norm, and how far the operands' own interpolation is from it.
+// One warp per pixel of the finest grid: its norm, and how far the operands' own interpolation is from it.
 //
 // With q^, r^ the vectors that the operands hold, by Cauchy and Schwarz
 //   |<q, r> - <q^, r^>| <= |q - q^| |r| + |q^| |r - r^|.
-// On top come the sums in the tensor cores (float32, possibly truncating, 16 products an instruction) and the rounding
+// On top come the sums in the tensor cores (float32, possibly truncating, 16 products per instruction) and the rounding
 // of coarse Gram values to 16 bits before they are interpolated; both are shares of |q^| times the interpolated norms of
 // the native gallery vectors (the triangle inequality), so they join |r - r^|.
 FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {

@@ -1,5 +1,5 @@
 // The search: a block holds one tile of query pixels against its share of the gallery, level by level on tensor cores, and
-// keeps the candidates with the smallest lower bounds. Nothing a pair produces ever leaves the chip but surviving candidates.
+// keeps the candidates with the smallest lower bounds. Per-pair values never leave the chip; only surviving candidates do.
 //
 // Per gallery image the Gram tiles come in the order of schedule.cuh: coarse tiles go to rings in shared memory; a tile of
 // the finest group is completed by the interpolated coarse values of its columns and turned into lower bounds
@@ -30,7 +30,7 @@ template <class Operand, int RowTiles, int StepChannels>
 FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
     using Gram = Tile<RowTiles, StepChannels>;
     using Ring = GramRing<RowTiles>;
-    constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows a thread owns
+    constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows per thread
     char* const shared = shared_memory();
     auto* const columns = reinterpret_cast<Column*>(shared + p.column_offset);
     auto* const samples = reinterpret_cast<ColumnSample*>(columns + tile_columns);

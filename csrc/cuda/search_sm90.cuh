@@ -7,7 +7,7 @@
 // its own, of which only the parity tells; the second alone keeps rings, limits and lists consistent.
 //
 // Gallery pixels are the products' rows, so that a thread has few pixels and many queries. With several groups a tile's
-// pixels are four patches, one a warp, 8 pixels wide and 4 high, and a thread owns a column of a patch: its four pixels
+// pixels are four patches, one per warp, 8 pixels wide and 4 high, and a thread owns a column of a patch: its four pixels
 // share most of the coarse values that they interpolate from.
 #pragma once
 
@@ -216,7 +216,7 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
 template <int Chunks>
 FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list, const OwnPixel (&own)[own_pixels],
                                   float ratio, int group, int warp, int lane, Share<Chunks>& share) {
-    uint32_t survivors[Chunks];  // a bit a pair
+    uint32_t survivors[Chunks];  // one bit per pair
 #pragma unroll
     for (int chunk = 0; chunk < Chunks; ++chunk) {
         survivors[chunk] = 0u;
@@ -275,7 +275,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     c.unit = range.split;
     open_unit(s, c, range.query_image);
     uint32_t at = 0;
-    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, and nobody hands it over
+    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, without a hand-over
     int group = -1;                 // of the tile at hand
     for (int tile = 0; !c.done; ++tile, at += static_cast<uint32_t>(c.steps), advance_job(s, c, range.query_image)) {
         const int before = group;  // of the other warpgroup's tile

@@ -1,4 +1,4 @@
-// The kernels of a preparation and of a search, in order, for whoever can launch kernels: the CUDA runtime (engine.cu) and
+// The kernels of a preparation and of a search, in order, for any launcher of kernels: the CUDA runtime (engine.cu) and
 // the host emulation run this same code. A launcher has
 //   launch(kernel, blocks, threads, shared_bytes, parameters),   fill(address, byte, bytes),
 //   tensor_map(box)   and   launch_sm90(bfloat16, tile_rows, blocks, shared_bytes, parameters).

@@ -1,7 +1,7 @@
 """SPADE as a model of anomalib (extra `anomalib`): trained, tested and used by its Engine like its own models.
 
-A PatchCore user switches by one line: `from fastspade.anomalib import Spade` in place of
-`from anomalib.models import Patchcore`.
+A PatchCore user imports `from fastspade.anomalib import Spade` in place of `from anomalib.models import Patchcore`, and makes
+a `Spade()` where it was a `Patchcore()`.
 """
 
 from __future__ import annotations

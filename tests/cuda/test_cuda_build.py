@@ -21,7 +21,7 @@ needs_cuobjdump = pytest.mark.skipif(CUOBJDUMP is None, reason="no cuobjdump")
 ARCHITECTURES = ["80", "86", "89", "90a"]
 THREADS = {"search": 256, "redo": 128, "finish": 128, "schedule": 256, "centre": 256, "largest": 256, "scale": 256, "operand": 256, "terms": 256}
 THREADS |= {"equal": 256, "repeat": 256}
-# Blocks a multiprocessor that registers must allow: the search is planned as one, its smallest tile as one beside another
+# Blocks per multiprocessor that registers must allow: the search is planned as one, its smallest tile as one beside another
 # kernel's; the others hide their memory latency behind warps.
 BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 3, "largest": 3, "centre": 2, "scale": 1, "schedule": 1}
 BLOCKS |= {"equal": 2, "repeat": 4}

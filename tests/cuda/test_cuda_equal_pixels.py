@@ -17,7 +17,7 @@ TERM_BYTES = 16
 
 
 def objects(case: Case, images: int, seed: int, black: float) -> list[torch.Tensor]:
-    """Random features whose lower rows, about a share of `black`, all hold one vector a level."""
+    """Random features whose lower rows, about a share of `black`, all hold one vector per level."""
     levels = pyramid(case, images, seed)
     plain = pyramid(case, 1, 99)
     for level, vectors in zip(levels, plain, strict=True):

@@ -25,7 +25,7 @@ PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
 
 GALLERY = Case("gallery", ((70, 42, 28), (136, 21, 14), (30, 11, 7)), images=2)
 QUERY = Case("query", ((70, 12, 15), (136, 6, 8), (30, 3, 4)))  # 180 pixels: the last tile is ragged, whatever its height
-# Search, kappa, shared memory -> queries a tile, channels a step, stages.
+# Search, kappa, shared memory -> queries per tile, channels per step, stages.
 LAYOUTS = {
     ("sm80", 64, 90_000): (32, 32, 3),
     ("sm80", 64, 118_000): (32, 64, 3),

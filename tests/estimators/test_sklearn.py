@@ -212,7 +212,7 @@ def test_it_works_in_a_pipeline_a_grid_search_and_cross_validation():
         (lambda t: detector(contamination="most").fit(NORMAL), "contamination must be 'auto' or a share"),
         (lambda t: detector(image_shape=(8, 8)).fit(np.zeros((3, 65))), r"X must have 64 features, image_shape's \(8, 8\); got 65"),
         (lambda t: detector(image_shape=(8,)).fit(np.zeros((3, 8))), r"image_shape must be \(H, W\) or .*, got \(8,\)"),
-        (lambda t: detector().fit(NORMAL).predict([t, t / "0.png"]), "X must name one image an item, but its 2 items hold 7 images"),
+        (lambda t: detector().fit(NORMAL).predict([t, t / "0.png"]), "X must name one image per item, but its 2 items hold 7"),
         (lambda t: detector(k=0).fit(NORMAL), "k must be at least 1, got 0"),
     ],
 )

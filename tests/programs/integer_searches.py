@@ -1,4 +1,4 @@
-"""Searches that the CPU engine does in whole numbers first, each beside the float64 reference; prints what was bounded how.
+"""Searches that the CPU engine does in int8 or int16 first, each beside the float64 reference; prints what was bounded how.
 
     FASTSPADE_SIMD=generic_integer python tests/programs/integer_searches.py      # ends with status 3 where it is not to be had
 """

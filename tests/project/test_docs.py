@@ -20,6 +20,7 @@ from torch import nn
 from fastspade import backbones, errors
 from fastspade.backbones.network import Network, Recipe
 from fastspade.errors import MissingDependencyError
+from fastspade.spade.options import names
 
 pytestmark = pytest.mark.slow  # builds the site
 
@@ -158,6 +159,11 @@ def test_the_sites_tables_are_those_of_the_results(site):
     text = (site / "performance" / "index.html").read_text(encoding="utf-8")
     assert "<!-- table" not in text and text.count("<table>") >= 2
     assert "<table>" in (site / "backbones" / "index.html").read_text(encoding="utf-8").split("What each costs")[-1]
+
+
+def test_every_option_has_its_row(site):
+    text = (site / "options" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"<tr>\s*<td><code>(\w+)</code></td>", text) == list(names())
 
 
 def test_every_backbone_of_the_benchmark_has_its_row_and_its_cost():

@@ -1,4 +1,4 @@
-"""The search takes numpy, JAX and any DLPack arrays and answers in kind, without copies where the layout allows."""
+"""The search takes numpy, JAX and any DLPack arrays and returns the same kind, without copies where the layout allows."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ A case is a dictionary:
     {"call": "pyramid_knn", "library": "torch", "query": [TENSOR, ...], "gallery": [TENSOR, ...], "kappa": 3,
      "gallery_index": {"values": [[0, 1]], "dtype": "int64", "layout": "plain"}, "upsample": "bilinear"}
 
-where "call" may be "knn" (one TENSOR a side, no index, no upsample) and "library" "numpy". A TENSOR is
+where "call" may be "knn" (one TENSOR per side, no index, no upsample) and "library" "numpy". A TENSOR is
 
     {"shape": [2, 3, 8, 8], "dtype": "float32", "order": [0, 1, 2, 3], "steps": [1, 1, 1, 1], "shift": 0, "values": "normal",
      "seed": 1}

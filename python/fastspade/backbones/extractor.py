@@ -1,4 +1,4 @@
-"""Images -> features, the same bits for an image whatever images come with it.
+"""Images -> features, bit-identical for an image whichever images share its batch.
 
 A network's output may differ in its last bit with the shape of the batch. So the network always sees batches of one shape:
 single images on the CPU (which takes as long as larger batches), batches filled up to `batch_size` on CUDA. An image's

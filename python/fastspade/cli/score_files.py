@@ -116,7 +116,7 @@ def _write(
 
 
 def unique_stems(names: Sequence[str]) -> list[str]:
-    """A file name an image: its stem, numbered where several images share it."""
+    """One file name per image: its stem, numbered where several images share it."""
     used: set[str] = set()
     numbers: dict[str, int] = {}  # of a stem, the last one given
     stems = []

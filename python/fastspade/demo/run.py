@@ -43,7 +43,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True, categories: tup
     """Find seeded synthetic defects in real photographs with efficientnet_lite0, with the default preset and the paper's.
 
     out: folder to write: contact_sheet.png and overlays/<category>/<number>_<defect>.png, of the default. seed: fixes all data.
-    Prints a table; returns one report a category.
+    Prints a table; returns one report per category.
     """
     from fastspade.spade import Spade
 

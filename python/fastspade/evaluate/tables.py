@@ -34,7 +34,7 @@ def summary(results: Sequence[CategoryResult]) -> dict[str, dict[str, MetricValu
 
 
 def as_json(results: Sequence[CategoryResult], about: dict[str, Any], images: dict[str, list[dict[str, Any]]]) -> str:
-    """The whole of results.json. about: what was run. images: for each category, one record an image.
+    """The whole of results.json. about: what was run. images: for each category, one record per image.
 
     Metrics are shares from 0 to 1; an undefined one is null and "reasons" says why.
     """
@@ -72,7 +72,7 @@ def _plain(values: dict[str, MetricValue], group: str, reasons: dict[str, str]) 
 
 
 def as_csv(results: Sequence[CategoryResult]) -> str:
-    """One row a category and protocol, and the means; undefined metrics are empty."""
+    """One row per category and protocol, and the means; undefined metrics are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["category", "protocol", "train", "good", "defects", *IMAGE_METRICS, *PIXEL_METRICS,
@@ -97,7 +97,7 @@ def _cell(value: MetricValue) -> str:
 
 
 def print_table(results: Sequence[CategoryResult], file: TextIO | None = None) -> None:
-    """Percentages, a row a category and the mean, one table a protocol: with rich on a terminal, plain text elsewhere."""
+    """Percentages: a row per category and the mean, one table per protocol; with rich on a terminal, plain text elsewhere."""
     file = sys.stdout if file is None else file
     means = summary(results)
     for protocol in [name for name in means if name != "image"]:

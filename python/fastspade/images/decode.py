@@ -46,7 +46,7 @@ def size_of(decoded: Decoded) -> tuple[int, int]:
 
 
 def standardise(image: Image.Image | np.ndarray) -> Decoded:
-    """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits a channel, which may
+    """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits per channel, which may
     come as an array (H, W), (H, W, 3) or (H, W, 4), too."""
     if isinstance(image, np.ndarray):
         return decode_array(image)

@@ -287,7 +287,7 @@ class ImageSource:
             )
 
     def _tell(self, batch: Sequence[_Prepared], told: set[str]) -> None:
-        """Warns, once an iteration each, of pictures of which much is not seen, and of such that are much distorted."""
+        """Warns, once per iteration each, of pictures of which much is not seen, and of such that are much distorted."""
         if self._tiling is not None and self._crop is None:
             return
         unseen = sum(1 - one.crop.height * one.crop.width / (one.size[0] * one.size[1]) for one in batch) / len(batch)

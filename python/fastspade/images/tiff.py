@@ -134,7 +134,7 @@ def read_samples(file: BinaryIO, name: str, page: int, check_size: Callable[[int
         ignored = samples - colours - alpha
         if not colours or one.imagedepth != 1 or ignored > 1 or samples > _MOST_SAMPLES or (ignored and not extra):
             raise ImageReadError(
-                f"cannot read image {name}: a TIFF of photometric interpretation {photo}, {samples} samples a pixel of "
+                f"cannot read image {name}: a TIFF of photometric interpretation {photo}, {samples} samples per pixel of "
                 f"{one.bitspersample} bits is of no kind read here",
                 name,
             )

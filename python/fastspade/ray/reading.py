@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 64  # of a parquet file, so that a large row group is not held wh
 
 
 def part_entries(part: Part, max_pixels: int | None) -> list[Entry]:
-    """One entry an image. Rows of a parquet file are read here; files are read when their entry is loaded."""
+    """One entry per image. Rows of a parquet file are read here; files are read when their entry is loaded."""
     if isinstance(part, FilePart):
         return [Entry(place.name, _loader(place, max_pixels)) for place in part.places]
     try:

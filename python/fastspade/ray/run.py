@@ -75,18 +75,18 @@ def score(
 ) -> RunSummary:
     """Score images on a Ray cluster into a folder of parquet files. Repeated after a crash, it goes on where it stopped.
 
-    images: a file, folder (searched in depth), glob, parquet file or folder of them (encoded images as bytes), a list of
+    images: a file, folder (searched recursively), glob, parquet file or folder of them (encoded images as bytes), a list of
         one kind, local or as URIs ("s3://bucket/folder"); or a ray.data.Dataset with encoded bytes or (H, W, C) arrays.
         Local paths must be readable under the same name on every node.
     model: path of a saved model, or a Spade fitted on the CPU. For actors on CPUs the bank of a model in one file, or of a
-        Spade, lies in Ray's object store, once a node, and all actors map that memory; one in a folder stays on disk.
+        Spade, lies in Ray's object store, once per node, and all actors map that memory; one in a folder stays on disk.
         Actors on GPUs read the path, which must be the same on every node. backbone, weights: as for Spade.load.
     output: folder or URI; new, empty, or holding the same run, begun earlier. Another run in it is an InputError.
     concurrency: actors, or (fewest, most) for a pool that grows with the cluster. None: as many as its GPUs or CPUs serve.
     num_gpus, num_cpus: of each actor. num_gpus None: 1 where the cluster has GPUs and this build has an engine for
         them, else 0. CPU actors compute with num_cpus threads.
-    batch_size: images a backbone call. images_per_part: images an output file (None: 32 batches). Scores are those of
-        Spade.score, to the bit where the machines, the number of threads and (on GPUs) batch_size are the same.
+    batch_size: images per call of the backbone. images_per_part: images per output file (None: 32 batches). Scores are
+        bit-identical to Spade.score where the machines, the number of threads and (on GPUs) batch_size are the same.
     num_workers: decoding threads of each actor. max_pixels, memory_limit: as for Spade, of each actor. maps: write them too.
     skip_bad: write unreadable images with their error instead of stopping.
     threshold, pixel_threshold: as for Spade.score.

@@ -39,7 +39,7 @@ def check_pyramid(name: str, levels: object) -> list[torch.Tensor]:
     """L tensors (images, C_l, H_l, W_l), finest first, one image count and one device."""
     if isinstance(levels, torch.Tensor) or not isinstance(levels, Sequence):
         raise DtypeError(
-            f"{name} must be a sequence of tensors, one a level, finest first; got {type(levels).__name__}"
+            f"{name} must be a sequence of tensors, one per level, finest first; got {type(levels).__name__}"
         )
     if len(levels) == 0:
         raise InputError(f"{name} must hold at least one level, got none")
@@ -89,7 +89,7 @@ def check_gallery_index(
         raise DtypeError(f"gallery_index must be int64, got {str(gallery_index.dtype).removeprefix('torch.')}")
     if gallery_index.ndim != 2 or gallery_index.shape[0] != queries or gallery_index.shape[1] == 0:
         raise InputError(
-            f"gallery_index must have shape ({queries}, K) with K >= 1, one row a query image; "
+            f"gallery_index must have shape ({queries}, K) with K >= 1, one row per query image; "
             f"got {shape_text(gallery_index.shape)}"
         )
     if gallery_index.device != device and not (streamed and gallery_index.device.type == "cpu"):

@@ -2,7 +2,7 @@
 
 A border's features are rarer than an inside's whatever stands around them, so that good images' maps rise towards the border.
 How far is measured by fit: some normal images are mirrored left to right, which makes good images that the bank does not hold
-(their neighbours' near-duplicates cannot vouch for them), and matched; their maps' mean at every distance from the border,
+(none of their near-duplicates is in it), and matched; their maps' mean at every distance from the border,
 over that of the inside, is the profile. Maps are divided by it where it is above 1.
 """
 

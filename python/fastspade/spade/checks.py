@@ -25,7 +25,7 @@ def _plain(value: Any) -> Any:
 
 
 def count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number, 1 or more."""
+    """An integer, 1 or more."""
     value = _plain(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise DtypeError(f"{name} must be an integer, got {type(value).__name__}")
@@ -39,7 +39,7 @@ def optional_count(name: str, value: Any) -> int | None:
 
 
 def optional_workers(name: str, value: Any) -> int | None:
-    """A whole number, 0 or more, or None."""
+    """An integer, 0 or more, or None."""
     return None if value is None else count(name, value, 0)
 
 

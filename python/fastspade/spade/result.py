@@ -1,4 +1,4 @@
-"""What scoring returns: one record an image, and the collection of them."""
+"""What scoring returns: one record per image, and the collection of them."""
 
 from __future__ import annotations
 

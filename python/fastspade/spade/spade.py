@@ -118,7 +118,7 @@ class Spade(_Attributes):
 
         normal_images: a path, folder, glob, PIL image, numpy (H, W, 3) uint8, a list of those, a tensor (N, 3, H, W) in
         [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising. path: a folder to keep
-        the features in, as `save` writes it: they go there as they come, so that they need not fit into memory.
+        the features in, as `save` writes it: they are written as they are computed, so that they need not fit into memory.
         """
         stream = self.new_extractor().stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
         extractor = stream.extractor
@@ -164,7 +164,7 @@ class Spade(_Attributes):
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
         Every normal image, or 300 of them evenly spread where there are more, is scored against all the others, from the
-        features already kept: no image is read again. target_fpr: the share of new normal images that may be called defects;
+        features in the bank: no image is read again. target_fpr: the share of new normal images that may be called defects;
         their scores' tail is extrapolated (fastspade.spade.threshold), and with few images the real share is uncertain:
         Threshold.false_alarm_range says how much, and fewer than 50 images are warned of. 0: the largest score seen.
         pixel_target_fpr: the share of all their pixels that may be masked. Raises InputError where there is only one normal

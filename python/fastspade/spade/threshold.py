@@ -2,8 +2,8 @@
 
 Every normal image is scored against the others (leave one out), so no defect is needed. A map has so many pixels that
 their threshold is simply the smallest value that no more than the target share of them exceeds. An image has one score, and
-the share wanted is mostly finer than one image in N: a Gumbel distribution, that of the largest of many values, is fitted
-to the scores and its tail gives the threshold, unless 10 scores or more lie beyond it and speak for themselves.
+the target share is usually finer than one image in N: a Gumbel distribution, that of the largest of many values, is fitted
+to the scores, and its tail gives the threshold. Where 10 scores or more lie beyond, it is the empirical quantile instead.
 """
 
 from __future__ import annotations

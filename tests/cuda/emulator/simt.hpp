@@ -1,5 +1,5 @@
 // A small SIMT machine on the host: it gives csrc/cuda/device.cuh's names a meaning, so that kernels run unchanged, one
-// fibre a thread, blocks one after another.
+// fibre per thread, blocks one after another.
 //
 // A fibre runs until it must wait for others: at a barrier of its block or at a collective of its warp. What the hardware
 // leaves open depends on a seed: which block, warp and lane goes first, and when an asynchronous copy lands.

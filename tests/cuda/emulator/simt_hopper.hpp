@@ -72,7 +72,7 @@ void product_wait() { emulate::product_wait(Pending); }
 template <int Count>
 void product_pin(float (&)[Count]) {}
 
-// Two accumulators a column of the result.
+// Two accumulators per column of the result.
 template <int Count>
 void multiply_async(emulate::Collective kind, float (&d)[Count], uint64_t a, uint64_t b, bool accumulate) {
     static_assert(Count == 64 || Count == 48);  // what device_sm90.cuh has
