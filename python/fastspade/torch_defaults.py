@@ -13,14 +13,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any, NamedTuple
+from functools import partial, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import backends
 from torch.overrides import _pop_mode, _push_mode
 
-__all__ = ["torch_defaults"]
+__all__ = ["eager_torch_defaults", "torch_defaults"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")  # that have an autocast of their own
 _allow_changes = getattr(backends, "__allow_nonbracketed_mutation")  # also after torch.backends.disable_global_flags()
@@ -163,3 +166,16 @@ def torch_defaults() -> Iterator[None]:
             torch.set_flush_denormal(False)
             stack.callback(torch.set_flush_denormal, True)
         yield
+
+
+def eager_torch_defaults(call: Callable[P, T]) -> Callable[P, T]:
+    """A method that computes inside `torch_defaults()`, but where it is traced: a graph holds no settings of the process."""
+
+    @wraps(call)
+    def run(*arguments: P.args, **named: P.kwargs) -> T:
+        if torch.compiler.is_compiling():
+            return call(*arguments, **named)
+        with torch_defaults():
+            return call(*arguments, **named)
+
+    return run

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bank_writer import bank_of, change, changed, features, litter, state_of
+from bank_writer import STEPS, bank_of, change, changed, features, litter, state_of
 from tiny import tiny_spade
 
 from fastspade.bank.folder import BankFolder
@@ -22,17 +22,18 @@ from fastspade.errors import FastspadeError, StorageError
 pytestmark = pytest.mark.slow  # kills many writers
 
 
-@pytest.mark.parametrize(("action", "kills"), [("save", 100), ("add", 100), ("remove", 30)])
-def test_a_writer_killed_at_any_moment(action, kills, tmp_path, record_fault):
-    command = [sys.executable, str(Path(__file__).parents[1] / "programs" / "bank_writer.py"), str(tmp_path / "bank"), action, str(kills), "1"]
+@pytest.mark.parametrize("action", ["save", "add", "remove"])
+def test_a_writer_killed_at_every_step(action, tmp_path, record_fault):
+    """SIGKILL, after which no line of Python tidies up; halfway through what is written too."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "programs" / "bank_writer.py"), str(tmp_path / "bank"), action]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert ended.returncode == 0, ended.stderr
     counts = json.loads(ended.stdout)
-    assert counts["before"] + counts["after"] == kills and counts["before"] > kills // 10 and counts["with litter"] > 2
-    record_fault(f"SIGKILL at a random moment of {action} on a bank in a folder", kills, "the old bank or the new one, whole")
+    assert min(counts.values()) > 0
+    record_fault(f"SIGKILL at a step of {action} on a bank in a folder", counts["before"] + counts["after"], "the old bank or the new one, whole")
 
 
-STEPS = {"stop": ("open", "pwrite", "fsync", "replace", "unlink", "chmod"), "full disk": ("pwrite", "fsync", "replace")}
+FAILING = {"stop": STEPS, "full disk": ("pwrite", "fsync", "replace")}
 
 
 class Stopped(BaseException):
@@ -56,14 +57,14 @@ def test_a_writer_stopped_at_every_step(action, failure, tmp_path, monkeypatch, 
                 calls[0] += 1
                 if failure == "stop" and calls[0] > len(outcomes):
                     raise Stopped
-                if failure == "full disk" and name in STEPS[failure] and calls[0] == len(outcomes) + 1:
+                if failure == "full disk" and name in FAILING[failure] and calls[0] == len(outcomes) + 1:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 return real(*args, **kwargs)
 
             return call
 
         with monkeypatch.context() as patch:
-            for name in STEPS[failure]:
+            for name in FAILING[failure]:
                 patch.setattr(os, name, counted(name, getattr(os, name)))
             try:
                 change(path, action, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -158,6 +159,17 @@ def test_opening_reads_no_features_and_scoring_only_the_chosen(normal, tmp_path,
     read.clear()
     model.score(picture(100))
     assert read == [image] * 2
+
+
+def test_a_file_like_name_that_becomes_a_folder_is_warned_of(normal, tmp_path):
+    model = tiny_spade().fit(normal)
+    with pytest.warns(UserWarning, match=r"x\.pt becomes a folder; a name ending in \.safetensors makes one file"):
+        model.save(tmp_path / "x.pt")
+    assert (tmp_path / "x.pt" / "manifest.json").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("x.pt", "folder", "one.safetensors"):  # the first is a folder by now
+            model.save(tmp_path / name)
 
 
 def test_shards_are_readable_with_safetensors_alone(normal, tmp_path):

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import dataset_trees as trees
 import numpy as np
@@ -17,12 +18,12 @@ from tiny import tiny_spade
 
 from fastspade import maps
 from fastspade.cli import main
-from fastspade.errors import InputError
+from fastspade.errors import ImageReadError, InputError
 from fastspade.evaluate import pro
 from fastspade.evaluate.arrays import MetricValue
 from fastspade.evaluate.dataset import load_mask, read_dataset
 from fastspade.evaluate.protocols import crop_mask
-from fastspade.evaluate.runner import compared, evaluate_category, mean_of
+from fastspade.evaluate.runner import _mask, compared, evaluate_category, mean_of
 from fastspade.images.geometry import centre_crop
 from fastspade.maps.files import read_map
 
@@ -139,12 +140,61 @@ def test_undefined_metrics_are_null_with_a_reason(tmp_path, capsys):
     assert "n/a  set: pro: the dataset has no ground-truth masks" in capsys.readouterr().out
 
 
-def test_a_broken_dataset_stops_before_any_work(tmp_path, capsys, monkeypatch):
-    root = trees.mvtec(tmp_path / "set")
+def without_mask(root):
     (root / "cap" / "ground_truth" / "cut" / "000_mask.png").unlink()
+
+
+def with_broken_mask(root):
+    (root / "cap" / "ground_truth" / "cut" / "000_mask.png").write_bytes(b"nonsense")
+
+
+def with_broken_image(root):
+    (root / "cap" / "test" / "good" / "000.png").write_bytes(b"nonsense")
+
+
+def with_equal_stems(root):
+    Image.open(root / "cap" / "test" / "good" / "000.png").save(root / "cap" / "test" / "good" / "000.bmp")
+
+
+def with_large_mask(root):
+    Image.new("L", (80, 80)).save(root / "cap" / "ground_truth" / "cut" / "000_mask.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "says"),
+    [
+        (without_mask, [], "cut/000.png has no mask"),
+        (with_broken_mask, [], "cut/000_mask.png"),
+        (with_broken_image, [], "good/000.png"),
+        (with_equal_stems, ["--save-maps", "tiff"], "have one stem"),
+        (with_large_mask, ["--max-pixels", "4096"], "cut/000_mask.png: its header says 80 x 80 = 6400 pixels, more than max_pixels"),
+        (lambda root: None, ["--max-pixels", "4095"], "64 x 64 = 4096 pixels, more than max_pixels"),
+    ],
+)
+def test_a_broken_dataset_stops_before_any_work(tmp_path, capsys, monkeypatch, spoil, options, says):
+    root = trees.mvtec(tmp_path / "set")
+    spoil(root)
     monkeypatch.setattr("fastspade.cli.evaluate.load_backbone", None)
-    assert main(["eval", str(root), "--layout", "mvtec", "-o", str(tmp_path / "out"), "--no-report", *SMALL]) == 2
-    assert "cut/000.png has no mask" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(["eval", str(root), "--layout", "mvtec", "-o", str(tmp_path / "out"), "--no-report", *SMALL, *options]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spoil", [with_broken_mask, with_broken_image])
+def test_unreadable_files_are_left_out_on_request(tmp_path, capsys, spoil):
+    root, out = trees.mvtec(tmp_path / "set"), tmp_path / "out"
+    spoil(root)
+    command = ["eval", str(root), "--layout", "mvtec", "--category", "cap", "-o", str(out), "--no-report", *SMALL]
+    assert main([*command, "--skip-bad"]) == 0 and "skipped" in capsys.readouterr().err
+    (category,) = json.loads((out / "results.json").read_text())["categories"]
+    assert category["images"]["good"] + category["images"]["defect"] == 6
+
+
+def test_masks_are_read_with_the_models_max_pixels(tmp_path):
+    """A limit above the usual one holds for the masks that metrics are made with, too."""
+    (category,) = read_dataset(trees.mvtec(tmp_path), "mvtec", ["bolt"])
+    with pytest.raises(ImageReadError, match="max_pixels"):
+        _mask(category.test[-1], SimpleNamespace(size=(64, 64)), True, 4095)
+    assert _mask(category.test[-1], SimpleNamespace(size=(64, 64)), True, 4096).any()
 
 
 def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -100,8 +100,8 @@ def set_slider(page, name: str, where: str) -> None:
 def colored(page, layer: str) -> int:
     """How many pixels of the first card's panel differ from its photograph; cards are painted when in view."""
     page.locator(".card").first.scroll_into_view_if_needed()
-    page.wait_for_function("() => [...document.querySelector('.card').querySelectorAll('canvas')].every((c) => c.width > 4)")
-    page.wait_for_timeout(100)
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # sliders repaint in the next
+    page.wait_for_function("() => [...document.querySelector('.card').querySelectorAll('canvas')].every((c) => c.dataset.painted)")
     return page.evaluate(
         """(layer) => {
           const pixels = (name) => {

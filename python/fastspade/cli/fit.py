@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from fastspade.cli.model import describe, tell_skipped
 from fastspade.cli.parser import options_of
 from fastspade.errors import InputError
 from fastspade.files.home import user_path
+from fastspade.files.progress import tell
 from fastspade.spade import Spade, checks
 from fastspade.spade.threshold import percent
 
@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
         known, (low, high) = model.threshold, map(percent, model.threshold.false_alarm_range())
         print(f"threshold: image score {known.image:.6g}, map {known.pixel:.6g}; {low} to {high} of new good images will be above it")
     elif not arguments.no_threshold:
-        print("no threshold: calibrating one needs at least 2 normal images", file=sys.stderr)
+        tell("no threshold: calibrating one needs at least 2 normal images")
     tell_skipped(model.skipped)
     return 0

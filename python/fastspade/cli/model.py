@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from fastspade.bank.lock import held
 from fastspade.cli.parser import options_of
 from fastspade.errors import LeftOutError
 from fastspade.files.home import user_path
+from fastspade.files.progress import tell
 from fastspade.spade import Spade
 
 
@@ -43,10 +43,10 @@ def tell_skipped(skipped: Sequence[tuple[str, Exception]], shown: int = 3) -> No
     left_out = [name for name, error in skipped if isinstance(error, LeftOutError)]
     for name, error in skipped:
         if not isinstance(error, LeftOutError):
-            print(f"skipped {name}: {error}", file=sys.stderr)
+            tell(f"skipped {name}: {error}")
     if left_out:
         more = f" and {len(left_out) - shown} more" if len(left_out) > shown else ""
-        print(f"left out {len(left_out)} that are no images or hidden: {', '.join(left_out[:shown])}{more}", file=sys.stderr)
+        tell(f"left out {len(left_out)} that are no images or hidden: {', '.join(left_out[:shown])}{more}")
 
 
 def keep(arguments: argparse.Namespace, model: Spade) -> int:
@@ -58,5 +58,5 @@ def keep(arguments: argparse.Namespace, model: Spade) -> int:
         model.save(arguments.model)
     print(describe(user_path(arguments.model), model))
     if had and not arguments.calibrate:
-        print("the threshold is no longer used; --calibrate finds it anew", file=sys.stderr)
+        tell("the threshold is no longer used; --calibrate finds it anew")
     return 0

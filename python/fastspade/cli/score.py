@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from fastspade.cli.model import load_model, tell_skipped
 from fastspade.cli.score_files import parse_kinds, write_scores
 from fastspade.errors import InputError
 from fastspade.files.atomic import check_output, written_at_once
 from fastspade.files.home import user_path
+from fastspade.files.progress import tell
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def _on_ray(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     if done.unreadable:
-        print(f"{done.unreadable} images could not be read; their rows say why", file=sys.stderr)
+        tell(f"{done.unreadable} images could not be read; their rows say why")
     resumed = f", {done.resumed} of them written before" if done.resumed else ""
     print(f"{done.output}: {done.images} images in {done.parts} parquet files{resumed}")
     return 0

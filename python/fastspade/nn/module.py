@@ -6,6 +6,7 @@ from fastspade.errors import InputError
 from fastspade.nn.scorer import Scorer
 from fastspade.spade import Spade
 from fastspade.spade.leave_one_out import current_ceiling
+from fastspade.torch_defaults import torch_defaults
 
 
 class SpadeModule(Scorer):
@@ -22,6 +23,7 @@ class SpadeModule(Scorer):
     names: of the normal images. Raises InputError where the Spade is not fitted or has one of those options.
     """
 
+    @torch_defaults()
     def __init__(self, model: Spade) -> None:
         if model.bank is None:
             raise InputError("model has no normal images yet; call fit(normal_images) first")

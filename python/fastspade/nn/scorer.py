@@ -20,6 +20,7 @@ from fastspade.spade.image_score import image_scores
 from fastspade.spade.leave_one_out import evenly_spread
 from fastspade.spade.matching import anomaly_maps, without_itself
 from fastspade.spade.relative import by_cell, ceiling_of, relative_scores
+from fastspade.torch_defaults import eager_torch_defaults, torch_defaults
 
 OPERAND = "float16"  # what the CUDA search's first pass multiplies
 
@@ -62,6 +63,7 @@ class Scorer(nn.Module):
         self.register_buffer("prepared", None, persistent=False)
         self.register_load_state_dict_post_hook(_prepare_loaded)  # type: ignore[no-untyped-call, unused-ignore]  # torch's
 
+    @torch_defaults()
     def remember(
         self, embeddings: torch.Tensor, pyramid: Sequence[torch.Tensor], size: tuple[int, int],
         ceiling: torch.Tensor | None = None, border: torch.Tensor | None = None,
@@ -104,11 +106,13 @@ class Scorer(nn.Module):
             cells.append(by_cell(maps, (pyramid[0].shape[-2], pyramid[0].shape[-1])))
         return ceiling_of(torch.cat(cells))
 
+    @eager_torch_defaults
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(B, 3, H, W) in [0, 1] -> embeddings (B, E) and pyramid of (B, C_l, H_l, W_l), as the bank has them."""
         embeddings, pyramid = continued(self.network, images, self.margin)
         return embeddings, averaged(pyramid) if self.local_average else pyramid
 
+    @eager_torch_defaults
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, H, W) in [0, 1] -> image scores (B,) and anomaly maps (B, H, W), float32."""
         normal, size = self.embeddings.shape[0], (int(self.smooth_rows.shape[0]), int(self.smooth_columns.shape[0]))

@@ -31,10 +31,12 @@ def windowed_pyramid_knn(
     *,
     gallery_index: torch.Tensor | None = None,
     upsample: str = "bilinear",
+    memory_limit: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contract of `pyramid_knn`, over gallery pixels at most `radius` rows and columns from the query pixel's place.
 
-    gallery: levels, or where they are read from, an image at a time. radius: (rows, columns) of the finest level, 0 or more.
+    gallery: levels, or where they are read from, in parts. memory_limit: bytes of those held at once, of which two images are the
+    least; None: about 512 MiB. radius: (rows, columns) of the finest level, 0 or more.
     kappa must fit in the window of a corner pixel. Exact, as pyramid_knn is: distances (B, H_1, W_1, kappa) float32,
     ascending, ties to the lower index; indices int64.
     """
@@ -65,8 +67,10 @@ def windowed_pyramid_knn(
     # Images that are not in memory pass in parts. Where one has fewer than kappa pixels in a window, the rest is infinity.
     best = torch.full((count, height * width, kappa), torch.inf)
     places = torch.full((count, height * width, kappa), -1)
-    parts = parts_of(gallery, gallery_index.unique(), PART_BYTES)
-    for part, levels in zip(parts, read_ahead(gallery, parts), strict=True):
+    parts = parts_of(gallery, gallery_index.unique(), PART_BYTES if memory_limit is None else memory_limit // 2)
+    source = read_ahead(gallery, parts)
+    for part in parts:
+        levels = next(source)
         for b in range(count):
             (mine,) = torch.isin(part, gallery_index[b]).nonzero(as_tuple=True)
             if len(mine) == 0:
@@ -76,4 +80,5 @@ def windowed_pyramid_knn(
             found, at, _ = search_cpu(one, levels, reach, mine[None], UPSAMPLES[upsample], radius=radius)
             flat = torch.where(at < 0, -1, part[(at // (height * width)).clamp_min(0)] * height * width + at % (height * width))
             best[b], places[b] = merge_nearest(best[b], places[b], found, flat, kappa)
+        del levels  # before the next is asked for
     return best.view(shape), places.view(shape)

@@ -30,24 +30,12 @@ class _Chosen:
 def without_duplicates(bank: Snapshot, what: str = "") -> Snapshot:
     """The bank with images of the same features there once each. what: is done as if they were, of which a warning tells,
     naming a pair; without it nothing is said."""
-    first: dict[bytes, list[int]] = {}
-    kept, pair, count = [], None, 0
-    for i, row in enumerate(bank.embeddings[torch.arange(len(bank))].numpy()):
-        alike = first.setdefault(row.tobytes(), [])
-        twin = next((other for other in alike if _same(bank, other, i)), None)
-        if twin is None:
-            alike.append(i)
-            kept.append(i)
-        else:
-            pair, count = pair or (bank.names[twin], bank.names[i]), count + 1
-    if pair is None:
+    first = _first_of_each(bank)
+    kept = [i for i, twin in enumerate(first) if twin == i]
+    if len(kept) == len(bank):
         return bank
     if what:
-        warnings.warn(
-            f"{count} of the {len(bank)} normal images are duplicates of others, for instance {pair[1]} is the same as {pair[0]}; "
-            f"{what} as if each were there once",
-            stacklevel=4,
-        )
+        _warn(bank, first, f"{what} as if each were there once")
     chosen = torch.tensor(kept, device="cpu")
     return replace(
         bank,
@@ -55,6 +43,36 @@ def without_duplicates(bank: Snapshot, what: str = "") -> Snapshot:
         names=tuple(bank.names[i] for i in kept),
         ids=tuple(bank.ids[i] for i in kept),
         levels=_Chosen(bank.levels, chosen),
+    )
+
+
+def tell_duplicates(bank: Snapshot, what: str) -> None:
+    """Warns of images of the same features, naming a pair, and of what follows from them."""
+    first = _first_of_each(bank)
+    if any(twin != i for i, twin in enumerate(first)):
+        _warn(bank, first, what)
+
+
+def _first_of_each(bank: Snapshot) -> list[int]:
+    """Of every image, the first one of the same features, which may be itself."""
+    known: dict[bytes, list[int]] = {}
+    first = []
+    for i, row in enumerate(bank.embeddings[torch.arange(len(bank))].numpy()):
+        alike = known.setdefault(row.tobytes(), [])
+        twin = next((other for other in alike if _same(bank, other, i)), None)
+        if twin is None:
+            alike.append(i)
+        first.append(i if twin is None else twin)
+    return first
+
+
+def _warn(bank: Snapshot, first: list[int], what: str) -> None:
+    pairs = [(i, twin) for i, twin in enumerate(first) if twin != i]
+    one, other = pairs[0]
+    warnings.warn(
+        f"{len(pairs)} of the {len(bank)} normal images are duplicates of others, for instance {bank.names[one]} is the same as "
+        f"{bank.names[other]}; {what}",
+        stacklevel=5,
     )
 
 

@@ -134,4 +134,6 @@ class Matcher:
         radius = (int(self.window * height / size[0]), int(self.window * width / size[1]))
         # The windowed search is the CPU engine's, whatever the device.
         host, used = [level.cpu() for level in pyramid], used.cpu()
-        return windowed_pyramid_knn(host, bank.levels, self.kappa, radius, gallery_index=used, upsample=self.upsample)
+        return windowed_pyramid_knn(
+            host, bank.levels, self.kappa, radius, gallery_index=used, upsample=self.upsample, memory_limit=bank.memory_limit
+        )

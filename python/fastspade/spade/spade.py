@@ -34,7 +34,7 @@ from fastspade.search.levels import Shape
 from fastspade.spade import checks
 from fastspade.spade.border import as_profile
 from fastspade.spade.device_bank import DeviceBank
-from fastspade.spade.duplicates import without_duplicates
+from fastspade.spade.duplicates import tell_duplicates, without_duplicates
 from fastspade.spade.leave_one_out import border_profile, current_ceiling, judged, left_out_scores, picture_scores
 from fastspade.spade.matching import Matcher, Matches
 from fastspade.spade.mosaic import Mosaic
@@ -135,6 +135,7 @@ class Spade(_Attributes):
             bank.save(path, self.record())
         return self
 
+    @torch_defaults()
     def _learned(
         self, bank: Bank, extractor: Extractor, skipped: Iterable[tuple[str, Exception]], mirrored: Sequence[tuple[int, Features]]
     ) -> None:
@@ -190,7 +191,7 @@ class Spade(_Attributes):
             warnings.warn(
                 f"there are {len(bank)} normal images: {low} to {high} of new good ones will be called defects (target "
                 f"{percent(target_fpr)}, in 9 of 10 cases); {FEW} or more make decisions surer",
-                stacklevel=2,
+                stacklevel=3,
             )
         return self.threshold
 
@@ -198,11 +199,12 @@ class Spade(_Attributes):
     def normal_scores(self) -> np.ndarray:
         """(N,) float64: the image score of every normal image against all the others, from the features kept.
 
-        Raises InputError where there is only one.
+        Duplicates match each other, so that their scores are low; a warning names a pair. Raises InputError where there is only one.
         """
         bank = self.fitted_bank().snapshot
         if len(bank) < 2:
             raise InputError("normal scores need at least 2 normal images, got 1")
+        tell_duplicates(bank, "they match each other, so that their own scores are low")
         chosen = judged(self, bank, every=True)
         return picture_scores(self, bank, chosen, left_out_scores(self, bank, chosen))
 
