@@ -175,7 +175,7 @@ def test_mistakes_are_named(normal):
         (lambda: bank.merge("file"), InputError, "other must be a Bank"),
         (lambda: bank.merge(tiny_spade(local_average=True).fit(normal).bank), InputError, "local_average=True"),
         (lambda: bank.merge(tiny_spade(storage_dtype="float16").fit(normal).bank), InputError, "storage_dtype"),
-        (lambda: bank.merge(Spade(TinyNet(1), layers=LAYERS, resize=64, crop=64, device="cpu").fit(normal).bank), InputError, "fingerprint"),
+        (lambda: bank.merge(Spade(TinyNet(1), preset="paper", layers=LAYERS, resize=64, crop=64, device="cpu").fit(normal).bank), InputError, "fingerprint"),
         (lambda: bank.add([]), InputError, "at least one"),
         (lambda: tiny_spade(storage_dtype="int8"), InputError, "storage_dtype must be one of"),
         (lambda: tiny_spade().add(normal), InputError, "call fit"),
