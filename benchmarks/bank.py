@@ -232,7 +232,10 @@ def keep(folder: Path, **results: Any) -> None:
     about = about_bank(folder)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if "reading" in results:
-        machine.write(RESULTS, {key: value for key, value in known.items() if key != "machine"} | {"reading": {"bank": about} | results["reading"]})
+        machine.write(
+            RESULTS,
+            {key: value for key, value in known.items() if key != "machine"} | {"reading": {"bank": about} | results["reading"]},
+        )
         return
     record = {key: value for key, value in known.items() if key != "machine"} if known.get("bank") == about else {}
     record["bank"] = about

@@ -1,7 +1,7 @@
 """Write the demo's data as a dataset in MVTec's layout, to try `fastspade eval` without downloading one.
 
-    python benchmarks/demo_dataset.py OUT [--seed 0] [--normal 60] [--good 10] [--each 5]     (needs ".[demo]")
-    fastspade eval OUT --layout mvtec --backbone efficientnet_lite0
+python benchmarks/demo_dataset.py OUT [--seed 0] [--normal 60] [--good 10] [--each 5]     (needs ".[demo]")
+fastspade eval OUT --layout mvtec --backbone efficientnet_lite0
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def measure(workers: list[int], images: int, normal: int, repeats: int) -> dict:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         test = photographs(root / "test", images, 1)
-        options = dict(k=50, resize=CROP, crop=CROP, keep_crop=True, device="cpu", batch_size=BATCH, num_workers=1, progress=False)
+        options = dict(
+            k=50, resize=CROP, crop=CROP, keep_crop=True, device="cpu", batch_size=BATCH, num_workers=1, progress=False
+        )
         model = Spade("efficientnet_lite0", **options).fit([str(file) for file in photographs(root / "normal", normal, 0)])
         model.save(root / "model.safetensors")
         result = {
@@ -262,7 +264,10 @@ def tables(at: Inputs) -> str:
             f"{here['shards']}",
             f"{here['shard_bytes_an_image'] / 1e6:.1f} MB, {here['shard_link_seconds'] * 1e3:.2f} ms" if here["shards"] > 1 else "none",
         ))  # fmt: skip
-    table("| normal images | kept | on a GPU | fits a GPU | fits a node's memory | GPUs to hold one copy | received per rank and image |", rows)
+    table(
+        "| normal images | kept | on a GPU | fits a GPU | fits a node's memory | GPUs to hold one copy | received per rank and image |",
+        rows,
+    )
     return out.getvalue().rstrip() + "\n"
 
 

@@ -38,7 +38,9 @@ Contenders = dict[str, Callable[[], object]]
 
 def flatten(levels: Pyramid) -> torch.Tensor:
     """(images * pixels, channels) float32 descriptors, an image at a time to bound the float64 intermediate."""
-    return torch.cat([reference.descriptors([level[i : i + 1] for level in levels], "bilinear")[0].float() for i in range(len(levels[0]))])
+    return torch.cat(
+        [reference.descriptors([level[i : i + 1] for level in levels], "bilinear")[0].float() for i in range(len(levels[0]))]
+    )
 
 
 def contenders(query: Pyramid, gallery: Pyramid, kappa: int, threads: int, wanted: set[str]) -> Contenders:
@@ -57,8 +59,15 @@ class Curves:
     """The points of one axis: contender -> [(size, best seconds)]."""
 
     def __init__(self, axis: str, budget: float, repeats: int, work: float) -> None:
-        self.axis, self.budget, self.repeats, self.work = axis, budget, repeats, work  # work: the power of size a search without pruning takes
-        self.points: dict[str, list[tuple[float, float]]] = {name: [] for name in ("fastspade", "faiss.knn", "torch.cdist + topk")}
+        self.axis, self.budget, self.repeats, self.work = (
+            axis,
+            budget,
+            repeats,
+            work,
+        )  # work: the power of size a search without pruning takes
+        self.points: dict[str, list[tuple[float, float]]] = {
+            name: [] for name in ("fastspade", "faiss.knn", "torch.cdist + topk")
+        }
 
     def wanted(self, size: float) -> set[str]:
         def fits(points: list[tuple[float, float]]) -> bool:

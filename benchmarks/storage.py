@@ -96,7 +96,12 @@ def main() -> None:
             "matched_elsewhere": float(elsewhere.mean()),
         }
         print(dtype, rows[dtype])
-    about = {"seeds": arguments.seeds, "scenes": list(CATEGORIES), "backbone": "efficientnet_lite0", "images_scored": 30 * len(metrics["float32"])}
+    about = {
+        "seeds": arguments.seeds,
+        "scenes": list(CATEGORIES),
+        "backbone": "efficientnet_lite0",
+        "images_scored": 30 * len(metrics["float32"]),
+    }
     machine.write(RESULTS, {"data": about, "rows": rows})
 
 

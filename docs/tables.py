@@ -82,7 +82,9 @@ def backbones() -> str:
     record = _read("backbones.json")
     rows = []
     for name, row in record["rows"].items():
-        levels = "<br>".join(f"{channels} x {height} x {width}".replace(" ", "&nbsp;") for channels, height, width in row["levels"])
+        levels = "<br>".join(
+            f"{channels} x {height} x {width}".replace(" ", "&nbsp;") for channels, height, width in row["levels"]
+        )
         costs = [f"{row['bank_bytes_per_image'] / 1e6:.2f}", f"{row['network_ms']:.0f}", f"{row['search_ms']:.0f}"]
         rows.append([f"`{name}`", levels, str(row["embedding"]), *costs, row["weights"]])
     header = ["backbone", "levels", "embedding", "bank, MB per image", "network, ms per image", "search, ms per image", "weights"]
@@ -98,7 +100,12 @@ def scale_out() -> str:
     rows = [[workers, f"{rate:.2f}", f"{rate / images['1']:.2f} x"] for workers, rate in images.items()]
     parts = ", ".join(
         f"{what} {1000 * stages[name]:.0f} ms"
-        for name, what in (("read", "decoding"), ("features", "network"), ("search_and_map", "search and map"), ("encode_map", "PNG"))
+        for name, what in (
+            ("read", "decoding"),
+            ("features", "network"),
+            ("search_and_map", "search and map"),
+            ("encode_map", "PNG"),
+        )
     )
     alone = f"One image on one thread: {parts} ({record['backbone']}, {record['normal_images']} normal images)."
     return _markdown(["workers", "images per second", "relative to one"], rows) + f"\n\n{alone}\n\n" + _machine(record)
@@ -167,7 +174,7 @@ def options() -> str:
         paper = f"`{PRESETS['paper'][one.name]!r}`" if one.name in PRESETS["paper"] else ""
         meaning = ("" if one.metadata["paper"] else "*Beyond the paper:* ") + one.metadata["help"].replace("|", "\\|")
         rows.append([f"`{one.name}`", f"`{one.default!r}`", paper, meaning])
-    return _markdown(["option", "default", "`preset=\"paper\"`", "meaning"], rows)
+    return _markdown(["option", "default", '`preset="paper"`', "meaning"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -39,7 +39,8 @@ FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
 #pragma unroll
         for (int k = 0; k < batch; ++k) {
             const int64_t i = first + k * prepare_threads, at = i * hop % count, image = at / pixels, pixel = at - image * pixels;
-            values[k].load(view, sample_native(view, image, static_cast<int>(pixel / view.width), static_cast<int>(pixel % view.width)),
+            values[k].load(view,
+                           sample_native(view, image, static_cast<int>(pixel / view.width), static_cast<int>(pixel % view.width)),
                            i < samples ? channel : view.channels, 1);
         }
 #pragma unroll
@@ -70,7 +71,8 @@ FASTSPADE_KERNEL(prepare_threads, 1) largest_kernel(const PrepareParameters p) {
             continue;
         }
         const int64_t image = item / pixels, pixel = item - image * pixels;
-        const Sample sample = sample_native(native, image, static_cast<int>(pixel / native.width), static_cast<int>(pixel % native.width));
+        const Sample sample =
+            sample_native(native, image, static_cast<int>(pixel / native.width), static_cast<int>(pixel % native.width));
         double sum = 0.0;
         each_channel(native, sample, lane, 32, [&](int c, double feature) {
             const double value = feature - p.centre[p.centre_offset[l] + c];
@@ -160,9 +162,15 @@ FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
     for (int g = 0; g < p.group_count; ++g) {
         const OperandGroup& group = p.groups[g];
         longest = longest < group.channels ? group.channels : longest;
-        LevelView grid{group.data, {static_cast<int64_t>(group.height) * group.width * group.channels, 1,
-                                    static_cast<int64_t>(group.width) * group.channels, group.channels},
-                       p.bfloat16 ? DType::bfloat16 : DType::float16, group.mixing, group.channels, group.height, group.width, 0};
+        LevelView grid{group.data,
+                       {static_cast<int64_t>(group.height) * group.width * group.channels, 1,
+                        static_cast<int64_t>(group.width) * group.channels, group.channels},
+                       p.bfloat16 ? DType::bfloat16 : DType::float16,
+                       group.mixing,
+                       group.channels,
+                       group.height,
+                       group.width,
+                       0};
         const Sample held = sample_level(grid, image, pixel, p.pyramid.height, p.pyramid.width, p.pyramid.upsample);
         for (int l = 0; l < p.pyramid.level_count; ++l) {
             if (p.level_group[l] != g) continue;

@@ -46,6 +46,7 @@ def search_cpu(
     column_radius: int = -1,
 ) -> _Counts: ...
 def cuda_compute_capability(device: int) -> int: ...
+
 # Bytes, and the offset of what tells equal pixels: hashes of 64 bits per pixel, as cuda_prepare_gallery leaves them; then, as a
 # search wants it, two int32 per pixel (Equals in csrc/cuda/parameters.hpp).
 def cuda_gallery_layout(

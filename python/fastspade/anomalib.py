@@ -80,9 +80,7 @@ class Spade(MemoryBankMixin, AnomalibModule):
         if pre_processor is True:
             size = source.fitting.shared([(1, 1)])
             pre_processor = self.configure_pre_processor(size, mean=source.spec()["mean"], std=source.spec()["std"])
-        super().__init__(
-            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
-        )
+        super().__init__(pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer)
         if isinstance(backbone, (nn.Module, Backbone)):  # a checkpoint holds plain values only
             for kept in (self._hparams, self._hparams_initial):
                 kept.pop("backbone", None)

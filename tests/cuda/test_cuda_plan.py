@@ -102,4 +102,6 @@ def test_other_operands_and_sampling_in_the_new_layouts(emulated, monkeypatch, l
     emulated.set_seed(3)
     assert plan_cuda(query, gallery, kappa, GALLERY.images, 0, engine=emulated)["tile_rows"] == LAYOUTS[layout][0]
     distances, indices, _ = search_cuda(query, gallery, None, kappa, None, 0, True, True, engine=emulated)
-    assert_exact((distances.reshape(1, 12, 15, kappa), indices.reshape(1, 12, 15, kappa)), query, gallery, kappa, upsample="nearest")
+    assert_exact(
+        (distances.reshape(1, 12, 15, kappa), indices.reshape(1, 12, 15, kappa)), query, gallery, kappa, upsample="nearest"
+    )

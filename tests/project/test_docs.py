@@ -147,9 +147,20 @@ def test_the_reference_shows_public_names_with_their_arguments(site):
     text = (site / "api" / "index.html").read_text(encoding="utf-8")
     import fastspade
 
-    others = ["sklearn.SpadeDetector", "anomalib.Spade", "ray.run.score", "distributed.spade.DistributedSpade", "evaluate.pro.pro"]
+    others = [
+        "sklearn.SpadeDetector",
+        "anomalib.Spade",
+        "ray.run.score",
+        "distributed.spade.DistributedSpade",
+        "evaluate.pro.pro",
+    ]
     own = [name for name in fastspade.__all__ if name != "__version__"]
-    for name in [*own, *others, "backbones.load.load_backbone", *(f"errors.{name}" for name in vars(errors) if name.endswith("Error"))]:
+    for name in [
+        *own,
+        *others,
+        "backbones.load.load_backbone",
+        *(f"errors.{name}" for name in vars(errors) if name.endswith("Error")),
+    ]:
         assert re.search(rf'id="fastspade\.([\w.]*\.)?{re.escape(name)}"', text), name
     assert "Any = None,\n    upsample" not in text  # of overloads only those that users see
     assert "<li><p><code>kappa</code>: how many neighbours" in text or "<li><code>kappa</code>: how many neighbours" in text

@@ -248,5 +248,7 @@ class FeatureStream:
         size = sum(level[0].numel() for level in pyramid) * 4 / 2**20
         count = 1 if self._source.total is None else self._source.total
         what = "each image" if self._source.total is None else f"{count} images"
-        text = f"{self._task}: {what} in {each * count} entries (tiles, turned copies), {size * each * count:.0f} MiB as float32, "
+        text = (
+            f"{self._task}: {what} in {each * count} entries (tiles, turned copies), {size * each * count:.0f} MiB as float32, "
+        )
         tell(f"{text}about {seconds * each * count:.0f} s of the network")

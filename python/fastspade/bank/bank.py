@@ -215,7 +215,9 @@ class Bank:
         anything fails. Raises InputError where the bank has no backbone, or images give features of another shape.
         """
         if self._extractor is None:
-            raise InputError("this bank has no backbone, so it cannot take images; load it with Spade.load, or merge a bank of them")
+            raise InputError(
+                "this bank has no backbone, so it cannot take images; load it with Spade.load, or merge a bank of them"
+            )
         stream = self._extractor.stream(images, skip_bad=skip_bad)
         ids = self._append(stream)
         self.skipped = list(stream.skipped)
@@ -230,7 +232,9 @@ class Bank:
             raise InputError(f"other must be a Bank, got {type(other).__name__}")
         snapshot = other.snapshot
         if snapshot.levels.dtype != self.dtype:
-            raise InputError(f"other is stored as {snapshot.levels.dtype}, this bank as {self.dtype}; both need the same storage_dtype")
+            raise InputError(
+                f"other is stored as {snapshot.levels.dtype}, this bank as {self.dtype}; both need the same storage_dtype"
+            )
         check_same_maker(self.made_by, other.made_by)
         return self._append(_batches(snapshot))
 

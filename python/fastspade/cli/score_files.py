@@ -107,7 +107,9 @@ def _write(
     elif kind == "heatmaps":
         Image.fromarray(maps.heatmap(values, vmin=scale[0], vmax=scale[1])).save(path, compress_level=COMPRESS_LEVEL)
     elif kind == "overlays":
-        maps.overlay(row.picture(), values, vmin=scale[0], vmax=scale[1], mask=mask, seen=row.seen, colorbar=colorbar).save(path, compress_level=COMPRESS_LEVEL)
+        maps.overlay(row.picture(), values, vmin=scale[0], vmax=scale[1], mask=mask, seen=row.seen, colorbar=colorbar).save(
+            path, compress_level=COMPRESS_LEVEL
+        )
     elif mask is None:
         raise InputError("masks need a threshold: fit calibrates one, or give --pixel-threshold")
     else:

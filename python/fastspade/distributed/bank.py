@@ -147,11 +147,13 @@ class _Rows:
         return self.shape[0]
 
     def __getitem__(self, images: torch.Tensor) -> torch.Tensor:
-        take = lambda local, wanted: [local.embeddings[wanted]]  # noqa: E731
+        take = lambda local, wanted: [local.embeddings[wanted]]
         return _collect(self._bank, images, [(self.shape[1],)], torch.float32, take)[0]
 
 
-def _collect(bank: ShardedBank, images: torch.Tensor, shapes: Sequence[Sequence[int]], dtype: torch.dtype, take: Any) -> list[torch.Tensor]:
+def _collect(
+    bank: ShardedBank, images: torch.Tensor, shapes: Sequence[Sequence[int]], dtype: torch.dtype, take: Any
+) -> list[torch.Tensor]:
     owners = torch.tensor([bank.owner(image) for image in images.tolist()], dtype=torch.int64)
     result = [torch.empty(len(images), *shape, dtype=dtype) for shape in shapes]
     for rank in owners.unique().tolist():

@@ -81,7 +81,9 @@ class DistributedSpade(Spade):
             except ImageReadError:
                 if not skip_bad:  # else none of this rank's is readable, which is no error if another rank has some
                     raise
-            bank = Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
+            bank = (
+                Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
+            )
             return bank, stream, list(source.skipped)
 
         bank, stream, skipped = self.ranks.together("fit", own)

@@ -78,9 +78,7 @@ def _gray_to_tensor(values: np.ndarray) -> torch.Tensor:
     if values.dtype.kind == "f":
         scaled = values.astype(np.float32)
     elif values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"integer pixels must lie in 0..65535, got {values.min()}..{values.max()}; rescale the image to 16 bits"
-        )
+        raise ValueError(f"integer pixels must lie in 0..65535, got {values.min()}..{values.max()}; rescale the image to 16 bits")
     else:
         scaled = values.astype(np.float32) / 65535
     return _check_range(torch.from_numpy(scaled)).expand(3, -1, -1)

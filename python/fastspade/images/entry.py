@@ -60,7 +60,6 @@ class Entry:
         return size_of(self.load()) if self.size is None else self.size()
 
 
-
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Entry
 """One image, a stack of them, or a path, folder or glob."""
 

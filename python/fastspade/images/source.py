@@ -219,7 +219,11 @@ class ImageSource:
         """Pictures that may wait in the window, `done` views being through it."""
         if self._tiling is not None:  # a picture has many tiles
             return 1 if isinstance(self._entries, Stream) else self._num_workers
-        return self._batch_size - done % self._batch_size if isinstance(self._entries, Stream) else self._batch_size + self._num_workers
+        return (
+            self._batch_size - done % self._batch_size
+            if isinstance(self._entries, Stream)
+            else self._batch_size + self._num_workers
+        )
 
     def _prepare(self, entry: Entry) -> list[_Prepared]:
         """The views of one picture."""

@@ -27,7 +27,9 @@ def part_entries(part: Part, max_pixels: int | None) -> list[Entry]:
     try:
         return [Entry(name, _decoder(name, data, max_pixels)) for name, data in _rows(part)]
     except pa.ArrowInvalid as error:
-        raise ImageReadError(f"cannot read rows {part.start} to {part.stop} of {part.place.name}: {error}", part.place.name) from error
+        raise ImageReadError(
+            f"cannot read rows {part.start} to {part.stop} of {part.place.name}: {error}", part.place.name
+        ) from error
 
 
 def row_entries(rows: Mapping[str, np.ndarray], image_column: str, name_column: str, max_pixels: int | None) -> list[Entry]:

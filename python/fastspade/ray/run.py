@@ -110,9 +110,7 @@ def score(
     fingerprint = model_fingerprint(model)
     dataset = images if isinstance(images, ray.data.Dataset) else None
     if dataset is None:
-        listing = list_source(
-            images, images_per_part, image_column=image_column, name_column=name_column, filesystem=filesystem
-        )
+        listing = list_source(images, images_per_part, image_column=image_column, name_column=name_column, filesystem=filesystem)
         source = {"kind": listing.kind, "images": listing.images, "parts": len(listing.parts), "fingerprint": listing.fingerprint}
     else:
         columns = dataset.columns() or []
@@ -122,7 +120,9 @@ def score(
     _connect()
     num_gpus = _usual_gpus() if num_gpus is None else num_gpus
     if num_gpus and isinstance(model, Spade):
-        raise DeviceError("model must be the path of a saved model for actors on GPUs; save it, and pass backbone= if it is your own")
+        raise DeviceError(
+            "model must be the path of a saved model for actors on GPUs; save it, and pass backbone= if it is your own"
+        )
     if isinstance(model, Spade) and model.device.type != "cpu":
         raise DeviceError(f"model is on {model.device}; save it and pass its path")
     if not num_gpus and not isinstance(model, Spade) and os.path.isfile(model):  # else every actor would hold all of it
@@ -159,7 +159,17 @@ def score(
     return RunSummary(place.name, *counts, seconds=time.perf_counter() - begun)
 
 
-_SCORES_DEPEND_ON = ("device", "batch_size", "max_pixels", "maps", "skip_bad", "threshold", "pixel_threshold", "image_column", "name_column")
+_SCORES_DEPEND_ON = (
+    "device",
+    "batch_size",
+    "max_pixels",
+    "maps",
+    "skip_bad",
+    "threshold",
+    "pixel_threshold",
+    "image_column",
+    "name_column",
+)
 
 
 def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: bool) -> tuple[int, int, int, int]:

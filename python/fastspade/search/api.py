@@ -145,9 +145,7 @@ def pyramid_knn(
 
     Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
     """
-    library = library_of(
-        *named_levels("query", query), *named_levels("gallery", gallery), ("gallery_index", gallery_index)
-    )
+    library = library_of(*named_levels("query", query), *named_levels("gallery", gallery), ("gallery_index", gallery_index))
     queries = check_pyramid("query", library.levels("query", query))
     prepared, operand = None, "float16"
     if isinstance(gallery, PreparedGallery):
@@ -197,9 +195,7 @@ def knn(query: Any, gallery: Any, kappa: int, *, precision: str = "exact") -> tu
     queries = check_tensor("query", library.tensor("query", query), "(Q, D)")
     stored = check_tensor("gallery", library.tensor("gallery", gallery), "(G, D)")
     if queries.shape[1] != stored.shape[1]:
-        raise InputError(
-            f"query is {shape_text(queries.shape)} and gallery {shape_text(stored.shape)}; both need the same D"
-        )
+        raise InputError(f"query is {shape_text(queries.shape)} and gallery {shape_text(stored.shape)}; both need the same D")
     check_devices(queries.device, stored.device)
     check_choice("precision", precision, PRECISIONS)
     kappa = check_kappa(kappa, stored.shape[0], "vectors")
@@ -236,9 +232,7 @@ def _search(
             lambda levels, index, reach: ops.search(query, levels, None, reach, index, upsample, precision, operand),
         )
     else:
-        distances, indices, counters = ops.search(
-            query, gallery, prepared, kappa, gallery_index, upsample, precision, operand
-        )
+        distances, indices, counters = ops.search(query, gallery, prepared, kappa, gallery_index, upsample, precision, operand)
     if not torch.compiler.is_compiling():
         images = gallery[0].shape[0] if gallery_index is None else gallery_index.shape[1]
         _last = len(distances) * images * gallery[0].shape[2] * gallery[0].shape[3], counters

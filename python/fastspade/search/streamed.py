@@ -257,7 +257,9 @@ def _on_cpu(
     else:
         low, high = int(gallery_index.min()), int(gallery_index.max())
         if low < 0 or high >= len(source):
-            raise InputError(f"gallery_index must lie in [0, {len(source)}), the gallery's images; got values from {low} to {high}")
+            raise InputError(
+                f"gallery_index must lie in [0, {len(source)}), the gallery's images; got values from {low} to {high}"
+            )
         ascending = [row.sort().values for row in gallery_index]
         tasks = [(b, part) for b, row in enumerate(ascending) for part in parts_of(source, row, gallery.part_bytes)]
     coming = read_ahead(source, [part for _, part in tasks])

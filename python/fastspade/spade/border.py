@@ -40,7 +40,11 @@ def divisor(profile: torch.Tensor, grid: tuple[int, int], size: tuple[int, int])
 
 def as_profile(values: Any) -> torch.Tensor:
     """The profile of a model file. Raises ModelFileError where it is not usable."""
-    good = isinstance(values, list) and values and all(type(one) in (int, float) and math.isfinite(one) and one >= 1 for one in values)
+    good = (
+        isinstance(values, list)
+        and values
+        and all(type(one) in (int, float) and math.isfinite(one) and one >= 1 for one in values)
+    )
     if not good:
         raise ModelFileError("path: the model's border must be numbers of 1 or more")
     return torch.tensor(values, dtype=torch.float32)

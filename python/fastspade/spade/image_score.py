@@ -39,7 +39,8 @@ def reweighted_score(
 ) -> float:
     """The re-weighted score of one image.
 
-    query: its levels (C_l, H_l, W_l). gather: gives gallery images (n,) their levels (n, C_l, H_l, W_l). images: (K,) the gallery images used.
+    query: its levels (C_l, H_l, W_l). gather: gives gallery images (n,) their levels (n, C_l, H_l, W_l). images: (K,) the
+    gallery images used.
     squared, nearest: (H_1, W_1) squared distance to, and flat index of, each pixel's nearest gallery pixel.
     neighbors: how many of m*'s nearest gallery pixels, itself among them, form the soft-max (PatchCore's b).
 
@@ -72,7 +73,6 @@ def _descriptors(levels: Sequence[torch.Tensor], upsample: str) -> torch.Tensor:
     # One memory order, so that sums are bit-identical for levels of a network, a file, or another process.
     levels = [level.float().contiguous() for level in levels]
     brought = [
-        level if level.shape[-2:] == size else F.interpolate(level, size=size, mode=upsample, **options)
-        for level in levels
+        level if level.shape[-2:] == size else F.interpolate(level, size=size, mode=upsample, **options) for level in levels
     ]
     return torch.cat(brought, dim=1)[0].flatten(1)

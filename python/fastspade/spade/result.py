@@ -147,7 +147,6 @@ class Result:
         mask = None if image.pixel_threshold is None else image.mask
         return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask, seen=image.seen)
 
-
     @cached_property
     def _scale(self) -> tuple[float, float]:
         """The least and the greatest value of all maps."""

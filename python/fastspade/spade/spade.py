@@ -316,7 +316,9 @@ class Spade(_Attributes):
         picture: Callable[[], Image.Image] = batch.originals[i]
         if self.keep_crop:
             shown = smoothed
-            picture = KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+            picture = (
+                KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+            )
         else:
             shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
         inside = self._inside(batch, i, cells, shown, crop)
@@ -460,7 +462,20 @@ class Spade(_Attributes):
 
     def new_extractor(self) -> Extractor:
         """For a fit, which finds that size."""
-        wanted = ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "augment", "roi", "batch_size", "num_workers", "max_pixels", "progress")
+        wanted = (
+            "resize",
+            "crop",
+            "local_average",
+            "reflect_border",
+            "tile",
+            "overlap",
+            "augment",
+            "roi",
+            "batch_size",
+            "num_workers",
+            "max_pixels",
+            "progress",
+        )
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
 
     @property
@@ -510,7 +525,9 @@ class Spade(_Attributes):
         if (left_out or not border) and self.image_score == "relative":  # these scores come when all maps are known
             same["image_score"] = "max"
         ceiling = None if same["image_score"] != "relative" else current_ceiling(self, bank)
-        return Matcher(k, k_image, **same, ceiling=ceiling, origins=origins, roi=self.roi is not None, border=self.border if border else None)
+        return Matcher(
+            k, k_image, **same, ceiling=ceiling, origins=origins, roi=self.roi is not None, border=self.border if border else None
+        )
 
     def origins_of(self, bank: Snapshot) -> Origins | None:
         """None where every entry of the bank is an image of its own."""

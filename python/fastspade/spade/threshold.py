@@ -53,8 +53,11 @@ class Threshold:
     def from_dict(cls, values: Any) -> Threshold:
         """The threshold of a model file. Raises ModelFileError where its numbers are not usable."""
         try:
-            made = cls(**{name: float(values[name]) for name in ("image", "pixel", "target_fpr", "pixel_target_fpr")},
-                       images=int(values["images"]), next_id=None if values.get("next_id") is None else int(values["next_id"]))
+            made = cls(
+                **{name: float(values[name]) for name in ("image", "pixel", "target_fpr", "pixel_target_fpr")},
+                images=int(values["images"]),
+                next_id=None if values.get("next_id") is None else int(values["next_id"]),
+            )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ModelFileError(f"path: the model's threshold is not usable: {type(error).__name__}: {error}") from error
         if not isinstance(values, Mapping) or not (math.isfinite(made.image) and math.isfinite(made.pixel)):
