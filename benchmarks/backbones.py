@@ -1,4 +1,4 @@
-"""What does each backbone cost an image? Network, descriptors, bank and search, side by side.
+"""What does each backbone cost per image? Network, descriptors, bank and search, side by side.
 
     python benchmarks/backbones.py [--only NAME ...] [--out benchmarks/results/backbones.json]  (needs ".[bench,demo,timm]")
 

@@ -163,8 +163,8 @@ def one_score(folder: Path, mode: str, images: int) -> dict[str, Any]:
 
 
 def one_reading(folder: Path, mode: str, cold: bool, repeats: int) -> dict[str, Any]:
-    """Mapped and positioned reading in turns, in one process: of images alone (mode "read", milliseconds an image), or of
-    scoring test images with so many bytes of features held (milliseconds a test image)."""
+    """Mapped and positioned reading in turns, in one process: of images alone (mode "read", milliseconds per image), or of
+    scoring test images with so many bytes of features held (milliseconds per test image)."""
     import torch
 
     from fastspade import Spade
@@ -232,7 +232,10 @@ def keep(folder: Path, **results: Any) -> None:
     about = about_bank(folder)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if "reading" in results:
-        machine.write(RESULTS, {key: value for key, value in known.items() if key != "machine"} | {"reading": {"bank": about} | results["reading"]})
+        machine.write(
+            RESULTS,
+            {key: value for key, value in known.items() if key != "machine"} | {"reading": {"bank": about} | results["reading"]},
+        )
         return
     record = {key: value for key, value in known.items() if key != "machine"} if known.get("bank") == about else {}
     record["bank"] = about

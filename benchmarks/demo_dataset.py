@@ -1,7 +1,7 @@
 """Write the demo's data as a dataset in MVTec's layout, to try `fastspade eval` without downloading one.
 
-    python benchmarks/demo_dataset.py OUT [--seed 0] [--normal 60] [--good 10] [--each 5]     (needs ".[demo]")
-    fastspade eval OUT --layout mvtec --backbone efficientnet_lite0
+python benchmarks/demo_dataset.py OUT [--seed 0] [--normal 60] [--good 10] [--each 5]     (needs ".[demo]")
+fastspade eval OUT --layout mvtec --backbone efficientnet_lite0
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--normal", type=int, default=60, help="training images a category")
-    parser.add_argument("--good", type=int, default=10, help="normal test images a category")
+    parser.add_argument("--normal", type=int, default=60, help="training images per category")
+    parser.add_argument("--good", type=int, default=10, help="normal test images per category")
     parser.add_argument("--each", type=int, default=5, help="test images of every kind of defect")
     arguments = parser.parse_args()
     for name in CATEGORIES:

@@ -82,7 +82,7 @@ build() {
         -C cmake.define.FASTSPADE_CUDA=ON -C "cmake.define.FASTSPADE_CUDA_ARCHITECTURES=$found-real"
 }
 
-# The search kernels to try, the older first: whatever becomes of the sm_90a one, the other's results are there by then.
+# The search kernels to try, the older first: if the sm_90a one fails, the other's results are there by then.
 paths() {
     echo sm80
     [ "$found" = 90 ] && echo sm90a

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import torch
-from machine import describe, write
+from machine import write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from emulated_engine import build  # noqa: E402
+from emulated_engine import build
 
-from fastspade.search.cuda import gallery_bytes_cuda, plan_cuda, search_cuda  # noqa: E402
+from fastspade.search.cuda import gallery_bytes_cuda, plan_cuda, search_cuda
 
 PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
 CALLS = 2000
@@ -55,7 +55,9 @@ def main() -> None:
             index = torch.arange(50)[None]
             figures[name] = {
                 "call": microseconds(lambda: search_cuda(query, gallery, prepared, 1, None, 1, True, engine=engine)),
-                "call_with_gallery_index": microseconds(lambda: search_cuda(query, gallery, prepared, 1, index, 1, True, engine=engine)),
+                "call_with_gallery_index": microseconds(
+                    lambda: search_cuda(query, gallery, prepared, 1, index, 1, True, engine=engine)
+                ),
                 "plan": microseconds(lambda: plan_cuda(query, gallery, 1, 50, 1, engine=engine)),
             }
     print(json.dumps(figures, indent=2))

@@ -23,18 +23,18 @@ namespace {
 constexpr int chains = 12;  // enough independent sums to hide the latency of a multiply-add
 
 // One round is `chains` multiply-adds of a whole vector. The result is returned so that nothing is left out.
-#define FASTSPADE_BUSY(name, floats, ...)                                          \
-    __VA_ARGS__ float name(int64_t rounds) {                                       \
-        typedef float vec __attribute__((vector_size(4 * floats)));                \
-        vec sum[chains];                                                           \
-        for (int i = 0; i < chains; ++i) sum[i] = vec{} + static_cast<float>(i);   \
-        const vec factor = vec{} + 0.999f, step = vec{} + 0.001f;                  \
-        for (int64_t r = 0; r < rounds; ++r) {                                     \
+#define FASTSPADE_BUSY(name, floats, ...)                                                              \
+    __VA_ARGS__ float name(int64_t rounds) {                                                           \
+        typedef float vec __attribute__((vector_size(4 * floats)));                                    \
+        vec sum[chains];                                                                               \
+        for (int i = 0; i < chains; ++i) sum[i] = vec{} + static_cast<float>(i);                       \
+        const vec factor = vec{} + 0.999f, step = vec{} + 0.001f;                                      \
+        for (int64_t r = 0; r < rounds; ++r) {                                                         \
             _Pragma("GCC unroll 12") for (int i = 0; i < chains; ++i) sum[i] = sum[i] * factor + step; \
-        }                                                                          \
-        float total = 0.0f;                                                        \
-        for (int i = 0; i < chains; ++i) total += sum[i][0];                       \
-        return total;                                                              \
+        }                                                                                              \
+        float total = 0.0f;                                                                            \
+        for (int i = 0; i < chains; ++i) total += sum[i][0];                                           \
+        return total;                                                                                  \
     }
 
 #if defined(FASTSPADE_X86)
@@ -57,8 +57,8 @@ double seconds(int threads, Work&& work) {
                 clock_gettime(CLOCK_THREAD_CPUTIME_ID, &start);
                 work(t);
                 clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
-                taken[static_cast<size_t>(t)] = static_cast<double>(end.tv_sec - start.tv_sec) +
-                                                1e-9 * static_cast<double>(end.tv_nsec - start.tv_nsec);
+                taken[static_cast<size_t>(t)] =
+                    static_cast<double>(end.tv_sec - start.tv_sec) + 1e-9 * static_cast<double>(end.tv_nsec - start.tv_nsec);
             });
         for (std::thread& thread : team) thread.join();
         best = std::min(best, *std::max_element(taken.begin(), taken.end()));
@@ -86,7 +86,8 @@ void measure(const char* name, int floats, float (*busy)(int64_t), int threads) 
             std::fill_n(own.gallery.reserve(panels * table->rows * channels), panels * table->rows * channels, 1.0f);
         }
         const double time = seconds(threads, [&](int t) {
-            const Buffer<float>&query = panels_of[static_cast<size_t>(t)].query, &gallery = panels_of[static_cast<size_t>(t)].gallery;
+            const Buffer<float>&query = panels_of[static_cast<size_t>(t)].query,
+                  &gallery = panels_of[static_cast<size_t>(t)].gallery;
             const std::vector<float> norms(static_cast<size_t>(std::max<int64_t>(table->lanes, table->rows)), 0.0f);
             const std::vector<float> limits(static_cast<size_t>(table->lanes), -std::numeric_limits<float>::infinity());
             std::vector<Hit> hits(static_cast<size_t>(table->lanes * table->rows));
@@ -95,7 +96,8 @@ void measure(const char* name, int floats, float (*busy)(int64_t), int threads) 
                     table->distance_hits(query.data(), gallery.data() + p * table->rows * channels, channels, norms.data(),
                                          norms.data(), limits.data(), hits.data());
         });
-        const double rate = 2.0 * table->lanes * table->rows * static_cast<double>(panels * channels * repeats) * threads / time / 1e9;
+        const double rate =
+            2.0 * table->lanes * table->rows * static_cast<double>(panels * channels * repeats) * threads / time / 1e9;
         std::printf("  distance_hits, %4d channels: %4.0f GFLOP/s, %3.0f %% of the peak\n", static_cast<int>(channels), rate,
                     100.0 * rate / peak);
     }

@@ -58,11 +58,18 @@ def main() -> None:
     rows = []
     for shape in SHAPES:
         rows.append(compare(*shape, arguments.repeats))
-        print("queries {}, gallery {}, channels {}:".format(*shape), f"{rows[-1]['fastspade']:.4f} s, faiss.knn {rows[-1]['ratio']:.2f} x", flush=True)
+        print(
+            "queries {}, gallery {}, channels {}:".format(*shape),
+            f"{rows[-1]['fastspade']:.4f} s, faiss.knn {rows[-1]['ratio']:.2f} x",
+            flush=True,
+        )
     right = exactness()
     print("nearest neighbours that are right far from the origin:", right)
     if arguments.json:
-        machine.write(arguments.json, {"threads": arguments.threads, "repeats": arguments.repeats, "rows": rows, "right_far_from_the_origin": right})
+        machine.write(
+            arguments.json,
+            {"threads": arguments.threads, "repeats": arguments.repeats, "rows": rows, "right_far_from_the_origin": right},
+        )
 
 
 if __name__ == "__main__":

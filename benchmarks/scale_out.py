@@ -48,7 +48,7 @@ def photographs(folder: Path, count: int, seed: int) -> list[Path]:
 
 
 def measure(workers: list[int], images: int, normal: int, repeats: int) -> dict:
-    """Seconds an image: by stage in one thread, and of whole runs on Ray, workers taken in turns."""
+    """Seconds per image: by stage in one thread, and of whole runs on Ray, workers taken in turns."""
     import ray
 
     from fastspade import Spade
@@ -60,7 +60,9 @@ def measure(workers: list[int], images: int, normal: int, repeats: int) -> dict:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         test = photographs(root / "test", images, 1)
-        options = dict(k=50, resize=CROP, crop=CROP, keep_crop=True, device="cpu", batch_size=BATCH, num_workers=1, progress=False)
+        options = dict(
+            k=50, resize=CROP, crop=CROP, keep_crop=True, device="cpu", batch_size=BATCH, num_workers=1, progress=False
+        )
         model = Spade("efficientnet_lite0", **options).fit([str(file) for file in photographs(root / "normal", normal, 0)])
         model.save(root / "model.safetensors")
         result = {
@@ -87,7 +89,7 @@ def measure(workers: list[int], images: int, normal: int, repeats: int) -> dict:
 
 
 def stages(model, files: list[Path]) -> dict[str, float]:
-    """Seconds an image and stage, one thread, and bytes of what is written."""
+    """Seconds per image and stage, one thread, and bytes of what is written."""
     from fastspade.images import open_source
     from fastspade.ray.output import encode_map
 
@@ -135,7 +137,7 @@ class Inputs:
     bank_share: float = 0.6  # counted: share of the free memory that the bank may fill (fastspade.spade.device_bank)
     gpus_a_node: int = 8  # assumed
     node_memory: float = 1e12  # assumed
-    link: float = 50e9  # assumed: bytes/s a GPU between nodes (400 Gbit/s)
+    link: float = 50e9  # assumed: bytes/s per GPU between nodes (400 Gbit/s)
 
 
 def bank_bytes(images: int = 1) -> dict[str, float]:
@@ -146,7 +148,7 @@ def bank_bytes(images: int = 1) -> dict[str, float]:
 
 
 def search_flops(k: int, normal_images: int) -> dict[str, float]:
-    """FLOP an image: stage 1, and stage 2 with every level's products at its own resolution, and as concatenated vectors."""
+    """FLOP per image: stage 1, and stage 2 with every level's products at its own resolution, and as concatenated vectors."""
     height, width = LEVELS[0][1:]
     pairs = k * (height * width) ** 2
     factored = sum(c * (h * w / (height * width)) ** 2 for c, h, w in LEVELS)
@@ -227,16 +229,16 @@ def tables(at: Inputs) -> str:
 
     table("| input | value | how known |", [
         ("images", f"{at.images:.0e}", "asked"),
-        ("GPUs, a node", f"{at.gpus}, {at.gpus_a_node}", "asked, assumed"),
+        ("GPUs, per node", f"{at.gpus}, {at.gpus_a_node}", "asked, assumed"),
         ("photograph (JPEG)", f"{at.jpeg_bytes / 1e3:.0f} kB", "measured"),
         ("decode and crop it, one core", f"{at.read_seconds * 1e3:.1f} ms", "measured"),
         ("compress a 224 x 224 map, one core", f"{at.encode_seconds * 1e3:.1f} ms, {at.map_bytes / 1e3:.0f} kB", "measured"),
         ("search on a GPU, K = 50", f"{at.search_seconds * 1e3:.1f} ms", "assumed (the aim; not measured)"),
         ("backbone on a GPU", f"{at.backbone_flops / 1e12:.0f} TFLOP/s", "assumed"),
         ("memory of a GPU, of a node", f"{at.gpu_memory / 1e9:.0f} GB, {at.node_memory / 1e12:.0f} TB", "assumed"),
-        ("network, a GPU", f"{at.link / 1e9:.0f} GB/s", "assumed"),
+        ("network, per GPU", f"{at.link / 1e9:.0f} GB/s", "assumed"),
     ])  # fmt: skip
-    table("| an image | |", [
+    table("| per image | |", [
         ("backbone", f"{got['backbone_flop'] / 1e9:.1f} GFLOP"),
         ("stage 1, 1,000 normal images", f"{got['stage1_flop'] / 1e6:.1f} MFLOP"),
         ("stage 2 as done, as concatenated vectors", f"{got['stage2_flop'] / 1e12:.2f}, {got['stage2_dense_flop'] / 1e12:.2f} TFLOP"),
@@ -245,7 +247,7 @@ def tables(at: Inputs) -> str:
     ])  # fmt: skip
     table("| the cluster | |", [
         ("time", f"{got['hours']:.2f} hours at {got['cluster_images_a_second']:,.0f} images/s"),
-        ("CPU cores a GPU, with maps and without", f"{got['cores_a_gpu']:.0f}, {got['cores_a_gpu_without_maps']:.0f}"),
+        ("CPU cores per GPU, with maps and without", f"{got['cores_a_gpu']:.0f}, {got['cores_a_gpu_without_maps']:.0f}"),
         ("reading", f"{got['read_bytes_a_second'] / 1e9:.0f} GB/s in all, {got['node_read_bytes_a_second'] / 1e9:.1f} a node"),
         ("writing", f"{got['written_bytes_a_second'] / 1e9:.0f} GB/s in all"),
         ("stored, with maps and without", f"{got['stored_bytes'] / 1e12:.0f}, {got['stored_bytes_without_maps'] / 1e12:.1f} TB"),
@@ -262,7 +264,10 @@ def tables(at: Inputs) -> str:
             f"{here['shards']}",
             f"{here['shard_bytes_an_image'] / 1e6:.1f} MB, {here['shard_link_seconds'] * 1e3:.2f} ms" if here["shards"] > 1 else "none",
         ))  # fmt: skip
-    table("| normal images | kept | on a GPU | fits a GPU | fits a node's memory | GPUs to hold one copy | received by a rank, an image |", rows)
+    table(
+        "| normal images | kept | on a GPU | fits a GPU | fits a node's memory | GPUs to hold one copy | received per rank and image |",
+        rows,
+    )
     return out.getvalue().rstrip() + "\n"
 
 

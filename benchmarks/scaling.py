@@ -38,7 +38,9 @@ Contenders = dict[str, Callable[[], object]]
 
 def flatten(levels: Pyramid) -> torch.Tensor:
     """(images * pixels, channels) float32 descriptors, an image at a time to bound the float64 intermediate."""
-    return torch.cat([reference.descriptors([level[i : i + 1] for level in levels], "bilinear")[0].float() for i in range(len(levels[0]))])
+    return torch.cat(
+        [reference.descriptors([level[i : i + 1] for level in levels], "bilinear")[0].float() for i in range(len(levels[0]))]
+    )
 
 
 def contenders(query: Pyramid, gallery: Pyramid, kappa: int, threads: int, wanted: set[str]) -> Contenders:
@@ -57,8 +59,15 @@ class Curves:
     """The points of one axis: contender -> [(size, best seconds)]."""
 
     def __init__(self, axis: str, budget: float, repeats: int, work: float) -> None:
-        self.axis, self.budget, self.repeats, self.work = axis, budget, repeats, work  # work: the power of size a search without pruning takes
-        self.points: dict[str, list[tuple[float, float]]] = {name: [] for name in ("fastspade", "faiss.knn", "torch.cdist + topk")}
+        self.axis, self.budget, self.repeats, self.work = (
+            axis,
+            budget,
+            repeats,
+            work,
+        )  # work: the power of size a search without pruning takes
+        self.points: dict[str, list[tuple[float, float]]] = {
+            name: [] for name in ("fastspade", "faiss.knn", "torch.cdist + topk")
+        }
 
     def wanted(self, size: float) -> set[str]:
         def fits(points: list[tuple[float, float]]) -> bool:
@@ -102,7 +111,7 @@ def draw(curves: dict[str, Curves], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    titles = {"images": "gallery images", "pixels": "pixels an image", "threads": "threads", "kappa": "neighbours (kappa)"}
+    titles = {"images": "gallery images", "pixels": "pixels per image", "threads": "threads", "kappa": "neighbours (kappa)"}
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.8), sharey=False)
     for plot, (axis, curve) in zip(axes, curves.items(), strict=True):
         exponents = curve.exponents()
@@ -120,7 +129,7 @@ def draw(curves: dict[str, Curves], path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--budget", type=float, default=12.0, help="seconds a point may take a contender")
+    parser.add_argument("--budget", type=float, default=12.0, help="seconds that a point may take per contender")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--galleries", type=int, nargs="+", default=GALLERIES)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)

@@ -30,7 +30,9 @@ def torch_cdist(query: torch.Tensor, gallery: torch.Tensor, kappa: int, chunk: i
     """The naive baseline: torch.cdist and topk, a chunk of the gallery at a time so that the matrix fits in memory."""
     best_distances, best_indices = [], []
     for start in range(0, len(gallery), chunk):
-        distances, indices = torch.cdist(query, gallery[start : start + chunk]).topk(min(kappa, len(gallery) - start), largest=False)
+        distances, indices = torch.cdist(query, gallery[start : start + chunk]).topk(
+            min(kappa, len(gallery) - start), largest=False
+        )
         best_distances.append(distances)
         best_indices.append(indices + start)
     distances, places = torch.cat(best_distances, 1).topk(kappa, largest=False)
@@ -41,7 +43,9 @@ def contenders(query, gallery, flat_query, flat_gallery, arguments):
     """Name -> a function that runs the search and returns its indices, flat, as a tensor (P, kappa)."""
     index = torch.arange(arguments.k)[None]
     found = {
-        "fastspade": lambda: pyramid_knn(query, gallery, arguments.kappa, gallery_index=index, upsample=arguments.upsample)[1].reshape(-1, arguments.kappa)
+        "fastspade": lambda: pyramid_knn(query, gallery, arguments.kappa, gallery_index=index, upsample=arguments.upsample)[
+            1
+        ].reshape(-1, arguments.kappa)
     }
     try:
         import faiss
@@ -97,8 +101,13 @@ def extra_memory(arguments) -> float | None:
     """Peak memory of fastspade's search beyond its inputs and outputs, in MiB, in a process of its own (Linux)."""
     folder = str(__import__("pathlib").Path(__file__).parent)
     script = MEMORY_PROBE.format(
-        folder=folder, threads=arguments.threads, data=arguments.data, shapes=arguments.shapes, k=arguments.k,
-        kappa=arguments.kappa, upsample=arguments.upsample,
+        folder=folder,
+        threads=arguments.threads,
+        data=arguments.data,
+        shapes=arguments.shapes,
+        k=arguments.k,
+        kappa=arguments.kappa,
+        upsample=arguments.upsample,
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     return round(float(ended.stdout), 1) if ended.returncode == 0 else None
@@ -123,13 +132,16 @@ def main() -> None:
     query, gallery = make_features(arguments.data, arguments.shapes, arguments.k)
     flat_query = reference.descriptors(query, arguments.upsample)[0].float()
     flat_gallery = torch.cat(
-        [reference.descriptors([level[i : i + 1] for level in gallery], arguments.upsample)[0].float() for i in range(arguments.k)]
+        [
+            reference.descriptors([level[i : i + 1] for level in gallery], arguments.upsample)[0].float()
+            for i in range(arguments.k)
+        ]
     )
     runs = contenders(query, gallery, flat_query, flat_gallery, arguments)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     indices = {}
     with tqdm(total=len(runs) * arguments.repeats, unit="run", disable=not sys.stderr.isatty()) as bar:
-        for repeat in range(arguments.repeats):
+        for _ in range(arguments.repeats):
             for name, run in runs.items():
                 bar.set_description(name)
                 start = time.perf_counter()
@@ -140,15 +152,23 @@ def main() -> None:
     memory = extra_memory(arguments)
 
     channels, pairs = flat_query.shape[1], len(flat_query) * len(flat_gallery)
-    print(f"{arguments.data} features, {arguments.shapes}, K={arguments.k}, kappa={arguments.kappa}, {arguments.upsample}, {arguments.threads} threads")
-    print(f"{'':20s} {'median s':>9s} {'ms/gallery image':>17s} {'dense GFLOP/s':>14s} {'x fastspade':>12s} {'same nearest':>13s}")
+    print(
+        f"{arguments.data} features, {arguments.shapes}, K={arguments.k}, kappa={arguments.kappa}, {arguments.upsample}, "
+        f"{arguments.threads} threads"
+    )
+    print(
+        f"{'':20s} {'median s':>9s} {'ms/gallery image':>17s} {'dense GFLOP/s':>14s} {'x fastspade':>12s} {'same nearest':>13s}"
+    )
     own = statistics.median(seconds["fastspade"])
     rows = {}
     for name, times in seconds.items():
         median = statistics.median(times)
         same = float((indices[name][:, 0] == indices["fastspade"][:, 0]).double().mean())
         rows[name] = {"seconds": times, "median": median, "ratio": median / own, "same_nearest": same}
-        print(f"{name:20s} {median:9.3f} {median / arguments.k * 1e3:17.2f} {2 * pairs * channels / median / 1e9:14.0f} {median / own:12.2f} {same:13.4f}")
+        print(
+            f"{name:20s} {median:9.3f} {median / arguments.k * 1e3:17.2f} "
+            f"{2 * pairs * channels / median / 1e9:14.0f} {median / own:12.2f} {same:13.4f}"
+        )
     print(f"pairs whose finest level was never looked at: {statistics_of_search.skipped:.2%}")
     print(f"fastspade's peak memory beyond inputs and outputs: {memory} MiB")
     print(f"this process's peak, all contenders: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

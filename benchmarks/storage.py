@@ -32,7 +32,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def scored(scene: Scene, dtype: str, backbone: Any) -> dict[str, Any]:
-    """Of one scene and type: image scores by kind, maps of the crop, matches, metrics, bytes an image."""
+    """Of one scene and type: image scores by kind, maps of the crop, matches, metrics, bytes per image."""
     options = dict(k=50, resize=224, crop=224, keep_crop=True, device="cpu", progress=False)
     model = Spade(backbone, storage_dtype=dtype, **options).fit(scene.normal)
     images = model.score([image.picture for image in scene.test]).images
@@ -96,7 +96,12 @@ def main() -> None:
             "matched_elsewhere": float(elsewhere.mean()),
         }
         print(dtype, rows[dtype])
-    about = {"seeds": arguments.seeds, "scenes": list(CATEGORIES), "backbone": "efficientnet_lite0", "images_scored": 30 * len(metrics["float32"])}
+    about = {
+        "seeds": arguments.seeds,
+        "scenes": list(CATEGORIES),
+        "backbone": "efficientnet_lite0",
+        "images_scored": 30 * len(metrics["float32"]),
+    }
     machine.write(RESULTS, {"data": about, "rows": rows})
 
 

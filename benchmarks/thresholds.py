@@ -73,8 +73,12 @@ def main() -> None:
                             shares.setdefault((size, target, name), []).append(beyond)
     record: list[dict[str, Any]] = []
     for (size, target, name), found in sorted(shares.items()):
-        record.append({"images": size, "target": target, "estimator": name, "mean": np.mean(found), "9 of 10": np.quantile(found, 0.9)})
-        print(f"{size:4d} images, target {target:.0%}, {name:24s} {np.mean(found):6.2%}, 9 of 10 below {np.quantile(found, 0.9):6.2%}")
+        record.append(
+            {"images": size, "target": target, "estimator": name, "mean": np.mean(found), "9 of 10": np.quantile(found, 0.9)}
+        )
+        print(
+            f"{size:4d} images, target {target:.0%}, {name:24s} {np.mean(found):6.2%}, 9 of 10 below {np.quantile(found, 0.9):6.2%}"
+        )
     if arguments.out:
         arguments.out.write_text(json.dumps({"rows": record, "machine": describe("scipy")}, indent=1) + "\n")
 

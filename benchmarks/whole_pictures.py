@@ -20,11 +20,7 @@ from pathlib import Path
 import numpy as np
 from machine import describe
 
-CASES = [
-    (size, tile)
-    for size in ((500, 1250), (1024, 1024), (2048, 2048), (4096, 4096))
-    for tile in (None, 256)
-]
+CASES = [(size, tile) for size in ((500, 1250), (1024, 1024), (2048, 2048), (4096, 4096)) for tile in (None, 256)]
 
 
 def pictures(size: tuple[int, int], count: int, folder: Path) -> list[str]:
@@ -53,7 +49,16 @@ def run(size: tuple[int, int], tile: int | None, normal: int, k: int, threads: i
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         files = pictures(size, normal + 1, Path(place))
-        model = Spade("efficientnet_lite0", k=k, k_image=1, tile=tile, aligned=tile is not None, image_score="max", device="cpu", progress=False)
+        model = Spade(
+            "efficientnet_lite0",
+            k=k,
+            k_image=1,
+            tile=tile,
+            aligned=tile is not None,
+            image_score="max",
+            device="cpu",
+            progress=False,
+        )
         start = time.perf_counter()
         model.fit(files[:-1], path=Path(place, "bank"))
         fitted = time.perf_counter()

@@ -1,4 +1,6 @@
-"""Tables of measured figures, made from benchmarks/results when the site is built, so that they cannot disagree.
+"""Tables of measured figures and of options, made when the site is built, so that pages cannot disagree with their sources.
+
+Figures come from benchmarks/results, options from fastspade.spade.options.
 
 A page says ``<!-- table: NAME -->``; NAME is one of TABLES.
 """
@@ -9,6 +11,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def cpu_search() -> str:
-    """The search beside others, one row a kind of data."""
+    """The search beside others, one row per kind of data."""
     rows, last = [], None
     for path in sorted(RESULTS.glob("cpu_*_k50.json")):
         last = _read(path.name)
@@ -75,19 +78,21 @@ def accuracy() -> str:
 
 
 def backbones() -> str:
-    """What each backbone costs an image."""
+    """What each backbone costs per image."""
     record = _read("backbones.json")
     rows = []
     for name, row in record["rows"].items():
-        levels = "<br>".join(f"{channels} x {height} x {width}".replace(" ", "&nbsp;") for channels, height, width in row["levels"])
+        levels = "<br>".join(
+            f"{channels} x {height} x {width}".replace(" ", "&nbsp;") for channels, height, width in row["levels"]
+        )
         costs = [f"{row['bank_bytes_per_image'] / 1e6:.2f}", f"{row['network_ms']:.0f}", f"{row['search_ms']:.0f}"]
         rows.append([f"`{name}`", levels, str(row["embedding"]), *costs, row["weights"]])
-    header = ["backbone", "levels", "embedding", "bank, MB an image", "network, ms an image", "search, ms an image", "weights"]
+    header = ["backbone", "levels", "embedding", "bank, MB per image", "network, ms per image", "search, ms per image", "weights"]
     return _markdown(header, rows) + "\n\n" + _machine(record)
 
 
 def scale_out() -> str:
-    """Images a second against the workers of a local cluster."""
+    """Images per second against the workers of a local cluster."""
     record = _read("scale_out.json")
     stages, images = record["stages"], {}
     for workers, runs in record["workers"].items():
@@ -95,10 +100,15 @@ def scale_out() -> str:
     rows = [[workers, f"{rate:.2f}", f"{rate / images['1']:.2f} x"] for workers, rate in images.items()]
     parts = ", ".join(
         f"{what} {1000 * stages[name]:.0f} ms"
-        for name, what in (("read", "decoding"), ("features", "network"), ("search_and_map", "search and map"), ("encode_map", "PNG"))
+        for name, what in (
+            ("read", "decoding"),
+            ("features", "network"),
+            ("search_and_map", "search and map"),
+            ("encode_map", "PNG"),
+        )
     )
     alone = f"One image on one thread: {parts} ({record['backbone']}, {record['normal_images']} normal images)."
-    return _markdown(["workers", "images a second", "against one"], rows) + f"\n\n{alone}\n\n" + _machine(record)
+    return _markdown(["workers", "images per second", "relative to one"], rows) + f"\n\n{alone}\n\n" + _machine(record)
 
 
 def bank() -> str:
@@ -110,7 +120,7 @@ def bank() -> str:
     ]
     for mode, row in record["scoring"].items():
         rates = [f"{row[when]['images_a_second']:.1f} images/s" for when in ("first", "again")]
-        asked = f"{row['again']['asked'] / 1e6:.0f} MB an image"
+        asked = f"{row['again']['asked'] / 1e6:.0f} MB per image"
         rows.append([f"scoring, features held: {mode}", *rates, f"{row['peak_mib']:.0f} MiB", asked])
     return _markdown(["", "first", "again, from the page cache", "peak memory", "read"], rows) + "\n\n" + _machine(record)
 
@@ -123,7 +133,7 @@ def reading() -> str:
         for what, row in record.items()
         if what != "bank"
     ]
-    return _markdown(["an image", "mapped", "positioned", "ratio"], rows)
+    return _markdown(["per image", "mapped", "positioned", "ratio"], rows)
 
 
 def storage() -> str:
@@ -137,7 +147,7 @@ def storage() -> str:
     for dtype, row in record["rows"].items():
         losses = [f"{row['largest_loss'][metric]:.1g}" for metric in metrics]
         rows.append([dtype, f"{row['image_bytes'] / 2**20:.2f} MiB", *losses, f"{row['relative_change']['map']['largest']:.1g}"])
-    return _markdown(["stored as", "an image", *metrics.values(), "map"], rows) + "\n\n" + _machine(record)
+    return _markdown(["stored as", "size per image", *metrics.values(), "map"], rows) + "\n\n" + _machine(record)
 
 
 def determinism() -> str:
@@ -155,6 +165,18 @@ def determinism() -> str:
     return _markdown([*header, "scores, largest relative change", "maps"], rows) + "\n\n" + _machine(record)
 
 
+def options() -> str:
+    """Every option with its default, what preset "paper" has in its place, and what it means."""
+    from fastspade.spade.options import PRESETS, Options
+
+    rows = []
+    for one in fields(Options):
+        paper = f"`{PRESETS['paper'][one.name]!r}`" if one.name in PRESETS["paper"] else ""
+        meaning = ("" if one.metadata["paper"] else "*Beyond the paper:* ") + one.metadata["help"].replace("|", "\\|")
+        rows.append([f"`{one.name}`", f"`{one.default!r}`", paper, meaning])
+    return _markdown(["option", "default", '`preset="paper"`', "meaning"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
@@ -165,6 +187,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reading": reading,
     "storage": storage,
     "determinism": determinism,
+    "options": options,
 }
 
 

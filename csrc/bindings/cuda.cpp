@@ -19,8 +19,8 @@ struct CudaBackend {
         return found != known.end() ? found->second : known[device] = cuda::device_properties(device);
     }
     static cuda::Device limits(int device) { return properties(device).limits; }
-    static void prepare_gallery(int device, void* stream, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels,
-                                char* base) {
+    static void prepare_gallery(int device, void* stream, const cuda::OperandLayout& layout,
+                                const std::vector<TensorView>& levels, char* base) {
         cuda::prepare_gallery(device, stream, layout, levels, base);
     }
     static void compare_equals(int device, void* stream, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels,
@@ -38,8 +38,9 @@ struct CudaBackend {
 void define_cuda_engine(pybind11::module_& module) {
     pybind11::register_exception<cuda::CudaError>(module, "CudaError", PyExc_RuntimeError);
     pybind11::register_exception<cuda::CudaOutOfMemory>(module, "CudaOutOfMemory", module.attr("CudaError"));
-    module.def("cuda_compute_capability", [](int device) { return CudaBackend::properties(device).compute_capability; },
-               pybind11::arg("device"));
+    module.def(
+        "cuda_compute_capability", [](int device) { return CudaBackend::properties(device).compute_capability; },
+        pybind11::arg("device"));
     module.def("cuda_versions", [] {
         const cuda::CudaVersions versions = cuda::cuda_versions();
         return std::array<int, 3>{versions.toolkit, versions.runtime, versions.driver};

@@ -18,7 +18,7 @@ void define_cuda_engine(py::module_& module);  // cuda.cpp
 
 namespace {
 
-// True when Python has a signal waiting that raises (Ctrl-C). Looks at most twenty times a second: it takes the GIL.
+// True when Python has a signal waiting that raises (Ctrl-C). Looks at most twenty times per second: it takes the GIL.
 std::function<bool()> signal_check() {
     auto next = std::make_shared<std::chrono::steady_clock::time_point>(std::chrono::steady_clock::now());
     return [next] {
@@ -31,8 +31,8 @@ std::function<bool()> signal_check() {
 }
 
 py::dict search_cpu(const std::vector<Described>& query, const std::vector<Described>& gallery, uintptr_t gallery_index,
-                    int64_t gallery_count, int64_t kappa, int upsample, uintptr_t distances, uintptr_t indices,
-                    int threads, bool prune, int64_t row_radius, int64_t column_radius) {
+                    int64_t gallery_count, int64_t kappa, int upsample, uintptr_t distances, uintptr_t indices, int threads,
+                    bool prune, int64_t row_radius, int64_t column_radius) {
     Problem problem;
     problem.query = checked_pyramid(query, "query");
     problem.gallery = checked_pyramid(gallery, "gallery");
@@ -43,7 +43,8 @@ py::dict search_cpu(const std::vector<Described>& query, const std::vector<Descr
     require((row_radius < 0) == (column_radius < 0), "a window needs two radii");
     if (row_radius >= 0)
         for (size_t l = 0; l < problem.query.size(); ++l)
-            require(problem.query[l].height() == problem.gallery[l].height() && problem.query[l].width() == problem.gallery[l].width(),
+            require(problem.query[l].height() == problem.gallery[l].height() &&
+                        problem.query[l].width() == problem.gallery[l].width(),
                     "a window needs query and gallery of one size");
     problem.row_radius = std::min(row_radius, problem.query[0].height());
     problem.column_radius = std::min(column_radius, problem.query[0].width());

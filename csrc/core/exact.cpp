@@ -119,7 +119,10 @@ const float* ExactDistance::vector(const LevelGroup& group, Side side, int64_t i
 }
 
 ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups)
-    : kernels_(exact_kernels()), groups_(groups), query_width_(problem.query[0].width()), gallery_width_(problem.gallery[0].width()) {
+    : kernels_(exact_kernels()),
+      groups_(groups),
+      query_width_(problem.query[0].width()),
+      gallery_width_(problem.gallery[0].width()) {
     int64_t channels = 0, widest = 0;
     for (const LevelGroup& group : groups) {
         channels += group.channels;
@@ -137,7 +140,8 @@ void ExactDistance::mix_query(size_t g, int64_t image, int64_t pixel, const Nati
     if (mixed_[g].query == Mixing::none)
         kernels_.widen(vector(group, Side::query, image, ty.low, tx.low, rows, 0), group.channels, out);
     else
-        kernels_.mix[mixed_[g].query == Mixing::weights](mixture(group, Side::query, image, ty, tx, rows, 0), group.channels, out);
+        kernels_.mix[mixed_[g].query == Mixing::weights](mixture(group, Side::query, image, ty, tx, rows, 0), group.channels,
+                                                         out);
 }
 
 // One level's part of a distance.
@@ -146,8 +150,8 @@ double ExactDistance::level(size_t g, int64_t image, int64_t pixel, const Native
     const Tap ty = tap_y(group, Side::gallery, pixel / gallery_width_), tx = tap_x(group, Side::gallery, pixel % gallery_width_);
     if (mixed_[g].gallery == Mixing::none)
         return kernels_.from_plain(vector(group, Side::gallery, image, ty.low, tx.low, rows, span), query, group.channels);
-    return kernels_.from_mixed[mixed_[g].gallery == Mixing::weights](
-        mixture(group, Side::gallery, image, ty, tx, rows, span), query, group.channels);
+    return kernels_.from_mixed[mixed_[g].gallery == Mixing::weights](mixture(group, Side::gallery, image, ty, tx, rows, span),
+                                                                     query, group.channels);
 }
 
 void ExactDistance::set_query(int64_t image, int64_t pixel) {
@@ -169,7 +173,8 @@ void ExactDistance::add_level(size_t g, int64_t query_image, ExactPair* first, E
     for (ExactPair* pair = first; pair != last; ++pair) {
         if (pair->query != at) mix_query(g, query_image, pair->query, rows, query_.data());
         at = pair->query;
-        pair->distance += level(g, pair->image, pair->pixel, gallery_rows.holds(pair->span) ? &gallery_rows : nullptr, pair->span, query_.data());
+        pair->distance += level(g, pair->image, pair->pixel, gallery_rows.holds(pair->span) ? &gallery_rows : nullptr, pair->span,
+                                query_.data());
     }
 }
 

@@ -25,8 +25,6 @@ FASTSPADE_INLINE wide add_exact(double a, wide b, wide c) {
 
 namespace fastspade {
 
-const ExactKernels& exact_kernels_avx512() {
-    return exact_table;
-}
+const ExactKernels& exact_kernels_avx512() { return exact_table; }
 
 }  // namespace fastspade

@@ -17,8 +17,7 @@ struct Steps {
     const float *a, *b, *c, *d;
     double down, right;
 
-    explicit Steps(const Mixture& m)
-        : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]), down(m.down), right(m.right) {}
+    explicit Steps(const Mixture& m) : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]), down(m.down), right(m.right) {}
     FASTSPADE_INLINE wide vector(int64_t i) const {
         const wide from = load(a + i), below = load(c + i);
         const wide top = from + right * (load(b + i) - from), bottom = below + right * (load(d + i) - below);
@@ -38,8 +37,14 @@ struct Weights {
     double wa, wb, wc, wd;
 
     explicit Weights(const Mixture& m)
-        : a(m.tap[0]), b(m.tap[1]), c(m.tap[2]), d(m.tap[3]), wa((1.0 - m.down) * (1.0 - m.right)),
-          wb((1.0 - m.down) * m.right), wc(m.down * (1.0 - m.right)), wd(m.down * m.right) {}
+        : a(m.tap[0]),
+          b(m.tap[1]),
+          c(m.tap[2]),
+          d(m.tap[3]),
+          wa((1.0 - m.down) * (1.0 - m.right)),
+          wb((1.0 - m.down) * m.right),
+          wc(m.down * (1.0 - m.right)),
+          wd(m.down * m.right) {}
     FASTSPADE_INLINE wide vector(int64_t i) const {
         return add_exact(wd, load(d + i), add_exact(wc, load(c + i), add_exact(wb, load(b + i), wa * load(a + i))));
     }
@@ -136,8 +141,8 @@ void transpose(const float* from, int64_t step, int64_t channels, int64_t count,
         for (int64_t k = c < whole ? i : 0; k < count; ++k) out[k * out_step + c] = from[c * step + k];
 }
 
-constexpr ExactKernels exact_table{{mix_by_steps, mix_by_weights}, widen, {from_mixed_by_steps, from_mixed_by_weights}, from_plain,
-                                   transpose};
+constexpr ExactKernels exact_table{
+    {mix_by_steps, mix_by_weights}, widen, {from_mixed_by_steps, from_mixed_by_weights}, from_plain, transpose};
 
 }  // namespace
 }  // namespace fastspade

@@ -14,8 +14,8 @@
 namespace fastspade {
 
 struct Problem {
-    std::vector<TensorView> query;    // levels, finest first: (B, C_l, H_l, W_l)
-    std::vector<TensorView> gallery;  // same channels; its grid may differ from the query's
+    std::vector<TensorView> query;           // levels, finest first: (B, C_l, H_l, W_l)
+    std::vector<TensorView> gallery;         // same channels; its grid may differ from the query's
     const int64_t* gallery_index = nullptr;  // (B, K), or null: every query image against gallery images 0 .. K-1
     int64_t gallery_count = 0;               // K
     int64_t kappa = 1;

@@ -25,7 +25,7 @@ inline double rounded_distance(double distance) {
 
 struct Answer {
     double distance;  // rounded
-    int64_t flat;  // image * pixels an image + pixel
+    int64_t flat;     // image * pixels an image + pixel
 
     bool operator<(const Answer& other) const {
         return distance < other.distance || (distance == other.distance && flat < other.flat);

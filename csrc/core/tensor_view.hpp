@@ -72,9 +72,12 @@ struct BFloat16 {
 template <class Body>
 auto with_element(DType dtype, Body&& body) {
     switch (dtype) {
-        case DType::float16: return body(Float16{});
-        case DType::bfloat16: return body(BFloat16{});
-        default: return body(Float32{});
+        case DType::float16:
+            return body(Float16{});
+        case DType::bfloat16:
+            return body(BFloat16{});
+        default:
+            return body(Float32{});
     }
 }
 

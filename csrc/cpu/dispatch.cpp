@@ -11,8 +11,7 @@ const Kernels* kernels_named(const char* name) {
     if (!std::strcmp(name, "generic")) return &generic_kernels();
     if (!std::strcmp(name, "generic_integer")) return &generic_integer_kernels();
 #if defined(FASTSPADE_X86)
-    if (!std::strcmp(name, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return &avx2_kernels();
+    if (!std::strcmp(name, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2_kernels();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
     if (!std::strcmp(name, "avx512") && avx512) return &avx512_kernels();

@@ -58,10 +58,19 @@ class FewQueries {
 };
 
 FewQueries::FewQueries(const Problem& problem)
-    : problem_(problem), kernels_(kernels()), groups_(group_levels(problem)), query_(problem.query[0]),
-      gallery_(problem.gallery[0]), count_(query_.pixels()), padded_count_((count_ + 3) / 4 * 4), channels_(query_.channels()),
-      stride_((channels_ + 15) / 16 * 16), pixels_(gallery_.pixels()), capacity_(candidate_capacity(problem.kappa)),
-      team_(problem.threads), states_(static_cast<size_t>(team_.size())) {
+    : problem_(problem),
+      kernels_(kernels()),
+      groups_(group_levels(problem)),
+      query_(problem.query[0]),
+      gallery_(problem.gallery[0]),
+      count_(query_.pixels()),
+      padded_count_((count_ + 3) / 4 * 4),
+      channels_(query_.channels()),
+      stride_((channels_ + 15) / 16 * 16),
+      pixels_(gallery_.pixels()),
+      capacity_(candidate_capacity(problem.kappa)),
+      team_(problem.threads),
+      states_(static_cast<size_t>(team_.size())) {
     read_queries();
     // Each of the sum's roundings is a share of a sum of positive terms, so the error is a share of the value: no
     // centring is needed. Squares too small for float32 lose at most its smallest step each. Distances that round to the
@@ -144,9 +153,8 @@ void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& st
     const float* const base = static_cast<const float*>(gallery_.data) + gallery_.offset(image, 0, 0, 0);
     for (int64_t first = begin; first < end; first += rows_at_once) {
         const float* const rows = base + first * step;
-        const int64_t found =
-            kernels_.near_rows(rows, step, std::min(rows_at_once, end - first), channels_, queries_.data(), padded_count_,
-                               stride_, state.limit.data(), state.hits.data());
+        const int64_t found = kernels_.near_rows(rows, step, std::min(rows_at_once, end - first), channels_, queries_.data(),
+                                                 padded_count_, stride_, state.limit.data(), state.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = state.hits[static_cast<size_t>(h)];
             if (!std::isfinite(hit.value)) check_finite(rows + hit.row * step, "gallery", image);
@@ -178,8 +186,8 @@ bool suits_few_queries(const Problem& problem) {
         !gallery.holds_vectors())
         return false;
     // search() shares out tiles of `lanes` queries; this way shares out the gallery, at a list a thread and query.
-    const int64_t bytes = query.pixels() * problem.threads * candidate_capacity(problem.kappa) *
-                          static_cast<int64_t>(sizeof(Candidate));
+    const int64_t bytes =
+        query.pixels() * problem.threads * candidate_capacity(problem.kappa) * static_cast<int64_t>(sizeof(Candidate));
     return query.pixels() <= kernels().lanes * std::max(1, problem.threads / 2) && bytes <= candidate_bytes;
 }
 

@@ -40,12 +40,12 @@ struct Hit {
 
 // A panel of vectors rounded to whole numbers (see cpu/quantised.hpp): vector = scale * numbers + a rest of norm `error`.
 struct IntegerLanes {
-    const int32_t* words;  // [word][lanes]
+    const int32_t* words;                        // [word][lanes]
     const float *norm, *scale, *error, *length;  // squared norm, 2 * scale, 2 * error, 2 * (norm + error)
 };
 struct IntegerRows {
-    const int32_t* words;  // [word][rows]
-    const int32_t* start;  // what the lanes' offset adds, taken off
+    const int32_t* words;                        // [word][rows]
+    const int32_t* start;                        // what the lanes' offset adds, taken off
     const float *norm, *scale, *error, *length;  // squared norm, scale, error, norm
 };
 struct Rounded {
@@ -78,8 +78,8 @@ struct Kernels {
     // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).
     void (*interpolate_lanes)(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out);
     // out[x][lane] = norm[x] + sum over levels of the two-way interpolation; keeps each lane's smallest value and place.
-    void (*interpolate_row)(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
-                            float* out, float* smallest, int32_t* place);
+    void (*interpolate_row)(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first, float* out,
+                            float* smallest, int32_t* place);
     // Appends every value not above its lane's limit, with rows numbered from 0; returns how many.
     int64_t (*scan)(const float* values, int64_t rows, const float* limit, Hit* hits);
     // Lists the rows, numbered from `first`, with any value not above its lane's limit; returns how many.

@@ -90,8 +90,10 @@ Rounded round_row(const float* row, int64_t length, float norm, void* out) {
         const vec off = value - whole * scale;
         square += off * off;
         if (bytes == 1) total += number;  // nobody asks for that of two bytes, which could leave 32 bits
-        if (bytes == 1) *reinterpret_cast<one*>(static_cast<char*>(out) + i) = __builtin_convertvector(number, one);
-        else *reinterpret_cast<two*>(static_cast<char*>(out) + 2 * i) = __builtin_convertvector(number, two);
+        if (bytes == 1)
+            *reinterpret_cast<one*>(static_cast<char*>(out) + i) = __builtin_convertvector(number, one);
+        else
+            *reinterpret_cast<two*>(static_cast<char*>(out) + 2 * i) = __builtin_convertvector(number, two);
     }
     int32_t sum = 0;
     for (int i = 0; i < W; ++i) sum += total[i];

@@ -10,8 +10,7 @@ void pack_columns(const float* source, int64_t stride, int64_t count, int64_t ch
         vec block[W] = {};
         if (left >= W) {
             const vec centre = load(mean + c);
-            for (int i = 0; i < width; ++i)
-                block[i] = (load(source + (i < count ? i : count - 1) * stride + c) - centre) * scale;
+            for (int i = 0; i < width; ++i) block[i] = (load(source + (i < count ? i : count - 1) * stride + c) - centre) * scale;
         } else {
             for (int i = 0; i < width; ++i) {
                 const float* from = source + (i < count ? i : count - 1) * stride + c;
@@ -30,8 +29,8 @@ void pack_columns(const float* source, int64_t stride, int64_t count, int64_t ch
 }
 
 template <int P>
-void pack(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
-          float* panel, double* norm) {
+void pack(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale, float* panel,
+          double* norm) {
     constexpr int rest = P % W;
     for (int first = 0; first < P - rest; first += W) {
         // A block that starts past the last vector repeats that one, as the rest of a started block does.

@@ -8,8 +8,7 @@ struct ProjectedRows {
 };
 
 template <int width>
-inline __attribute__((always_inline)) void multiply(const float* lane_panel, const ProjectedRows<width>& rows,
-                                                    vec (&sum)[N][V]) {
+inline __attribute__((always_inline)) void multiply(const float* lane_panel, const ProjectedRows<width>& rows, vec (&sum)[N][V]) {
     for (int j = 0; j < N; ++j)
         for (int v = 0; v < V; ++v) sum[j][v] = vec{};
     for (int c = 0; c < width; ++c) {
@@ -56,7 +55,8 @@ inline int64_t refined_rows_with(const float* lane_panel, const float* vectors, 
         if (j >= count) break;
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-            const vec value = load(base + int64_t{row[j]} * L + v * W) + (load(lane_norm + v * W) + row_norm[row[j]]) - 2.0f * sum[j][v];
+            const vec value =
+                load(base + int64_t{row[j]} * L + v * W) + (load(lane_norm + v * W) + row_norm[row[j]]) - 2.0f * sum[j][v];
             const uint32_t mask = not_above(value, load(limit + v * W));
             if (__builtin_expect(mask != 0, 0)) found = append(mask, row[j], v * W, value, hits, found);
         }

@@ -11,8 +11,8 @@ float dot(const float* a, const float* b, int64_t length) {
 }
 
 // Four rows at a time, a vector of directions at once.
-void project(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions,
-             float* out, int64_t direction_step, int64_t step) {
+void project(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions, float* out,
+             int64_t direction_step, int64_t step) {
     constexpr int together = 4, parts = 16 / W;
     for (int64_t first = 0; first < count; first += together) {
         const float* row[together];

@@ -221,8 +221,8 @@ void interpolate_lanes(const LaneTaps* taps, int tap_count, int64_t columns, con
     }
 }
 
-void interpolate_row(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first,
-                     float* out, float* smallest, int32_t* place) {
+void interpolate_row(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first, float* out,
+                     float* smallest, int32_t* place) {
     for (int l = 0; l < level_count; ++l) {
         RowLevel& level = levels[l];
         if (level.lower_weight == 0.0f) {
@@ -247,8 +247,7 @@ void interpolate_row(RowLevel* levels, int level_count, const float* norm, int64
             const float* left = level.row + int64_t{level.low[x]} * L;
             const float* right = level.row + int64_t{level.high[x]} * L;
             const float left_weight = level.low_weight[x], right_weight = level.high_weight[x];
-            for (int v = 0; v < V; ++v)
-                value[v] += load(left + v * W) * left_weight + load(right + v * W) * right_weight;
+            for (int v = 0; v < V; ++v) value[v] += load(left + v * W) * left_weight + load(right + v * W) * right_weight;
         }
         const veci here = veci{} + static_cast<int32_t>(first + x);
         for (int v = 0; v < V; ++v) {
@@ -312,12 +311,32 @@ void count_lanes(const float* values, int64_t rows, const float* limit, int32_t*
 #include "cpu/kernels_pack.inl"
 
 constexpr Kernels table(const char* name) {
-    return Kernels{name, L, N, product, refine, refined_rows, distance_hits, refined_hits, interpolate_lanes,
-                   interpolate_row, scan, rows_left, count, count_lanes, dot, project, near_rows, pack<L>, pack<N>, centre_row,
+    return Kernels{name,
+                   L,
+                   N,
+                   product,
+                   refine,
+                   refined_rows,
+                   distance_hits,
+                   refined_hits,
+                   interpolate_lanes,
+                   interpolate_row,
+                   scan,
+                   rows_left,
+                   count,
+                   count_lanes,
+                   dot,
+                   project,
+                   near_rows,
+                   pack<L>,
+                   pack<N>,
+                   centre_row,
 #if FASTSPADE_INTEGERS
-                   {screened_hits<1>, screened_hits<2>}, {round_row<1>, round_row<2>}};
+                   {screened_hits<1>, screened_hits<2>},
+                   {round_row<1>, round_row<2>}};
 #else
-                   {}, {}};
+                   {},
+                   {}};
 #endif
 }
 

@@ -62,7 +62,8 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
     }
     const int64_t count = static_cast<int64_t>(sample.size()) / length;
     // Subspace iteration from fixed, arbitrary directions: the basis need not be accurate, any one gives a valid bound.
-    std::vector<std::vector<double>> basis(static_cast<size_t>(directions), std::vector<double>(static_cast<size_t>(length), 0.0));
+    std::vector<std::vector<double>> basis(static_cast<size_t>(directions),
+                                           std::vector<double>(static_cast<size_t>(length), 0.0));
     uint64_t state = 1;
     for (auto& direction : basis)
         for (int64_t c = 0; c < fine.channels; ++c) {

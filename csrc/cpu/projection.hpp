@@ -22,8 +22,7 @@ class Projection {
     int width() const { return directions_ + 1; }
 
     // Does nothing where the finest level has too few channels for it to pay.
-    void fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale,
-             const Kernels& kernels);
+    void fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale, const Kernels& kernels);
 
     bool active() const { return directions_ > 0; }
 

@@ -14,7 +14,8 @@ void Quantised::build(ThreadTeam& team, const Region& region, const Kernels& ker
     panels_.reserve(padded * words_);
     std::fill_n(panels_.data() + (padded - panel) * words_, panel * words_, 0);
     start_.reserve(beyond);
-    for (Buffer<float>* numbers : {&scale_, &error_, &length_}) std::fill_n(numbers->reserve(beyond) + pixels, beyond - pixels, 0.0f);
+    for (Buffer<float>* numbers : {&scale_, &error_, &length_})
+        std::fill_n(numbers->reserve(beyond) + pixels, beyond - pixels, 0.0f);
     std::fill_n(start_.data() + pixels, beyond - pixels, 0);
     while (stages_.size() < static_cast<size_t>(team.size())) stages_.emplace_back();
     // One-byte numbers of queries are stored without sign, 128 up; each gallery vector's sum takes that off again.
@@ -26,8 +27,7 @@ void Quantised::build(ThreadTeam& team, const Region& region, const Kernels& ker
             const float norm = region.norm_bound(0)[p];
             const Rounded rounded = kernels.round_row[bytes - 1](region.fine_row(p), region.row_length(), norm, stage);
             int32_t* const out = panels_.data() + p / panel * panel * words_ + p % panel;
-            for (int64_t w = 0; w < words_; ++w)
-                out[w * panel] = static_cast<int32_t>(static_cast<uint32_t>(stage[w]) ^ offset);
+            for (int64_t w = 0; w < words_; ++w) out[w * panel] = static_cast<int32_t>(static_cast<uint32_t>(stage[w]) ^ offset);
             // The bound's products with the error are made a little larger than they come out.
             constexpr float over = 1.00001f;
             scale_[p] = query ? 2.0f * rounded.scale : rounded.scale;

@@ -38,8 +38,7 @@ void read_block(const TensorView& view, int64_t image, int64_t channel, int64_t 
         } else {
             for (int64_t c = 0; c < channels; ++c)
                 for (int64_t i = 0; i < length; ++i)
-                    target[c * stage_stride + i] =
-                        (Element::load(source[c * channel_step + i * step]) - mean[c]) * scale;
+                    target[c * stage_stride + i] = (Element::load(source[c * channel_step + i * step]) - mean[c]) * scale;
         }
         done += length;
     }
@@ -97,7 +96,13 @@ Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& 
 
 Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, const Projection& projection,
                const Kernels& kernels, Side side)
-    : groups_(groups), centring_(centring), projection_(projection), kernels_(kernels), side_(side), coarse_(groups.size()), norm_bound_(groups.size()),
+    : groups_(groups),
+      centring_(centring),
+      projection_(projection),
+      kernels_(kernels),
+      side_(side),
+      coarse_(groups.size()),
+      norm_bound_(groups.size()),
       largest_(groups.size(), 0.0f) {
     fine_width_ = views(0)[0].width();
     row_length_ = padded(groups[0].channels, 16);
@@ -141,7 +146,8 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
             pack(source + i * step, step, std::min<int64_t>(panel, end - i), channels, mean, centring_.scale,
                  fine_panels_.data() + i * channels, level.self.data() + i);
         for (int64_t i = begin; rows && i < end; ++i)
-            level.self[i] = kernels_.centre_row(source + i * step, channels, mean, centring_.scale, fine_rows_.data() + i * row_length_);
+            level.self[i] =
+                kernels_.centre_row(source + i * step, channels, mean, centring_.scale, fine_rows_.data() + i * row_length_);
         return;
     }
     const bool neighbours = !fine && views(group)[0].pixels() != views(0)[0].pixels() && level.antidiagonal.data();
@@ -166,8 +172,8 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
             const int64_t block = std::min(channel_block, view.channels() - c0);
             const float* mean = centring_.mean[group].data() + channel_base + c0;
             with_element(view.dtype, [&](auto element) {
-                read_block<decltype(element)>(view, image_, c0, block, origin + begin, staged, mean, centring_.scale,
-                                              stage, stride);
+                read_block<decltype(element)>(view, image_, c0, block, origin + begin, staged, mean, centring_.scale, stage,
+                                              stride);
             });
             for (int64_t c = 0; c < block && panel; ++c) {
                 const float* from = stage + c * stride;
@@ -273,16 +279,16 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
                 products->reserve(level.pixels);
         // Bands of the finest level hold whole panels, and enough of them are made for every thread to have work.
         const int64_t share = std::min(band_pixels, (level.pixels + 2 * team.size() - 1) / (2 * team.size()));
-        const int64_t step = g == 0 ? padded(share, std::max(panel, 1))
-                                    : std::max<int64_t>(1, band_pixels / level.width) * level.width;
+        const int64_t step =
+            g == 0 ? padded(share, std::max(panel, 1)) : std::max<int64_t>(1, band_pixels / level.width) * level.width;
         for (int64_t begin = 0; begin < level.pixels; begin += step)
             bands.push_back({g, begin, std::min(begin + step, level.pixels)});
     }
     while (stages_.size() < static_cast<size_t>(team.size())) stages_.emplace_back();
     team.run(static_cast<int64_t>(bands.size()), [&](int64_t i, int thread) {
         const Band& band = bands[static_cast<size_t>(i)];
-        pack_band(band.group, band.begin, band.end, band.group == 0 ? fine_panel : coarse_panel,
-                  band.group == 0 && fine_rows, stages_[static_cast<size_t>(thread)]);
+        pack_band(band.group, band.begin, band.end, band.group == 0 ? fine_panel : coarse_panel, band.group == 0 && fine_rows,
+                  stages_[static_cast<size_t>(thread)]);
     });
     // A panel's padding rows of `self` are never read; non-finite features show in the norms.
     for (size_t g = 0; g < groups_.size(); ++g)
@@ -295,8 +301,8 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
                         using Element = decltype(element);
                         const auto* base = static_cast<const typename Element::Storage*>(view.data);
                         for (int64_t c = 0; c < view.channels(); ++c)
-                            if (!std::isfinite(Element::load(
-                                    base[view.offset(image_, c, flat / view.width(), flat % view.width())])))
+                            if (!std::isfinite(
+                                    Element::load(base[view.offset(image_, c, flat / view.width(), flat % view.width())])))
                                 return false;
                         return true;
                     });

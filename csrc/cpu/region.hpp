@@ -25,8 +25,8 @@ Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& 
 
 class Region {
   public:
-    Region(const std::vector<LevelGroup>& groups, const Centring& centring, const Projection& projection,
-           const Kernels& kernels, Side side);
+    Region(const std::vector<LevelGroup>& groups, const Centring& centring, const Projection& projection, const Kernels& kernels,
+           Side side);
 
     // Which pixels the region covers; with several groups they must be whole rows.
     void place(int64_t image, int64_t first_pixel, int64_t last_pixel);

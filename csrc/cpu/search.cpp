@@ -36,11 +36,17 @@ constexpr int64_t probe_every = 4;
 }  // namespace
 
 Search::Search(const Problem& problem)
-    : problem_(problem), kernels_(kernels()), groups_(group_levels(problem)),
-      centring_(choose_centring(problem, groups_)), team_(problem.threads),
+    : problem_(problem),
+      kernels_(kernels()),
+      groups_(group_levels(problem)),
+      centring_(choose_centring(problem, groups_)),
+      team_(problem.threads),
       queries_(groups_, centring_, projection_, kernels_, Side::query),
-      chunk_(groups_, centring_, projection_, kernels_, Side::gallery), scratch_(static_cast<size_t>(team_.size())), gallery_x_(groups_.size()),
-      gram_stride_(groups_.size(), 0), largest_(groups_.size(), 0.0f) {
+      chunk_(groups_, centring_, projection_, kernels_, Side::gallery),
+      scratch_(static_cast<size_t>(team_.size())),
+      gallery_x_(groups_.size()),
+      gram_stride_(groups_.size(), 0),
+      largest_(groups_.size(), 0.0f) {
     for (size_t g = 0; g < groups_.size(); ++g) {
         gram_.emplace_back();
         for (size_t x = 0; g > 0 && x < groups_[g].gallery_x.size(); ++x) {
@@ -51,8 +57,7 @@ Search::Search(const Problem& problem)
             gallery_x_[g].high_weight.push_back(static_cast<float>(tap.high_weight));
         }
     }
-    if (groups_.size() > 1 && problem_.prune)
-        projection_.fit(problem_, groups_[0], centring_.mean[0], centring_.scale, kernels_);
+    if (groups_.size() > 1 && problem_.prune) projection_.fit(problem_, groups_[0], centring_.mean[0], centring_.scale, kernels_);
     if (problem_.prune && kernels_.screened_hits[0])
         panels_ = groups_[0].channels <= Quantised::most_byte_channels ? Way::bytes : Way::words;
     for (Scratch& scratch : scratch_) scratch.exact = std::make_unique<ExactDistance>(problem_, groups_);
@@ -66,7 +71,8 @@ void Search::find_near_rows() {
     for (const LevelGroup& group : groups_) {
         std::vector<Near> near(static_cast<size_t>(group.gallery[0].height()), Near{group.query[0].height(), 0});
         for (int64_t y = 0; y < height; ++y)
-            for (int64_t other = std::max<int64_t>(0, y - problem_.row_radius); other <= std::min(height - 1, y + problem_.row_radius); ++other) {
+            for (int64_t other = std::max<int64_t>(0, y - problem_.row_radius);
+                 other <= std::min(height - 1, y + problem_.row_radius); ++other) {
                 const Tap mine = group.query_y[static_cast<size_t>(y)], theirs = group.gallery_y[static_cast<size_t>(other)];
                 for (int32_t row : {theirs.low, theirs.high}) {
                     Near& rows = near[static_cast<size_t>(row)];
@@ -82,13 +88,16 @@ Search::Near Search::near(int64_t first, int64_t last) const {
     const int64_t width = problem_.query[0].width();
     const int64_t top = (queries_.first_pixel() + first) / width - problem_.row_radius;
     const int64_t bottom = (queries_.first_pixel() + last - 1) / width + problem_.row_radius + 1;
-    return {std::max<int64_t>(0, top * width - chunk_.first_pixel()), std::min(chunk_.pixels(), bottom * width - chunk_.first_pixel())};
+    return {std::max<int64_t>(0, top * width - chunk_.first_pixel()),
+            std::min(chunk_.pixels(), bottom * width - chunk_.first_pixel())};
 }
 
 bool Search::in_window(int64_t query, int64_t chunk_pixel) const {
     if (!windowed(problem_)) return true;
-    const int64_t width = problem_.query[0].width(), mine = queries_.first_pixel() + query, theirs = chunk_.first_pixel() + chunk_pixel;
-    return std::abs(mine / width - theirs / width) <= problem_.row_radius && std::abs(mine % width - theirs % width) <= problem_.column_radius;
+    const int64_t width = problem_.query[0].width(), mine = queries_.first_pixel() + query,
+                  theirs = chunk_.first_pixel() + chunk_pixel;
+    return std::abs(mine / width - theirs / width) <= problem_.row_radius &&
+           std::abs(mine % width - theirs % width) <= problem_.column_radius;
 }
 
 void Search::plan() {
@@ -113,9 +122,7 @@ void Search::plan() {
     auto gram_size = [&] {
         int64_t bytes = 0;
         for (size_t g = 1; g < groups_.size(); ++g) {
-            auto covered = [](int64_t rows, int64_t fine, int64_t coarse) {
-                return std::min(coarse, rows * coarse / fine + 3);
-            };
+            auto covered = [](int64_t rows, int64_t fine, int64_t coarse) { return std::min(coarse, rows * coarse / fine + 3); };
             const TensorView &q = groups_[g].query[0], &r = groups_[g].gallery[0];
             bytes += 4 * covered(query_rows, problem_.query[0].height(), q.height()) * q.width() *
                      covered(chunk_rows, problem_.gallery[0].height(), r.height()) * r.width();

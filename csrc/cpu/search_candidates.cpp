@@ -37,8 +37,8 @@ void Search::add(int64_t query, const Candidate& candidate, float* limit, Scratc
 void Search::find_duplicates() {
     std::lock_guard<std::mutex> hold(duplicates_lock_);
     if (duplicates_.load(std::memory_order_relaxed)) return;
-    duplicate_ranks_ = duplicate_ranks(groups_, chunk_.image(), chunk_.first_pixel(),
-                                       chunk_.first_pixel() + chunk_.pixels(), problem_.gallery[0].width());
+    duplicate_ranks_ = duplicate_ranks(groups_, chunk_.image(), chunk_.first_pixel(), chunk_.first_pixel() + chunk_.pixels(),
+                                       problem_.gallery[0].width());
     duplicates_.store(duplicate_ranks_.data(), std::memory_order_release);
 }
 
@@ -61,7 +61,8 @@ void Search::rank_exactly(int64_t query, Scratch& scratch) {
     scratch.exact_pairs += row.count;
     keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {
         const int64_t image = gallery_image(candidate.slot);
-        return Ranked{{rounded_distance(scratch.exact->to(image, candidate.pixel)), image * gallery_pixels_ + candidate.pixel}, candidate};
+        return Ranked{{rounded_distance(scratch.exact->to(image, candidate.pixel)), image * gallery_pixels_ + candidate.pixel},
+                      candidate};
     });
 }
 
@@ -85,7 +86,8 @@ void Search::rank_block() {
         int32_t query, item;
     };
     auto chunk_of = [&](const Candidate& candidate) { return candidate.slot * chunks_an_image + candidate.pixel / chunk_step_; };
-    std::vector<int64_t> found(static_cast<size_t>(chunks), 0), start(static_cast<size_t>((chunks + together - 1) / together) + 1, 0);
+    std::vector<int64_t> found(static_cast<size_t>(chunks), 0),
+        start(static_cast<size_t>((chunks + together - 1) / together) + 1, 0);
     for (const CandidateRow& row : rows_)
         for (int64_t i = 0; i < row.count; ++i) {
             const int64_t chunk = chunk_of(row.items[i]);
@@ -140,8 +142,8 @@ void Search::rank_block() {
             gallery_native_.place(groups_[g], Side::gallery, gallery_width, spans);
             team_.run(gallery_native_.pieces(), [&](int64_t p, int) { gallery_native_.fill(p); });
             by_pieces([&](int64_t begin, int64_t end, Scratch& scratch) {
-                scratch.exact->add_level(g, block_image_, pairs.data() + begin, pairs.data() + end,
-                                         query_native_[g], gallery_native_);
+                scratch.exact->add_level(g, block_image_, pairs.data() + begin, pairs.data() + end, query_native_[g],
+                                         gallery_native_);
             });
         }
         by_pieces([&](int64_t begin, int64_t end, Scratch&) {
@@ -154,8 +156,8 @@ void Search::rank_block() {
         std::vector<Answer>& answers = scratch_[static_cast<size_t>(thread)].answers;
         answers.clear();
         for (int64_t i = 0; i < row.count; ++i)
-            answers.push_back({distances_[q * capacity_ + i],
-                               gallery_image(row.items[i].slot) * gallery_pixels_ + row.items[i].pixel});
+            answers.push_back(
+                {distances_[q * capacity_ + i], gallery_image(row.items[i].slot) * gallery_pixels_ + row.items[i].pixel});
         write_nearest(answers, problem_, block_image_ * query_pixels_ + first + q);
     });
 }

@@ -80,7 +80,9 @@ class Search {
     struct Near {
         int64_t begin, end;
     };
-    Near near_tile(int64_t tile) const { return near(tile * kernels_.lanes, std::min((tile + 1) * kernels_.lanes, queries_.pixels())); }
+    Near near_tile(int64_t tile) const {
+        return near(tile * kernels_.lanes, std::min((tile + 1) * kernels_.lanes, queries_.pixels()));
+    }
     Near near(int64_t first, int64_t last) const;
     bool in_window(int64_t query, int64_t chunk_pixel) const;
     void find_near_rows();
@@ -106,7 +108,7 @@ class Search {
 
     // The state of one block of queries.
     int64_t block_image_ = 0;
-    int64_t chunks_ = 0;      // how many chunks have been searched
+    int64_t chunks_ = 0;  // how many chunks have been searched
     Way way_ = Way::sparse;
     Way panels_ = Way::dense;  // the best way to do whole panels; what proved worse is not tried again
     Quantised query_numbers_, chunk_numbers_;
@@ -116,8 +118,8 @@ class Search {
     Buffer<float> limit_;
     Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;
-    Buffer<float> nearest_;  // beside candidates_: see CandidateRow
-    Buffer<double> distances_;  // exact, beside candidates_
+    Buffer<float> nearest_;                 // beside candidates_: see CandidateRow
+    Buffer<double> distances_;              // exact, beside candidates_
     std::vector<NativeRows> query_native_;  // [group]
     NativeRows gallery_native_;
     std::vector<CandidateRow> rows_;

@@ -54,12 +54,14 @@ void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_
         // Interpolation weights sum to one, so the queries' norms may ride on one level's matrix.
         // Only the columns that the near rows read.
         const int64_t coarse_width = chunk_.coarse_width(g), first_row = chunk_.first_row();
-        const int64_t top = group.gallery_y[static_cast<size_t>(first_row + rows.begin / gallery_width)].low - chunk_.coarse_first_row(g);
+        const int64_t top =
+            group.gallery_y[static_cast<size_t>(first_row + rows.begin / gallery_width)].low - chunk_.coarse_first_row(g);
         const int64_t bottom =
             group.gallery_y[static_cast<size_t>(first_row + rows.end / gallery_width - 1)].high + 1 - chunk_.coarse_first_row(g);
         for (int64_t lane = 0; lane < lanes; ++lane)
             for (const float*& row : taps[lane].row) row += top * coarse_width;
-        kernels_.interpolate_lanes(taps, tap_count, (bottom - top) * coarse_width, g == 1 ? bias : zeros, out + top * coarse_width * lanes);
+        kernels_.interpolate_lanes(taps, tap_count, (bottom - top) * coarse_width, g == 1 ? bias : zeros,
+                                   out + top * coarse_width * lanes);
         interpolated[g] = out;
         out += gram_stride_[g] * lanes;
     }
@@ -82,9 +84,9 @@ void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_
                              nullptr};
             blended += width * lanes;
         }
-        kernels_.interpolate_row(levels.data(), static_cast<int>(levels.size()),
-                                 chunk_.coarse_norm() + row * gallery_width, gallery_width, row * gallery_width,
-                                 scratch.partial.data() + row * gallery_width * lanes, smallest, place);
+        kernels_.interpolate_row(levels.data(), static_cast<int>(levels.size()), chunk_.coarse_norm() + row * gallery_width,
+                                 gallery_width, row * gallery_width, scratch.partial.data() + row * gallery_width * lanes,
+                                 smallest, place);
     }
 }
 
@@ -106,7 +108,8 @@ double Search::probe() {
             limit[lane] = -infinity;
             if (q >= queries_.pixels()) continue;
             const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(place[lane]), chunk_.row_length());
-            limit[lane] = std::min(limit_[q], smallest[lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[place[lane]]) - 2.0f * dot);
+            limit[lane] =
+                std::min(limit_[q], smallest[lane] + (queries_.fine_norm()[q] + chunk_.fine_norm()[place[lane]]) - 2.0f * dot);
         }
         if (!projection_.active()) {
             left[static_cast<size_t>(i)] = kernels_.count(scratch.partial.data(), chunk_.pixels(), limit);
@@ -143,11 +146,10 @@ void Search::dense_tile(int64_t tile, int64_t slot, Scratch& scratch) {
         if (left == 0) continue;
         scratch.fine_pairs += left;
         const float *row_panel = chunk_.fine_panels() + start * channels, *row_norm = chunk_.fine_norm() + start;
-        const int64_t found =
-            groups_.size() == 1
-                ? kernels_.distance_hits(lane_panel, row_panel, channels, lane_norm, row_norm, limit, hits)
-                : kernels_.refined_hits(lane_panel, row_panel, channels, lane_norm, row_norm,
-                                        scratch.partial.data() + start * lanes, limit, hits);
+        const int64_t found = groups_.size() == 1
+                                  ? kernels_.distance_hits(lane_panel, row_panel, channels, lane_norm, row_norm, limit, hits)
+                                  : kernels_.refined_hits(lane_panel, row_panel, channels, lane_norm, row_norm,
+                                                          scratch.partial.data() + start * lanes, limit, hits);
         for (const Hit* hit = hits; hit < hits + found; ++hit)
             if (hit->lane < valid && hit->row < height)
                 add(first + hit->lane, {hit->value, static_cast<int32_t>(slot), chunk_.first_pixel() + start + hit->row},
@@ -191,15 +193,15 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
         // Rows that some query is left with, a few panels at a time, for limits fall meanwhile.
         for (int64_t start = near.begin; start < near.end; start += listed_panels * rows) {
             int32_t list[listed_panels * max_rows];
-            const int64_t left = kernels_.rows_left(scratch.partial.data() + start * lanes,
-                                                    std::min(listed_panels * rows, near.end - start), limit,
-                                                    static_cast<int32_t>(start), list);
+            const int64_t left =
+                kernels_.rows_left(scratch.partial.data() + start * lanes, std::min(listed_panels * rows, near.end - start),
+                                   limit, static_cast<int32_t>(start), list);
             for (int64_t i = 0; i < left; i += rows)
-                evaluate_hits(kernels_.refined_rows(queries_.projected() + first * projection_.width(), chunk_.projected(),
-                                                    projection_.width(), lowered_norm_.data() + first, chunk_.fine_norm(),
-                                                    scratch.partial.data(), list + i, std::min(rows, left - i), limit,
-                                                    scratch.hits.data()),
-                              0, pixels);
+                evaluate_hits(
+                    kernels_.refined_rows(queries_.projected() + first * projection_.width(), chunk_.projected(),
+                                          projection_.width(), lowered_norm_.data() + first, chunk_.fine_norm(),
+                                          scratch.partial.data(), list + i, std::min(rows, left - i), limit, scratch.hits.data()),
+                    0, pixels);
         }
     } else {
         for (int64_t start = near.begin; start < near.end; start += rows) {
@@ -238,8 +240,7 @@ void Search::evaluate(int64_t tile, int64_t lane, int64_t r, int64_t slot, Scrat
     ++scratch.evaluated;
     const float dot = kernels_.dot(queries_.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
     const float coarse = groups_.size() > 1 ? scratch.partial[r * lanes + lane] : 0.0f;
-    const float value =
-        coarse + (queries_.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
+    const float value = coarse + (queries_.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
     if (!(value > limit_[q])) add(q, {value, static_cast<int32_t>(slot), chunk_.first_pixel() + r}, limit_.data() + q, scratch);
 }
 
@@ -268,8 +269,10 @@ bool Search::seed(int64_t tile, int64_t slot, const float* smallest, const int32
         for (int64_t lane = 0; lane < lanes; ++lane) level[lane] = 0.5f * (low[lane] + high[lane]);
         kernels_.count_lanes(bounds, pixels, level, counts);
         for (int64_t lane = 0; lane < lanes; ++lane) {
-            if (counts[lane] < kappa) low[lane] = level[lane];
-            else high[lane] = level[lane];
+            if (counts[lane] < kappa)
+                low[lane] = level[lane];
+            else
+                high[lane] = level[lane];
             settled &= counts[lane] >= kappa && counts[lane] <= 2 * kappa;
         }
         if (settled) break;
@@ -280,12 +283,10 @@ bool Search::seed(int64_t tile, int64_t slot, const float* smallest, const int32
 
     scratch.hits.resize(static_cast<size_t>(rows * lanes));
     for (int64_t start = 0; start < pixels; start += rows) {
-        const int64_t found =
-            kernels_.scan(bounds + start * lanes, std::min(rows, pixels - start), high, scratch.hits.data());
+        const int64_t found = kernels_.scan(bounds + start * lanes, std::min(rows, pixels - start), high, scratch.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            if (hit.lane < valid && start + hit.row != place[hit.lane])
-                evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+            if (hit.lane < valid && start + hit.row != place[hit.lane]) evaluate(tile, hit.lane, start + hit.row, slot, scratch);
         }
     }
     return true;

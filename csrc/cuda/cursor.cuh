@@ -1,5 +1,5 @@
 // Walks a block's share of a search: pieces of gallery images (units), Gram tiles within (jobs), some channels at a time
-// (steps). Whoever loads and whoever multiplies each walk one, and so agree without talking.
+// (steps). Loading and multiplying threads each walk their own, and so agree without communication.
 #pragma once
 
 #include "cuda/device.cuh"

@@ -1,5 +1,5 @@
 // The device intrinsics that kernels use, and nothing else: kernels include this header and name no other intrinsic, so
-// that the same sources also run on the host, one fibre a thread, over tests/cuda/emulator/simt.hpp. On the device every
+// that the same sources also run on the host, one fibre per thread, over tests/cuda/emulator/simt.hpp. On the device every
 // function is one instruction or a thin wrapper.
 #pragma once
 
@@ -38,9 +38,13 @@ FASTSPADE_DEVICE void warp_barrier() { __syncwarp(); }
 // --- warp collectives; all 32 lanes take part
 FASTSPADE_DEVICE uint32_t warp_ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 template <class Value>
-FASTSPADE_DEVICE Value warp_shuffle(Value value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
+FASTSPADE_DEVICE Value warp_shuffle(Value value, int lane) {
+    return __shfl_sync(0xffffffffu, value, lane);
+}
 template <class Value>
-FASTSPADE_DEVICE Value warp_shuffle_xor(Value value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+FASTSPADE_DEVICE Value warp_shuffle_xor(Value value, int mask) {
+    return __shfl_xor_sync(0xffffffffu, value, mask);
+}
 
 // --- atomics
 FASTSPADE_DEVICE int atomic_add(int* address, int value) { return atomicAdd(address, value); }
@@ -85,30 +89,32 @@ FASTSPADE_DEVICE uint32_t load_bits(const void* global, bool wide, bool narrow) 
     uint32_t bits;
     asm("{\n.reg .pred w, n;\nsetp.ne.u32 w, %2, 0;\nsetp.ne.u32 n, %3, 0;\nmov.u32 %0, 0;\n"
         "@w ld.global.nc.u32 %0, [%1];\n@n ld.global.nc.u16 %0, [%1];\n}"
-        : "=r"(bits) : "l"(__cvta_generic_to_global(global)), "r"(static_cast<uint32_t>(wide)), "r"(static_cast<uint32_t>(narrow)));
+        : "=r"(bits)
+        : "l"(__cvta_generic_to_global(global)), "r"(static_cast<uint32_t>(wide)), "r"(static_cast<uint32_t>(narrow)));
     return bits;
 }
 
 // --- asynchronous copies, global to shared memory, 16 bytes; both addresses 16-byte aligned
-FASTSPADE_DEVICE uint32_t shared_address(const void* pointer) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+FASTSPADE_DEVICE uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
 // Copies where `valid`, else fills with zeros (the source is not read).
 FASTSPADE_DEVICE void copy_async(void* shared, const void* global, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-                 "r"(valid ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0)
+                 : "memory");
 }
 FASTSPADE_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `Pending` of this thread's most recent groups are unfinished.
 template <int Pending>
-FASTSPADE_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory"); }
+FASTSPADE_DEVICE void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
 
 // --- tensor cores (PTX ISA, "Matrix multiply-accumulate operation using mma instruction", m16n8k16)
 // Four 8x8 matrices of 16-bit values; lane i passes the address of row (i mod 8) of matrix (i / 8).
 FASTSPADE_DEVICE void load_matrices(uint32_t (&fragment)[4], const void* shared_row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(shared_address(shared_row)) : "memory");
+                 : "r"(shared_address(shared_row))
+                 : "memory");
 }
 
 struct HalfOperand {};

@@ -43,7 +43,9 @@ FASTSPADE_DEVICE void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
             "{\n.reg .pred ended;\n"
             "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
             "selp.u32 %0, 1, 0, ended;\n}"
-            : "=r"(ended) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+            : "=r"(ended)
+            : "r"(shared_address(barrier)), "r"(parity)
+            : "memory");
     } while (!ended);
 }
 
@@ -51,12 +53,17 @@ FASTSPADE_DEVICE void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
 FASTSPADE_DEVICE void tensor_load(void* shared, const TensorMap& map, uint64_t* barrier, int32_t x, int32_t y) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
-            shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y) : "memory");
+            shared_address(shared)),
+        "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y)
+        : "memory");
 }
-FASTSPADE_DEVICE void tensor_load(void* shared, const TensorMap& map, uint64_t* barrier, int32_t x, int32_t y, int32_t z, int32_t w) {
+FASTSPADE_DEVICE void tensor_load(void* shared, const TensorMap& map, uint64_t* barrier, int32_t x, int32_t y, int32_t z,
+                                  int32_t w) {
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(
-            shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::
+            "r"(shared_address(shared)),
+        "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w)
+        : "memory");
 }
 FASTSPADE_DEVICE void tensor_map_prefetch(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
@@ -71,22 +78,29 @@ FASTSPADE_DEVICE bool group_any(int id, int threads, bool predicate) {
         "setp.ne.u32 mine, %1, 0;\n"
         "bar.red.or.pred any, %2, %3, mine;\n"
         "selp.u32 %0, 1, 0, any;\n}"
-        : "=r"(any) : "r"(static_cast<uint32_t>(predicate)), "r"(id), "r"(threads) : "memory");
+        : "=r"(any)
+        : "r"(static_cast<uint32_t>(predicate)), "r"(id), "r"(threads)
+        : "memory");
     return any != 0;
 }
 
-// --- registers a thread, for all warps of a warpgroup
+// --- registers per thread, for all warps of a warpgroup
 template <int Registers>
-FASTSPADE_DEVICE void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers)); }
+FASTSPADE_DEVICE void registers_grow() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+}
 template <int Registers>
-FASTSPADE_DEVICE void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers)); }
+FASTSPADE_DEVICE void registers_shrink() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+}
 
 // --- products of a warpgroup (four warps), m64n128k16 and m64n96k16
 // An operand in shared memory: rows of 128 bytes in groups of eight (1024 bytes, swizzled by 128 bytes as tensor_load leaves
 // them), groups `group_stride` bytes apart. Groups are 1024-byte aligned; the next 16 channels are 32 bytes further.
 FASTSPADE_DEVICE uint64_t operand_descriptor(const void* shared, int group_stride) {
     constexpr uint64_t swizzle_128 = 1ull << 62, unused_stride = 1ull << 16;
-    return swizzle_128 | unused_stride | static_cast<uint64_t>(group_stride >> 4) << 32 | ((shared_address(shared) & 0x3ffffu) >> 4);
+    return swizzle_128 | unused_stride | static_cast<uint64_t>(group_stride >> 4) << 32 |
+           ((shared_address(shared) & 0x3ffffu) >> 4);
 }
 constexpr uint64_t operand_next_channels = 32 >> 4;  // added to a descriptor
 
@@ -95,7 +109,9 @@ FASTSPADE_DEVICE void product_fence() { asm volatile("wgmma.fence.sync.aligned;"
 FASTSPADE_DEVICE void product_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most `Pending` of the most recent groups are unfinished. Accumulators are not to be touched before.
 template <int Pending>
-FASTSPADE_DEVICE void product_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
+FASTSPADE_DEVICE void product_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
 // Keeps the compiler from moving uses of the accumulators across a fence or wait; no instruction.
 template <int Count>
 FASTSPADE_DEVICE void product_pin(float (&d)[Count]) {
@@ -105,34 +121,36 @@ FASTSPADE_DEVICE void product_pin(float (&d)[Count]) {
 
 // d = a (64 rows) * b (128 or 96 rows, transposed) [+ d], float32 accumulation. Element i of a thread: row 16 * warp +
 // lane / 4 + 8 * ((i / 2) % 2), column 8 * (i / 4) + 2 * (lane % 4) + i % 2.
-#define FASTSPADE_16_OPERANDS(d, i)                                                                                          \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),              \
-        "+f"(d[i + 7]), "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), "+f"(d[i + 13]),   \
-        "+f"(d[i + 14]), "+f"(d[i + 15])
-#define FASTSPADE_PRODUCT(Operand, type)                                                                                     \
-    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {                  \
-        asm volatile(                                                                                                         \
-            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %66, 0;\n"                                                    \
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {"                                                 \
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                \
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                \
-            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "                               \
-            "%64, %65, accumulate, 1, 1, 0, 0;\n}"                                                                            \
-            : FASTSPADE_16_OPERANDS(d, 0), FASTSPADE_16_OPERANDS(d, 16), FASTSPADE_16_OPERANDS(d, 32),                        \
-              FASTSPADE_16_OPERANDS(d, 48)                                                                                    \
-            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                                         \
-    }                                                                                                                         \
-    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[48], uint64_t a, uint64_t b, bool accumulate) {                  \
-        asm volatile(                                                                                                         \
-            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %50, 0;\n"                                                    \
-            "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type " {"                                                  \
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                \
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "                               \
-            "%48, %49, accumulate, 1, 1, 0, 0;\n}"                                                                            \
-            : FASTSPADE_16_OPERANDS(d, 0), FASTSPADE_16_OPERANDS(d, 16), FASTSPADE_16_OPERANDS(d, 32)                         \
-            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                                         \
+#define FASTSPADE_16_OPERANDS(d, i)                                                                                             \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7]), \
+        "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), "+f"(d[i + 13]), "+f"(d[i + 14]),    \
+        "+f"(d[i + 15])
+#define FASTSPADE_PRODUCT(Operand, type)                                                                     \
+    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[64], uint64_t a, uint64_t b, bool accumulate) { \
+        asm volatile(                                                                                        \
+            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %66, 0;\n"                                   \
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                     \
+            " {"                                                                                             \
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                         \
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "               \
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "               \
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "              \
+            "%64, %65, accumulate, 1, 1, 0, 0;\n}"                                                           \
+            : FASTSPADE_16_OPERANDS(d, 0), FASTSPADE_16_OPERANDS(d, 16), FASTSPADE_16_OPERANDS(d, 32),       \
+              FASTSPADE_16_OPERANDS(d, 48)                                                                   \
+            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                        \
+    }                                                                                                        \
+    FASTSPADE_DEVICE void multiply_async(Operand, float (&d)[48], uint64_t a, uint64_t b, bool accumulate) { \
+        asm volatile(                                                                                        \
+            "{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %50, 0;\n"                                   \
+            "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type                                      \
+            " {"                                                                                             \
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                         \
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "               \
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "              \
+            "%48, %49, accumulate, 1, 1, 0, 0;\n}"                                                           \
+            : FASTSPADE_16_OPERANDS(d, 0), FASTSPADE_16_OPERANDS(d, 16), FASTSPADE_16_OPERANDS(d, 32)        \
+            : "l"(a), "l"(b), "r"(static_cast<int32_t>(accumulate)));                                        \
     }
 FASTSPADE_PRODUCT(HalfOperand, "f16")
 FASTSPADE_PRODUCT(BFloat16Operand, "bf16")

@@ -45,9 +45,11 @@ class Stream {
     template <class Kernel, class Parameters>
     void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
         if (blocks == 0) return;
-        if (blocks > 0x7fffffff) throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_());
+        if (blocks > 0x7fffffff)
+            throw CudaError("a launch of " + std::to_string(blocks) + " blocks is too large for " + subject_());
         if (shared_bytes > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
-        kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes), stream_>>>(parameters);
+        kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes), stream_>>>(
+            parameters);
         check(cudaGetLastError(), "kernel launch");
     }
 
@@ -72,8 +74,8 @@ class Stream {
     void check(cudaError_t status, const char* call) const {
         if (status == cudaSuccess) return;
         cudaGetLastError();  // clears what is not sticky, so that the next call starts clean
-        const std::string message = std::string(call) + " failed: " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) +
-                                    ")" + where() + way_out(status);
+        const std::string message = std::string(call) + " failed: " + cudaGetErrorName(status) + " (" +
+                                    cudaGetErrorString(status) + ")" + where() + way_out(status);
         if (status == cudaErrorMemoryAllocation) throw CudaOutOfMemory(message);
         throw CudaError(message);
     }
@@ -81,7 +83,7 @@ class Stream {
   private:
     std::string where() const { return " on device " + std::to_string(device_) + ", " + subject_(); }
 
-    // Above 48 KiB a kernel must be told, once a device and size.
+    // Above 48 KiB a kernel must be told, once per device and size.
     void allow_shared(const void* kernel, int bytes) {
         static std::mutex guard;
         static std::set<std::pair<const void*, std::pair<int, int>>> allowed;
@@ -128,15 +130,16 @@ void prepare_gallery(int device, void* stream, const OperandLayout& layout, cons
     prepare_gallery(on, layout, levels, base);
 }
 
-void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
-                    const int64_t* order, uint8_t* same) {
+void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels,
+                    const int64_t* hashes, const int64_t* order, uint8_t* same) {
     Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
     compare_equals(on, layout, levels, hashes, order, same);
 }
 
 void search(int device, void* stream, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request) {
     Stream on(device, stream, [&] {
-        return "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " + std::to_string(request.kappa);
+        return "query " + text_of(request.query) + "gallery " + text_of(request.gallery) + "kappa " +
+               std::to_string(request.kappa);
     });
     search(on, gallery, plan, request);
 }

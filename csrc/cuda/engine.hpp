@@ -34,8 +34,8 @@ CudaVersions cuda_versions();
 void prepare_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base);
 
 // Whether pixels equal the ones before them in an order of all pixels by the hashes that prepare_gallery left (EqualParameters).
-void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
-                    const int64_t* order, uint8_t* same);
+void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels,
+                    const int64_t* hashes, const int64_t* order, uint8_t* same);
 
 // `request.workspace` holds plan.workspace_bytes.
 void search(int device, void* stream, const OperandLayout& gallery, const SearchPlan& plan, const SearchRequest& request);

@@ -50,12 +50,12 @@ TensorMap encode_tensor_map(const TensorBox& box, const std::function<std::strin
         steps[d] = 1;
     }
     CUtensorMap map;
-    const CUresult status =
-        encode(&map, box.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-               static_cast<cuuint32_t>(box.dimensions), const_cast<void*>(box.data), size, stride, sides, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (status != CUDA_SUCCESS) throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + where());
+    const CUresult status = encode(&map, box.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                                   static_cast<cuuint32_t>(box.dimensions), const_cast<void*>(box.data), size, stride, sides,
+                                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (status != CUDA_SUCCESS)
+        throw CudaError("cuTensorMapEncodeTiled failed: error " + std::to_string(static_cast<int>(status)) + where());
     TensorMap result;
     std::memcpy(&result, &map, sizeof(map));
     return result;

@@ -67,7 +67,7 @@ FASTSPADE_DEVICE float kth_distance(const uint64_t* keys, int count, int kappa, 
     return key_value(kth);
 }
 
-// One warp a row.
+// One warp per row.
 FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
     const int lane = thread_index() & 31;
     const int local = block_index() * (finish_threads / 32) + thread_index() / 32;
@@ -101,7 +101,8 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
         keep_nearest(kept, count, p.keep, lane);  // for the order alone
     }
 
-    // Exact distances of four at a time, nearest bounds first where the list is sorted; what cannot reach the kappa-th is left out.
+    // Exact distances of four at a time, nearest bounds first where the list is sorted; what cannot reach the kappa-th is left
+    // out.
     const float scale = p.query_scale[query_image];
     float kth = bits_float(0x7f800000u);
     int ranked = 0, next = p.kappa;

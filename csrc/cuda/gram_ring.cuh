@@ -1,5 +1,5 @@
 // The coarse levels' Gram values on chip: a ring of gallery columns in 16-bit floats, written tile by tile and read back
-// interpolated. One ring a coarse group; column = coarse pixel modulo the ring's length.
+// interpolated. One ring per coarse group; column = coarse pixel modulo the ring's length.
 //
 // A column holds its rows in the order in which threads own them (lane group, then row tile, then half), so that a thread
 // reads or writes all its rows of one column at once. Columns are rotated against each other so that the four neighbouring

@@ -11,16 +11,16 @@
 
 namespace fastspade::cuda {
 
-constexpr int max_levels = 16;  // of a pyramid
-constexpr int max_groups = 4;   // resolutions whose Gram matrices are computed apart: the finest and three coarser
-constexpr int tile_columns = 128;   // gallery pixels a tile
-constexpr int step_channels = 64;   // channels a pipeline step; operands are padded to a multiple with zeros
-constexpr int short_step = 32;      // the same where shared memory is short (search.cuh)
+constexpr int max_levels = 16;     // of a pyramid
+constexpr int max_groups = 4;      // resolutions whose Gram matrices are computed apart: the finest and three coarser
+constexpr int tile_columns = 128;  // gallery pixels per tile
+constexpr int step_channels = 64;  // channels per pipeline step; operands are padded to a multiple with zeros
+constexpr int short_step = 32;     // the same where shared memory is short (search.cuh)
 constexpr int search_threads = 256;
 constexpr int pipeline_stages = 3;
-constexpr int redo_pairs = 512;  // that a block looks at, at a time
+constexpr int redo_pairs = 512;                   // that a block looks at, at a time
 constexpr int patch_width = 8, patch_height = 4;  // pixels; a tile of the sm_90a search has four patches
-constexpr float scaled_norm = 64.0f;  // every image is scaled by a power of two so that no vector's norm exceeds this
+constexpr float scaled_norm = 64.0f;              // every image is scaled by a power of two so that no vector's norm exceeds this
 
 // One level as the caller holds it: any strides (in elements), any of the three types.
 struct LevelView {
@@ -71,7 +71,7 @@ struct PrepareParameters {
     int group_count;
     int level_group[max_levels], level_offset[max_levels];  // where each level's channels go
     int centre_offset[max_levels];                          // where each level's channels lie in `centre`
-    float* centre;      // (all channels): subtracted from both sides
+    float* centre;                                          // (all channels): subtracted from both sides
     uint32_t* largest;  // (images, levels): bits of the largest squared norm of a centred native vector
     float* scale;       // (images): power of two
     Terms* terms;       // (images, height * width)
@@ -83,11 +83,11 @@ struct PrepareParameters {
 struct SearchGroup {
     const uint16_t* query;    // (queries images * query pixels, channels), on the finest grid
     const uint16_t* gallery;  // (gallery images * pixels, channels), on the group's grid
-    int steps;         // of the pipeline, over the group's channels
+    int steps;                // of the pipeline, over the group's channels
     int channels, height, width;
-    int stride;        // pixels of a tile; what it has beyond is the next one's
-    int ring;          // pixels of Gram columns kept on chip (0 for the finest group)
-    int ring_offset;   // bytes into shared memory
+    int stride;       // pixels of a tile; what it has beyond is the next one's
+    int ring;         // pixels of Gram columns kept on chip (0 for the finest group)
+    int ring_offset;  // bytes into shared memory
 };
 
 // Where a position of the finest grid reads a coarse axis, as floats.
@@ -99,24 +99,24 @@ struct alignas(16) AxisTap {
 struct SearchParameters {
     SearchGroup groups[max_groups];  // finest first
     int group_count;
-    const AxisTap* taps;             // as the schedule's
+    const AxisTap* taps;  // as the schedule's
     const Terms *query_terms, *gallery_terms;
     const float *query_scale, *gallery_scale;
-    const uint32_t* repeats;         // as RepeatParameters', from the launch's first query image on
+    const uint32_t* repeats;  // as RepeatParameters', from the launch's first query image on
     int repeat_words;
     const int64_t* gallery_index;  // (query images, slots) ascending, or null; entries outside the gallery are skipped
     int64_t gallery_images;
-    int slots, segments;           // gallery images a query is searched against; pieces an image is cut into
-    int query_pixels, query_tiles; // tiles an image
-    int first_tile;                // of the launch's first block, over all query images
-    int height, width;             // the gallery's finest grid
-    const uint32_t* jobs;          // group << 28 | column tile, in order; see schedule.cuh
+    int slots, segments;            // gallery images per query; pieces that an image is cut into
+    int query_pixels, query_tiles;  // tiles per image
+    int first_tile;                 // of the launch's first block, over all query images
+    int height, width;              // the gallery's finest grid
+    const uint32_t* jobs;           // group << 28 | column tile, in order; see schedule.cuh
     int job_count;
-    int splits;                    // blocks that share a query tile
-    int keep, capacity;            // candidates a row: kept at the end, and room for
-    uint64_t* kept;                // (rows, splits, keep), rows counted from the launch's first tile
-    uint32_t* limits;              // (rows): shared between splits
-    uint64_t* lists;               // candidates of (block, row, capacity), or null: in shared memory
+    int splits;                                  // blocks that share a query tile
+    int keep, capacity;                          // candidates per row: kept at the end, and room for
+    uint64_t* kept;                              // (rows, splits, keep), rows counted from the launch's first tile
+    uint32_t* limits;                            // (rows): shared between splits
+    uint64_t* lists;                             // candidates of (block, row, capacity), or null: in shared memory
     int list_offset, column_offset, row_offset;  // bytes into shared memory
 };
 
@@ -128,17 +128,18 @@ struct FinishParameters {
     int rows;                                // of the launch, padding included
     int query_pixels, pixels, slots;
     int kappa, keep, splits;
-    const int64_t* available; // as RepeatParameters'
-    uint64_t* kept;           // (rows, splits + 1, keep); the last part is scratch
-    float* distances;         // (all rows, kappa)
+    const int64_t* available;  // as RepeatParameters'
+    uint64_t* kept;            // (rows, splits + 1, keep); the last part is scratch
+    float* distances;          // (all rows, kappa)
     int64_t* indices;
-    int* failed;              // (rows): positions, within the launch, of rows whose certificate fails
-    int* failures;            // how many, in this launch
-    int64_t* counters;        // of `Counter`
+    int* failed;        // (rows): positions, within the launch, of rows whose certificate fails
+    int* failures;      // how many, in this launch
+    int64_t* counters;  // of `Counter`
 };
 
 // What a search counts: rows whose certificate fails, and pairs of such rows that are filtered, first by norms and those that
-// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows. COUNTERS in fastspade/search/cuda.py names them in this order.
+// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows. COUNTERS in fastspade/search/cuda.py names
+// them in this order.
 enum Counter : int { uncertain_rows, exact_pairs, filtered_pairs, bounded_pairs };
 
 // Searching failed rows again.
@@ -156,7 +157,7 @@ struct RepeatParameters {
     const int64_t* gallery_index;  // (rows, slots) ascending, or null: one row, of gallery images 0 .. slots - 1
     int64_t gallery_images;
     int rows, slots, pixels, kappa, words;
-    uint32_t* repeats;   // (rows, slots, words): a bit a pixel
+    uint32_t* repeats;   // (rows, slots, words): one bit per pixel
     int64_t* available;  // (rows), zeros at first: how many pixels are left
 };
 

@@ -9,9 +9,9 @@ namespace fastspade::cuda {
 
 namespace {
 
-constexpr int64_t operand_budget = 128ll << 20;    // query operands at a time
-constexpr int64_t workspace_budget = 48ll << 20;   // candidates at a time
-constexpr int64_t redo_budget = 16ll << 20;        // lists of rows being redone
+constexpr int64_t operand_budget = 128ll << 20;   // query operands at a time
+constexpr int64_t workspace_budget = 48ll << 20;  // candidates at a time
+constexpr int64_t redo_budget = 16ll << 20;       // lists of rows being redone
 constexpr int64_t alignment = 256;
 
 int64_t place(int64_t& end, int64_t bytes) {
@@ -91,8 +91,9 @@ void count_channels(OperandLayout& layout) {
 }
 
 // The tallest query tile that fits, still leaves every multiprocessor a block, and is not half empty for every image: a tile
-// streams the whole gallery, so the taller, the less traffic a pair. Steps of 32 channels make room for a taller one.
-void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t kappa, int64_t small_tiles, int64_t units, SearchPlan& plan) {
+// streams the whole gallery, so the taller, the less traffic per pair. Steps of 32 channels make room for a taller one.
+void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t kappa, int64_t small_tiles, int64_t units,
+                  SearchPlan& plan) {
     plan.tiling = {gallery.width, gallery.height, false};
     for (const bool on_chip : {true, false}) {
         if (on_chip && kappa > most_kappa_on_chip) continue;
@@ -117,7 +118,8 @@ void lay_out_sm80(const OperandLayout& gallery, const Device& device, int64_t ka
 }  // namespace
 
 int list_capacity(int keep, int rows, int64_t bytes) {
-    const int64_t room = bytes / (static_cast<int64_t>(rows) * 8), least = keep + std::max(12, keep / 4), most = keep + std::max(12, keep / 2);
+    const int64_t room = bytes / (static_cast<int64_t>(rows) * 8), least = keep + std::max(12, keep / 4),
+                  most = keep + std::max(12, keep / 2);
     return room < least ? 0 : static_cast<int>(std::min(room, most));
 }
 
@@ -154,9 +156,11 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
         layout.groups = coarse;
         layout.groups.insert(layout.groups.begin(), finest);
         const bool narrow = std::all_of(coarse.begin(), coarse.end(), [](const Group& group) { return group.ring < 65536; });
-        if (narrow && layout.groups.size() <= max_groups && shared_need(layout, 1, step_channels, nullptr) <= device.shared_bytes) break;
+        if (narrow && layout.groups.size() <= max_groups && shared_need(layout, 1, step_channels, nullptr) <= device.shared_bytes)
+            break;
         if (coarse.empty()) throw std::runtime_error("this device's shared memory is too small for the search");
-        auto longest = std::max_element(coarse.begin(), coarse.end(), [](const Group& a, const Group& b) { return a.ring < b.ring; });
+        auto longest =
+            std::max_element(coarse.begin(), coarse.end(), [](const Group& a, const Group& b) { return a.ring < b.ring; });
         finest.levels.insert(finest.levels.end(), longest->levels.begin(), longest->levels.end());
         coarse.erase(longest);
     }
@@ -219,8 +223,9 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     const auto segments = [&](const Tiling& tiling) { return one_group ? ceil_divide(finest_tiles(tiling), 16) : 1; };
 
     // The sm90a kernel has tiles of 128 queries: where they are few, smaller tiles keep more multiprocessors busy.
-    const bool enough = ceil_divide(query_pixels, 128) * query_images * slots * segments({gallery.width, gallery.height, !one_group}) >=
-                        device.multiprocessors;
+    const bool enough =
+        ceil_divide(query_pixels, 128) * query_images * slots * segments({gallery.width, gallery.height, !one_group}) >=
+        device.multiprocessors;
     if (path == Path::sm90a || (path == Path::automatic && device.sm90a && enough && query_pixels > 64)) {
         const std::string obstacle = lay_out_sm90(gallery, device, kappa, plan);
         if (obstacle.empty())
@@ -228,13 +233,14 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
         else if (path == Path::sm90a)
             throw std::invalid_argument("the sm90a search was asked for, but " + obstacle);
     }
-    if (plan.path == Path::sm80) lay_out_sm80(gallery, device, kappa, ceil_divide(query_pixels, 32), query_images * slots *
-                                              segments({gallery.width, gallery.height, false}), plan);
+    if (plan.path == Path::sm80)
+        lay_out_sm80(gallery, device, kappa, ceil_divide(query_pixels, 32),
+                     query_images * slots * segments({gallery.width, gallery.height, false}), plan);
     int64_t jobs = finest_tiles(plan.tiling);
     plan.segments = static_cast<int>(segments(plan.tiling));
     for (size_t g = 1; g < gallery.groups.size(); ++g)
-        jobs += coarse_tiles_needed(plan.tiling, finest_tiles(plan.tiling) - 1, {gallery.groups[g].height, gallery.groups[g].width, plan.stride[g]},
-                                    gallery.upsample);
+        jobs += coarse_tiles_needed(plan.tiling, finest_tiles(plan.tiling) - 1,
+                                    {gallery.groups[g].height, gallery.groups[g].width, plan.stride[g]}, gallery.upsample);
     plan.job_count = static_cast<int>(jobs);
     const int64_t units = slots * plan.segments;
     plan.tile_rows = 32 * plan.row_tiles;

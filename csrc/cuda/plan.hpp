@@ -15,9 +15,9 @@ namespace fastspade::cuda {
 enum class Path : int { automatic = 0, sm80 = 1, sm90a = 2 };
 
 struct Device {
-    int shared_bytes;      // a block's largest shared memory
+    int shared_bytes;  // a block's largest shared memory
     int multiprocessors;
-    bool sm90a;            // compute capability 9.0, and a build with code for it
+    bool sm90a;  // compute capability 9.0, and a build with code for it
 };
 
 struct LevelShape {
@@ -56,8 +56,8 @@ OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelSh
 struct SearchPlan {
     Path path = Path::sm80;
     int before[max_levels] = {};  // as LevelView's
-    OperandLayout query;       // of one batch of query images, at the start of the workspace
-    int64_t batch = 1;         // query images prepared at a time
+    OperandLayout query;          // of one batch of query images, at the start of the workspace
+    int64_t batch = 1;            // query images prepared at a time
     int row_tiles = 1, tile_rows = 32, query_tiles = 0, launch_tiles = 0;
     int job_count = 0, segments = 1, splits = 1, keep = 0, capacity = 0;
     Tiling tiling{};

@@ -10,18 +10,21 @@ namespace {
 
 constexpr int64_t row_bytes = 20, barrier_bytes = 128;
 
-// What lies in shared memory beside the lists: `rows` queries a tile, as search_sm90.cuh has them.
+// What lies in shared memory beside the lists: `rows` queries per tile, as search_sm90.cuh has them.
 struct Shape {
     int rows, stages;
     bool on_chip;  // the lists
 
     int64_t stage_bytes() const { return static_cast<int64_t>(rows + tile_columns) * step_channels * 2; }
-    int64_t bytes(int64_t ring_pixels) const { return stages * stage_bytes() + ring_pixels * rows * 2 + barrier_bytes + rows * row_bytes; }
+    int64_t bytes(int64_t ring_pixels) const {
+        return stages * stage_bytes() + ring_pixels * rows * 2 + barrier_bytes + rows * row_bytes;
+    }
 };
 
 // In the order of what they cost (docs/cuda_search.md counts it). Lists of at most most_kappa_on_chip are on chip where that can
 // be had; longer ones make way, to the workspace, before the third stage does.
-constexpr Shape shapes[] = {{128, 4, true}, {128, 3, true}, {128, 2, true}, {96, 3, true}, {96, 2, true}, {128, 3, false}, {128, 2, false}};
+constexpr Shape shapes[] = {{128, 4, true}, {128, 3, true},  {128, 2, true}, {96, 3, true},
+                            {96, 2, true},  {128, 3, false}, {128, 2, false}};
 constexpr Shape shapes_for_long_lists[] = {{128, 4, true}, {128, 3, true}, {128, 3, false}, {128, 2, true}, {128, 2, false}};
 
 }  // namespace
@@ -30,7 +33,8 @@ std::string lay_out_sm90(const OperandLayout& gallery, const Device& device, int
     if (!device.sm90a) return "it needs a device of compute capability 9.0 and a build with code for sm_90a";
     const int64_t pixels = static_cast<int64_t>(gallery.height) * gallery.width;
     // Tensor copies count pixels of all images in 32 bits.
-    if (gallery.images * pixels >= 1ll << 31) return "the gallery's " + std::to_string(gallery.images * pixels) + " pixels are too many for it";
+    if (gallery.images * pixels >= 1ll << 31)
+        return "the gallery's " + std::to_string(gallery.images * pixels) + " pixels are too many for it";
 
     SearchPlan found = plan;
     found.tiling = {gallery.width, gallery.height, gallery.groups.size() > 1};
@@ -53,7 +57,8 @@ std::string lay_out_sm90(const OperandLayout& gallery, const Device& device, int
     };
     if (!(kappa <= most_kappa_on_chip ? std::any_of(std::begin(shapes), std::end(shapes), fits)
                                       : std::any_of(std::begin(shapes_for_long_lists), std::end(shapes_for_long_lists), fits)))
-        return "its shared memory cannot hold " + std::to_string(ring_pixels * 128 * 2) + " bytes of coarse values beside two stages of operands";
+        return "its shared memory cannot hold " + std::to_string(ring_pixels * 128 * 2) +
+               " bytes of coarse values beside two stages of operands";
 
     found.stages = shape.stages;
     found.lists_on_chip = shape.on_chip;

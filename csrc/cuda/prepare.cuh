@@ -21,7 +21,7 @@ FASTSPADE_DEVICE uint64_t mixed_bits(double value, int channel) {
     return (hash ^ (hash >> 29)) * 0x94d049bb133111ebull;
 }
 
-// The mean of each channel over all images and native pixels: one block a channel, summed in a fixed order. Where they are
+// The mean of each channel over all images and native pixels: one block per channel, summed in a fixed order. Where they are
 // many a sample does, because any centre is right: neighbouring channels share a sector, so one channel of a gallery with
 // channels last costs eight times its bytes. Steps of the golden section spread the sample evenly whatever the width.
 FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
@@ -39,7 +39,8 @@ FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
 #pragma unroll
         for (int k = 0; k < batch; ++k) {
             const int64_t i = first + k * prepare_threads, at = i * hop % count, image = at / pixels, pixel = at - image * pixels;
-            values[k].load(view, sample_native(view, image, static_cast<int>(pixel / view.width), static_cast<int>(pixel % view.width)),
+            values[k].load(view,
+                           sample_native(view, image, static_cast<int>(pixel / view.width), static_cast<int>(pixel % view.width)),
                            i < samples ? channel : view.channels, 1);
         }
 #pragma unroll
@@ -58,7 +59,7 @@ FASTSPADE_KERNEL(prepare_threads, 1) centre_kernel(const PrepareParameters p) {
     }
 }
 
-// The largest squared norm of a centred native vector of each image and level: one warp a native pixel.
+// The largest squared norm of a centred native vector of each image and level: one warp per native pixel.
 FASTSPADE_KERNEL(prepare_threads, 1) largest_kernel(const PrepareParameters p) {
     const int lane = thread_index() & 31;
     int64_t item = static_cast<int64_t>(block_index()) * (prepare_threads / 32) + thread_index() / 32;
@@ -70,7 +71,8 @@ FASTSPADE_KERNEL(prepare_threads, 1) largest_kernel(const PrepareParameters p) {
             continue;
         }
         const int64_t image = item / pixels, pixel = item - image * pixels;
-        const Sample sample = sample_native(native, image, static_cast<int>(pixel / native.width), static_cast<int>(pixel % native.width));
+        const Sample sample =
+            sample_native(native, image, static_cast<int>(pixel / native.width), static_cast<int>(pixel % native.width));
         double sum = 0.0;
         each_channel(native, sample, lane, 32, [&](int c, double feature) {
             const double value = feature - p.centre[p.centre_offset[l] + c];
@@ -139,11 +141,11 @@ FASTSPADE_KERNEL(prepare_threads, 1) operand_kernel(const PrepareParameters p) {
     for (int c = used + lane; c < group.channels; c += 32) row[c] = 0;
 }
 
-// One warp a pixel of the finest grid: its norm, and how far the operands' own interpolation is from it.
+// One warp per pixel of the finest grid: its norm, and how far the operands' own interpolation is from it.
 //
 // With q^, r^ the vectors that the operands hold, by Cauchy and Schwarz
 //   |<q, r> - <q^, r^>| <= |q - q^| |r| + |q^| |r - r^|.
-// On top come the sums in the tensor cores (float32, possibly truncating, 16 products an instruction) and the rounding
+// On top come the sums in the tensor cores (float32, possibly truncating, 16 products per instruction) and the rounding
 // of coarse Gram values to 16 bits before they are interpolated; both are shares of |q^| times the interpolated norms of
 // the native gallery vectors (the triangle inequality), so they join |r - r^|.
 FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
@@ -160,9 +162,15 @@ FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
     for (int g = 0; g < p.group_count; ++g) {
         const OperandGroup& group = p.groups[g];
         longest = longest < group.channels ? group.channels : longest;
-        LevelView grid{group.data, {static_cast<int64_t>(group.height) * group.width * group.channels, 1,
-                                    static_cast<int64_t>(group.width) * group.channels, group.channels},
-                       p.bfloat16 ? DType::bfloat16 : DType::float16, group.mixing, group.channels, group.height, group.width, 0};
+        LevelView grid{group.data,
+                       {static_cast<int64_t>(group.height) * group.width * group.channels, 1,
+                        static_cast<int64_t>(group.width) * group.channels, group.channels},
+                       p.bfloat16 ? DType::bfloat16 : DType::float16,
+                       group.mixing,
+                       group.channels,
+                       group.height,
+                       group.width,
+                       0};
         const Sample held = sample_level(grid, image, pixel, p.pyramid.height, p.pyramid.width, p.pyramid.upsample);
         for (int l = 0; l < p.pyramid.level_count; ++l) {
             if (p.level_group[l] != g) continue;

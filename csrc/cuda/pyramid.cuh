@@ -121,10 +121,11 @@ FASTSPADE_DEVICE void each_channel(const LevelView& level, const Sample& sample,
         walk(Channels<2, 4>{});
 }
 
-// body(channel, value of a, value of b) for the channels from `first` on, `step` apart; a few beyond the last, of zeros, may follow.
+// body(channel, value of a, value of b) for the channels from `first` on, `step` apart; a few beyond the last, of zeros, may
+// follow.
 template <class Body>
-FASTSPADE_DEVICE void each_channel_of_both(const LevelView& a, const Sample& from, const LevelView& b, const Sample& to, int first,
-                                           int step, Body&& body) {
+FASTSPADE_DEVICE void each_channel_of_both(const LevelView& a, const Sample& from, const LevelView& b, const Sample& to,
+                                           int first, int step, Body&& body) {
     const auto walk = [&](auto left, auto right) {
         constexpr int batch = sizeof(left.bits) / sizeof(left.bits[0]);
         for (int c = first; c < a.channels; c += batch * step) {
@@ -147,8 +148,8 @@ FASTSPADE_DEVICE double warp_sum(double value) {
 
 // The squared distance between a query pixel and a gallery pixel (SPADE, eq. 3), rounded as core/exact.hpp's, operation by
 // operation: channel i of a resolution is summed by lane i modulo eight. Called by a whole warp, for a pair every eight lanes.
-FASTSPADE_DEVICE double exact_distance(const PyramidView& query, int64_t query_image, int query_pixel,
-                                       const PyramidView& gallery, int64_t image, int pixel, int lane) {
+FASTSPADE_DEVICE double exact_distance(const PyramidView& query, int64_t query_image, int query_pixel, const PyramidView& gallery,
+                                       int64_t image, int pixel, int lane) {
     double distance = 0.0, sum = 0.0;
     for (int l = 0; l < query.level_count; ++l) {
         const LevelView &a = query.levels[l], &b = gallery.levels[l];

@@ -91,7 +91,9 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
         }
         block_barrier();
         // A pair of this row, and its lower bound once the product of its vectors is known.
-        const auto image_of = [&](uint32_t pair) { return image_of_slot(f, at.image, static_cast<int>(pair / static_cast<uint32_t>(f.pixels))); };
+        const auto image_of = [&](uint32_t pair) {
+            return image_of_slot(f, at.image, static_cast<int>(pair / static_cast<uint32_t>(f.pixels)));
+        };
         const auto pixel_of = [&](uint32_t pair) { return static_cast<int>(pair % static_cast<uint32_t>(f.pixels)); };
         const auto bound = [&](const Terms& gallery, float ratio, float product) {
             return query.norm + gallery.norm * ratio * ratio - 2.0f * ratio * product;
@@ -143,7 +145,8 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
             });
             ranked += count;
             narrow(count, [&](uint32_t pair, bool real) {
-                const double distance = exact_distance(f.query, at.image, at.pixel, f.gallery, image_of(pair), pixel_of(pair), lane);
+                const double distance =
+                    exact_distance(f.query, at.image, at.pixel, f.gallery, image_of(pair), pixel_of(pair), lane);
                 const uint64_t key = make_key(static_cast<float>(distance), pair);
                 if (real && lane % 8 == 0 && key < limit) list[atomic_add(&block.count, 1)] = key;
                 return false;

@@ -8,10 +8,10 @@ namespace fastspade::cuda {
 // Results are laid out as Problem (core/problem.hpp) says; counters are added to (Counter, parameters.hpp).
 struct SearchRequest {
     std::vector<TensorView> query, gallery;
-    char* prepared;                 // the gallery's operands
-    const int64_t* gallery_index;   // on the device, or null
+    char* prepared;                // the gallery's operands
+    const int64_t* gallery_index;  // on the device, or null
     int64_t slots, kappa;
-    bool redo;                      // precision="exact"
+    bool redo;  // precision="exact"
     float* distances;
     int64_t* indices;
     int64_t* counters;

@@ -45,7 +45,8 @@ struct RowLists {
     uint64_t* lists;
 
     FASTSPADE_DEVICE RowLists(const SearchParameters& p, char* shared, int rows)
-        : terms(reinterpret_cast<Row*>(shared + p.row_offset)), counts(reinterpret_cast<int*>(terms + rows)),
+        : terms(reinterpret_cast<Row*>(shared + p.row_offset)),
+          counts(reinterpret_cast<int*>(terms + rows)),
           lists(p.lists ? p.lists + static_cast<int64_t>(block_index()) * rows * p.capacity
                         : reinterpret_cast<uint64_t*>(shared + p.list_offset)) {}
 

@@ -1,5 +1,5 @@
 // The search: a block holds one tile of query pixels against its share of the gallery, level by level on tensor cores, and
-// keeps the candidates with the smallest lower bounds. Nothing a pair produces ever leaves the chip but surviving candidates.
+// keeps the candidates with the smallest lower bounds. Per-pair values never leave the chip; only surviving candidates do.
 //
 // Per gallery image the Gram tiles come in the order of schedule.cuh: coarse tiles go to rings in shared memory; a tile of
 // the finest group is completed by the interpolated coarse values of its columns and turned into lower bounds
@@ -27,10 +27,11 @@ struct alignas(8) ColumnSample {  // in one coarse ring
     uint16_t column[4];
 };
 template <class Operand, int RowTiles, int StepChannels>
-FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
+FASTSPADE_KERNEL(search_threads, 1)
+search_kernel(const SearchParameters p) {
     using Gram = Tile<RowTiles, StepChannels>;
     using Ring = GramRing<RowTiles>;
-    constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows a thread owns
+    constexpr int rows = Gram::rows, own = 2 * RowTiles;  // rows per thread
     char* const shared = shared_memory();
     auto* const columns = reinterpret_cast<Column*>(shared + p.column_offset);
     auto* const samples = reinterpret_cast<ColumnSample*>(columns + tile_columns);
@@ -55,8 +56,10 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
             const int group_pixels = group.height * group.width;
             Gram::load(shared + stage * Gram::stage_bytes,
                        group.query + range.query_base * group.channels + load.step * StepChannels, range.valid,
-                       group.gallery + (static_cast<int64_t>(load.image) * group_pixels + load.first) * group.channels + load.step * StepChannels,
-                       group.stride < group_pixels - load.first ? group.stride : group_pixels - load.first, group.channels, thread);
+                       group.gallery + (static_cast<int64_t>(load.image) * group_pixels + load.first) * group.channels +
+                           load.step * StepChannels,
+                       group.stride < group_pixels - load.first ? group.stride : group_pixels - load.first, group.channels,
+                       thread);
             advance(p, load, query_image);
         }
         copy_commit();  // empty groups keep the count of groups in step with the count of stages
@@ -86,8 +89,9 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                         const int slot = use.unit / p.segments;
                         if (!repeats(p, query_image, slot, pixel)) {
                             const Terms terms = p.gallery_terms[static_cast<int64_t>(use.image) * pixels + pixel];
-                            column = Column{terms.norm * ratio * ratio, terms.first, terms.second,
-                                            static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel)};
+                            column = Column{
+                                terms.norm * ratio * ratio, terms.first, terms.second,
+                                static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel)};
                         }
                         const int y = pixel / p.width;
                         const AxisTap* taps = p.taps;
@@ -98,7 +102,8 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                             for (int i = 0; i < 4; ++i) {
                                 const int at = (i < 2 ? down.low : down.high) * coarse.width + (i % 2 ? right.high : right.low);
                                 sample.column[i] = static_cast<uint16_t>(at % coarse.ring);
-                                sample.weight[i] = (i < 2 ? down.low_weight : down.high_weight) * (i % 2 ? right.high_weight : right.low_weight);
+                                sample.weight[i] =
+                                    (i < 2 ? down.low_weight : down.high_weight) * (i % 2 ? right.high_weight : right.low_weight);
                             }
                             samples[(g - 1) * tile_columns + thread] = sample;
                         }
@@ -145,7 +150,8 @@ FASTSPADE_KERNEL(search_threads, 1) search_kernel(const SearchParameters p) {
                         const char* const ring = shared + p.groups[g].ring_offset;
 #pragma unroll
                         for (int k = 0; k < 4; ++k)
-                            if (k == 0 || sample.weight[k] != 0.0f) Ring::add(ring, sample.column[k], unit, sample.weight[k], sum);
+                            if (k == 0 || sample.weight[k] != 0.0f)
+                                Ring::add(ring, sample.column[k], unit, sample.weight[k], sum);
                     }
 #pragma unroll
                 for (int i = 0; i < own; ++i) {

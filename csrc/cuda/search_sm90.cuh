@@ -7,7 +7,7 @@
 // its own, of which only the parity tells; the second alone keeps rings, limits and lists consistent.
 //
 // Gallery pixels are the products' rows, so that a thread has few pixels and many queries. With several groups a tile's
-// pixels are four patches, one a warp, 8 pixels wide and 4 high, and a thread owns a column of a patch: its four pixels
+// pixels are four patches, one per warp, 8 pixels wide and 4 high, and a thread owns a column of a patch: its four pixels
 // share most of the coarse values that they interpolate from.
 #pragma once
 
@@ -34,7 +34,9 @@ struct Share {
 
     float value[2][16 * Chunks];
 
-    FASTSPADE_DEVICE float& at(int v, int chunk, int i) { return value[v & 1][(chunk * 4 + (i >> 1)) * 4 + (v >> 1) * 2 + (i & 1)]; }
+    FASTSPADE_DEVICE float& at(int v, int chunk, int i) {
+        return value[v & 1][(chunk * 4 + (i >> 1)) * 4 + (v >> 1) * 2 + (i & 1)];
+    }
 };
 // Row of a tile, and query, that belong to a thread's pixel v and to element i of a chunk.
 FASTSPADE_DEVICE int share_row(int warp, int lane, int v) { return 32 * warp + 8 * v + (lane >> 2); }
@@ -126,8 +128,8 @@ FASTSPADE_DEVICE void sm90_multiply_step(char* shared, Sm90Barriers& barriers, i
 // Products of one tile, over all its steps. `at` counts the steps before it, of both warpgroups; `other` is handed the
 // multiplication once the last products are under way.
 template <class Operand, int Chunks>
-FASTSPADE_DEVICE void sm90_multiply(const Sm90Parameters& p, int steps, uint32_t at, char* shared, Sm90Barriers& barriers, int other,
-                                    int lane, Share<Chunks>& share) {
+FASTSPADE_DEVICE void sm90_multiply(const Sm90Parameters& p, int steps, uint32_t at, char* shared, Sm90Barriers& barriers,
+                                    int other, int lane, Share<Chunks>& share) {
     int stage = static_cast<int>(at % static_cast<uint32_t>(p.stages));
     uint32_t parity = at / static_cast<uint32_t>(p.stages) & 1u;
     sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, false, share);
@@ -170,7 +172,8 @@ FASTSPADE_DEVICE void sm90_store(const SearchGroup& group, int first, char* shar
 
 // Adds the coarse groups' Gram values, interpolated at a patch's column: along the row first, once for its four pixels.
 template <int Chunks>
-FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, const char* shared, int lane, Share<Chunks>& share) {
+FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, const char* shared, int lane,
+                                       Share<Chunks>& share) {
     const SearchParameters& s = p.search;
     const int column = x < s.width ? x : s.width - 1, last = y + own_pixels <= s.height ? y + own_pixels - 1 : s.height - 1;
     const AxisTap* taps = s.taps;
@@ -184,7 +187,8 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
         for (int row = down[0].low; row <= down[own_pixels - 1].high; ++row) {
             const int start = row * group.width % group.ring;
             const int left = start + across.low, right = start + across.high;
-            const int left_slot = left < group.ring ? left : left - group.ring, right_slot = right < group.ring ? right : right - group.ring;
+            const int left_slot = left < group.ring ? left : left - group.ring,
+                      right_slot = right < group.ring ? right : right - group.ring;
             float weight[own_pixels];
 #pragma unroll
             for (int v = 0; v < own_pixels; ++v)
@@ -214,9 +218,10 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
 
 // A finest tile's sums become lower bounds, and those below their row's limit candidates.
 template <int Chunks>
-FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list, const OwnPixel (&own)[own_pixels],
-                                  float ratio, int group, int warp, int lane, Share<Chunks>& share) {
-    uint32_t survivors[Chunks];  // a bit a pair
+FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list,
+                                  const OwnPixel (&own)[own_pixels], float ratio, int group, int warp, int lane,
+                                  Share<Chunks>& share) {
+    uint32_t survivors[Chunks];  // one bit per pair
 #pragma unroll
     for (int chunk = 0; chunk < Chunks; ++chunk) {
         survivors[chunk] = 0u;
@@ -264,8 +269,8 @@ FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& ran
 }
 
 template <class Operand, int Chunks>
-FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& range, RowLists& list, char* shared, Sm90Barriers& barriers,
-                                   int consumer, int thread) {
+FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& range, RowLists& list, char* shared,
+                                   Sm90Barriers& barriers, int consumer, int thread) {
     const SearchParameters& s = p.search;
     const int lane = thread & 31, warp = thread >> 5, pixels = s.height * s.width;
     const Tiling tiling{s.width, s.height, p.patched};
@@ -275,7 +280,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     c.unit = range.split;
     open_unit(s, c, range.query_image);
     uint32_t at = 0;
-    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, and nobody hands it over
+    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, without a hand-over
     int group = -1;                 // of the tile at hand
     for (int tile = 0; !c.done; ++tile, at += static_cast<uint32_t>(c.steps), advance_job(s, c, range.query_image)) {
         const int before = group;  // of the other warpgroup's tile
@@ -299,19 +304,22 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
                 own[v].norm = terms.norm * ratio * ratio;
                 own[v].first = terms.first;
                 own[v].second = terms.second;
-                own[v].place = static_cast<uint32_t>(c.unit / s.segments) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel);
+                own[v].place =
+                    static_cast<uint32_t>(c.unit / s.segments) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel);
             }
-            if (s.splits > 1 && thread < range.valid) limit = from_ordered_bits(load_volatile(s.limits + range.local_row + thread));
+            if (s.splits > 1 && thread < range.valid)
+                limit = from_ordered_bits(load_volatile(s.limits + range.local_row + thread));
         }
         mbarrier_wait(barriers.multiply + consumer, turn);
         sm90_multiply<Operand, Chunks>(p, c.steps, at, shared, barriers, 1 - consumer, lane, share);
-        // Only coarse tiles write to the rings: after a finest one they hold what they held when this warpgroup last had its turn.
+        // Only coarse tiles write to the rings: after a finest one they hold what they held when this warpgroup last had its
+        // turn.
         const bool ahead = c.group == 0 && before == 0;
         // Waits spelt out twice: in a lambda they make the compiler spill.
         if (!ahead) mbarrier_wait(barriers.finish + consumer, turn);
         if (c.group == 0 && p.patched) {
             group_barrier(1 + consumer, 128);  // what this warpgroup's other warps wrote to the rings
-            // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
+                                               // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
 #pragma unroll
             for (int v = 0; v < own_pixels; ++v) own[v].norm -= 2.0f * ratio * 0x1p-22f;
             if (const int y = top_row(); y < s.height) sm90_interpolate(p, column(), y, shared, lane, share);
@@ -333,7 +341,8 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
 }
 
 template <class Operand, int Chunks>
-FASTSPADE_KERNEL(sm90_threads, 1) search_sm90_kernel(FASTSPADE_BY_REFERENCE Sm90Parameters p) {
+FASTSPADE_KERNEL(sm90_threads, 1)
+search_sm90_kernel(FASTSPADE_BY_REFERENCE Sm90Parameters p) {
     char* const shared = shared_memory_of_boxes();
     auto& barriers = *reinterpret_cast<Sm90Barriers*>(shared + p.barrier_offset);
     const int thread = thread_index();

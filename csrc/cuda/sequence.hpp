@@ -1,4 +1,4 @@
-// The kernels of a preparation and of a search, in order, for whoever can launch kernels: the CUDA runtime (engine.cu) and
+// The kernels of a preparation and of a search, in order, for any launcher of kernels: the CUDA runtime (engine.cu) and
 // the host emulation run this same code. A launcher has
 //   launch(kernel, blocks, threads, shared_bytes, parameters),   fill(address, byte, bytes),
 //   tensor_map(box)   and   launch_sm90(bfloat16, tile_rows, blocks, shared_bytes, parameters).
@@ -19,7 +19,8 @@ namespace fastspade::cuda {
 inline int64_t blocks_for(int64_t items, int64_t a_block) { return (items + a_block - 1) / a_block; }
 
 // `before`: as LevelView's, for exact distances; or null.
-inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t first_image, const OperandLayout& layout, const int* before) {
+inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t first_image, const OperandLayout& layout,
+                                const int* before) {
     PyramidView pyramid{};
     pyramid.level_count = static_cast<int>(levels.size());
     pyramid.height = static_cast<int>(levels[0].height());
@@ -41,8 +42,8 @@ inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t f
     return pyramid;
 }
 
-inline PrepareParameters prepare_parameters(const OperandLayout& layout, const std::vector<TensorView>& levels, int64_t first_image,
-                                            int64_t images, char* base, float* centre, bool gallery) {
+inline PrepareParameters prepare_parameters(const OperandLayout& layout, const std::vector<TensorView>& levels,
+                                            int64_t first_image, int64_t images, char* base, float* centre, bool gallery) {
     PrepareParameters p{};
     p.pyramid = pyramid_view(levels, first_image, layout, nullptr);
     p.images = images;
@@ -54,7 +55,8 @@ inline PrepareParameters prepare_parameters(const OperandLayout& layout, const s
     }
     for (size_t g = 0; g < layout.groups.size(); ++g) {
         const Group& group = layout.groups[g];
-        p.groups[g] = {reinterpret_cast<uint16_t*>(base + layout.group_offset[g]), group.channels, group.height, group.width, group.mixing};
+        p.groups[g] = {reinterpret_cast<uint16_t*>(base + layout.group_offset[g]), group.channels, group.height, group.width,
+                       group.mixing};
         int offset = 0;
         for (int level : group.levels) {
             p.level_group[level] = static_cast<int>(g);
@@ -77,8 +79,7 @@ template <class Launcher>
 void prepare(Launcher& launcher, const PrepareParameters& p) {
     constexpr int warps = prepare_threads / 32;
     int64_t native = 0, operands = 0;
-    for (int l = 0; l < p.pyramid.level_count; ++l)
-        native += p.images * p.pyramid.levels[l].height * p.pyramid.levels[l].width;
+    for (int l = 0; l < p.pyramid.level_count; ++l) native += p.images * p.pyramid.levels[l].height * p.pyramid.levels[l].width;
     for (int g = 0; g < p.group_count; ++g) operands += p.images * p.groups[g].height * p.groups[g].width;
     launcher.fill(p.largest, 0, p.images * p.pyramid.level_count * 4);
     launcher.launch(largest_kernel, blocks_for(native, warps), prepare_threads, 0, p);
@@ -108,9 +109,12 @@ void compare_equals(Launcher& launcher, const OperandLayout& layout, const std::
 template <class Operand, int StepChannels, class Launcher>
 void launch_search(Launcher& launcher, const SearchParameters& p, const SearchPlan& plan, int64_t blocks) {
     switch (plan.row_tiles) {
-        case 4: return launcher.launch(search_kernel<Operand, 4, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
-        case 2: return launcher.launch(search_kernel<Operand, 2, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
-        default: return launcher.launch(search_kernel<Operand, 1, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
+        case 4:
+            return launcher.launch(search_kernel<Operand, 4, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
+        case 2:
+            return launcher.launch(search_kernel<Operand, 2, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
+        default:
+            return launcher.launch(search_kernel<Operand, 1, StepChannels>, blocks, search_threads, plan.shared_bytes, p);
     }
 }
 template <class Operand, class Launcher>
@@ -121,18 +125,22 @@ void launch_search(Launcher& launcher, const SearchParameters& p, const SearchPl
 
 // Tensor maps of the operands: queries and coarse levels in runs of pixels, the finest level as the tiling has it.
 template <class Launcher>
-Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& plan, const SearchParameters& p,
-                               char* base) {
+Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& plan,
+                               const SearchParameters& p, char* base) {
     Sm90Parameters wide{};
     const auto run = [&](const uint16_t* data, int64_t channels, int64_t pixels, int rows) {
-        return launcher.tensor_map(TensorBox{data, gallery.bfloat16, 2, {channels, pixels}, {1, channels}, {step_channels, rows}});
+        return launcher.tensor_map(
+            TensorBox{data, gallery.bfloat16, 2, {channels, pixels}, {1, channels}, {step_channels, rows}});
     };
     for (int g = 0; g < p.group_count; ++g) {
         const SearchGroup& group = p.groups[g];
         const int64_t channels = group.channels, width = group.width, height = group.height;
         wide.query[g] = run(group.query, channels, plan.query.images * plan.query.height * plan.query.width, plan.tile_rows);
         if (g == 0 && plan.tiling.patched)
-            wide.gallery[g] = launcher.tensor_map(TensorBox{group.gallery, gallery.bfloat16, 4, {channels, width, height, gallery.images},
+            wide.gallery[g] = launcher.tensor_map(TensorBox{group.gallery,
+                                                            gallery.bfloat16,
+                                                            4,
+                                                            {channels, width, height, gallery.images},
                                                             {1, channels, channels * width, channels * width * height},
                                                             {step_channels, patch_width, patch_height, 1}});
         else
@@ -174,7 +182,12 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
         const Group& group = gallery.groups[static_cast<size_t>(g)];
         p.groups[g] = {reinterpret_cast<uint16_t*>(base + plan.query.group_offset[g]),
                        reinterpret_cast<uint16_t*>(stored + gallery.group_offset[g]),
-                       group.channels / plan.step_channels, group.channels, group.height, group.width, plan.stride[g], plan.ring[g],
+                       group.channels / plan.step_channels,
+                       group.channels,
+                       group.height,
+                       group.width,
+                       plan.stride[g],
+                       plan.ring[g],
                        plan.ring_offset[g]};
     }
     p.taps = reinterpret_cast<const AxisTap*>(base + plan.taps_offset);
@@ -242,11 +255,13 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
         const int64_t count = std::min(plan.batch, images - first);
         prepare(launcher, prepare_parameters(plan.query, request.query, first, count, base,
                                              reinterpret_cast<float*>(stored + gallery.centre_offset), false));
-        p.gallery_index = f.gallery_index = r.gallery_index = request.gallery_index ? request.gallery_index + first * request.slots : nullptr;
+        p.gallery_index = f.gallery_index = r.gallery_index =
+            request.gallery_index ? request.gallery_index + first * request.slots : nullptr;
         if (first == 0 || request.gallery_index) {
             r.rows = request.gallery_index ? static_cast<int>(count) : 1;
             launcher.fill(r.available, 0, static_cast<int64_t>(r.rows) * 8);
-            launcher.launch(repeat_kernel, blocks_for(static_cast<int64_t>(r.rows) * r.slots * r.words * 32, repeat_threads), repeat_threads, 0, r);
+            launcher.launch(repeat_kernel, blocks_for(static_cast<int64_t>(r.rows) * r.slots * r.words * 32, repeat_threads),
+                            repeat_threads, 0, r);
         }
         f.query = pyramid_view(request.query, first, plan.query, plan.before);
         f.distances = request.distances + first * query_pixels * request.kappa;

@@ -69,7 +69,8 @@ struct Tile {
                 load_matrices(a[i], stage + place(warp_row + 16 * i + (lane & 15), 2 * k + (lane >> 4)));
 #pragma unroll
             for (int j = 0; j < 2; ++j)
-                load_matrices(b[j], gallery + place(warp_column + 16 * j + (lane & 7) + ((lane >> 4) << 3), 2 * k + ((lane >> 3) & 1)));
+                load_matrices(b[j],
+                              gallery + place(warp_column + 16 * j + (lane & 7) + ((lane >> 4) << 3), 2 * k + ((lane >> 3) & 1)));
 #pragma unroll
             for (int i = 0; i < RowTiles; ++i)
 #pragma unroll

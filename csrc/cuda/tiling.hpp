@@ -22,7 +22,8 @@ FASTSPADE_HOST_DEVICE inline int64_t first_row(const Tiling& t, int64_t tile) {
 FASTSPADE_HOST_DEVICE inline int64_t last_row(const Tiling& t, int64_t tile) {
     const int64_t end = (tile + 1) * tile_columns, pixels = static_cast<int64_t>(t.width) * t.height;
     if (!t.patched) return ((end < pixels ? end : pixels) - 1) / t.width;
-    const int64_t last = ((tile + 1) * (tile_columns / (patch_width * patch_height)) - 1) / patches_across(t) * patch_height + patch_height - 1;
+    const int64_t last =
+        ((tile + 1) * (tile_columns / (patch_width * patch_height)) - 1) / patches_across(t) * patch_height + patch_height - 1;
     return last < t.height ? last : t.height - 1;
 }
 
@@ -56,7 +57,8 @@ inline int ring_length(const Tiling& t, const CoarseGrid& grid, Upsample mode) {
 inline int coarse_stride(const Tiling& t, int height, int width, Upsample mode) {
     const auto tiles = [&](int stride) { return (static_cast<int64_t>(height) * width + stride - 1) / stride; };
     int best = tile_columns, shortest = ring_length(t, {height, width, best}, mode);
-    for (int rows = tile_columns / width, tries = 4; rows > 0 && tries > 0 && tiles(rows * width) == tiles(tile_columns); --rows, --tries) {
+    for (int rows = tile_columns / width, tries = 4; rows > 0 && tries > 0 && tiles(rows * width) == tiles(tile_columns);
+         --rows, --tries) {
         const int ring = ring_length(t, {height, width, rows * width}, mode);
         if (ring >= shortest) continue;
         best = rows * width;

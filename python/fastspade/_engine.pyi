@@ -46,8 +46,9 @@ def search_cpu(
     column_radius: int = -1,
 ) -> _Counts: ...
 def cuda_compute_capability(device: int) -> int: ...
-# Bytes, and the offset of what tells equal pixels: hashes of 64 bits a pixel, as cuda_prepare_gallery leaves them; then, as a
-# search wants it, two int32 a pixel (Equals in csrc/cuda/parameters.hpp).
+
+# Bytes, and the offset of what tells equal pixels: hashes of 64 bits per pixel, as cuda_prepare_gallery leaves them; then, as a
+# search wants it, two int32 per pixel (Equals in csrc/cuda/parameters.hpp).
 def cuda_gallery_layout(
     device: int, gallery: Sequence[_Shape], images: int, upsample: int, bfloat16: bool
 ) -> tuple[int, int]: ...

@@ -1,7 +1,7 @@
 """SPADE as a model of anomalib (extra `anomalib`): trained, tested and used by its Engine like its own models.
 
-A PatchCore user switches by one line: `from fastspade.anomalib import Spade` in place of
-`from anomalib.models import Patchcore`.
+A PatchCore user imports `from fastspade.anomalib import Spade` in place of `from anomalib.models import Patchcore`, and makes
+a `Spade()` where it was a `Patchcore()`.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ class Spade(MemoryBankMixin, AnomalibModule):
         if pre_processor is True:
             size = source.fitting.shared([(1, 1)])
             pre_processor = self.configure_pre_processor(size, mean=source.spec()["mean"], std=source.spec()["std"])
-        super().__init__(
-            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
-        )
+        super().__init__(pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer)
         if isinstance(backbone, (nn.Module, Backbone)):  # a checkpoint holds plain values only
             for kept in (self._hparams, self._hparams_initial):
                 kept.pop("backbone", None)

@@ -121,7 +121,7 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
         images = self._images(X, reset=False)
         result = self.model_.score(images)
         if isinstance(images, list) and len(result) != len(images):
-            raise InputError(f"X must name one image an item, but its {len(images)} items hold {len(result)} images")
+            raise InputError(f"X must name one image per item, but its {len(images)} items hold {len(result)} images")
         return result
 
     def _images(self, X: Any, *, reset: bool) -> Any:

@@ -1,4 +1,4 @@
-"""torch as it is when a program starts, whatever the caller has set: scores are the same bits under every setting.
+"""torch as it is when a program starts, whatever the caller has set: scores are bit-identical under every setting.
 
 torch has settings that change what the same code computes: some belong to the process (the default dtype, the precision of
 float32 products, whether oneDNN, cuDNN and the fused attentions are used), some to the thread (autocast, the default device

@@ -13,7 +13,10 @@ from fastspade.backbones.border import MARGIN, continued
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [*[("tiny", size) for size in [(64, 64), (50, 37), (20, 300), (1, 9)]], *[("efficientnet_lite0", size) for size in [(64, 64), (96, 160)]]],
+    [
+        *[("tiny", size) for size in [(64, 64), (50, 37), (20, 300), (1, 9)]],
+        *[("efficientnet_lite0", size) for size in [(64, 64), (96, 160)]],
+    ],
 )
 def test_levels_keep_their_shapes(name, size):
     if name != "tiny":
@@ -41,7 +44,10 @@ def test_a_constant_picture_has_constant_features():
 def test_transformers_and_networks_of_one_size_are_left_alone():
     timm = pytest.importorskip("timm")
     plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True)
-    assert load_backbone(plain, layers=["norm"]).margin == 0 and load_backbone(plain, layers=["norm"]).fitting.multiple == (16, 16)
+    assert load_backbone(plain, layers=["norm"]).margin == 0 and load_backbone(plain, layers=["norm"]).fitting.multiple == (
+        16,
+        16,
+    )
     windows = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
     backbone = load_backbone(windows, layers=["layers.0", "layers.1"])
     assert backbone.margin == 0 and backbone.fitting.shared([(500, 1250)]) == (224, 224)

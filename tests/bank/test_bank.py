@@ -16,7 +16,9 @@ TEST = [picture(100), picture(101)]
 
 
 @pytest.mark.parametrize("in_folder", [False, True], ids=["in memory", "in a folder"])
-@pytest.mark.parametrize("options", [{}, {"kappa": 3, "local_average": True}, {"storage_dtype": "float16"}, {"storage_dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"kappa": 3, "local_average": True}, {"storage_dtype": "float16"}, {"storage_dtype": "bfloat16"}]
+)
 def test_adding_equals_a_fresh_fit(normal, options, in_folder, tmp_path):
     grown = tiny_spade(**options).fit(normal[:3], path=tmp_path / "bank" if in_folder else None)
     assert grown.add(normal[3]) == (3,) and grown.add(normal[4:]) == (4, 5)
@@ -36,7 +38,9 @@ def test_removing_equals_a_fresh_fit_of_the_rest(normal, storage_dtype, in_folde
 @pytest.mark.parametrize("storage_dtype", ["float32", "float16", "bfloat16"])
 def test_merging_equals_a_fresh_fit_of_both(normal, storage_dtype, in_folder, tmp_path):
     parts = (("a", normal[:2]), ("b", normal[2:]))
-    model, other = (tiny_spade(storage_dtype=storage_dtype).fit(part, path=tmp_path / name if in_folder else None) for name, part in parts)
+    model, other = (
+        tiny_spade(storage_dtype=storage_dtype).fit(part, path=tmp_path / name if in_folder else None) for name, part in parts
+    )
     assert model.bank.merge(other.bank) == (2, 3, 4, 5) and other.bank.ids == (0, 1, 2, 3)
     assert_same_bits(model, tiny_spade(storage_dtype=storage_dtype).fit(normal))
 
@@ -175,7 +179,13 @@ def test_mistakes_are_named(normal):
         (lambda: bank.merge("file"), InputError, "other must be a Bank"),
         (lambda: bank.merge(tiny_spade(local_average=True).fit(normal).bank), InputError, "local_average=True"),
         (lambda: bank.merge(tiny_spade(storage_dtype="float16").fit(normal).bank), InputError, "storage_dtype"),
-        (lambda: bank.merge(Spade(TinyNet(1), preset="paper", layers=LAYERS, resize=64, crop=64, device="cpu").fit(normal).bank), InputError, "fingerprint"),
+        (
+            lambda: bank.merge(
+                Spade(TinyNet(1), preset="paper", layers=LAYERS, resize=64, crop=64, device="cpu").fit(normal).bank
+            ),
+            InputError,
+            "fingerprint",
+        ),
         (lambda: bank.add([]), InputError, "at least one"),
         (lambda: tiny_spade(storage_dtype="int8"), InputError, "storage_dtype must be one of"),
         (lambda: tiny_spade().add(normal), InputError, "call fit"),

@@ -30,7 +30,11 @@ def test_a_writer_killed_at_every_step(action, tmp_path, record_fault):
     assert ended.returncode == 0, ended.stderr
     counts = json.loads(ended.stdout)
     assert min(counts.values()) > 0
-    record_fault(f"SIGKILL at a step of {action} on a bank in a folder", counts["before"] + counts["after"], "the old bank or the new one, whole")
+    record_fault(
+        f"SIGKILL at a step of {action} on a bank in a folder",
+        counts["before"] + counts["after"],
+        "the old bank or the new one, whole",
+    )
 
 
 FAILING = {"stop": STEPS, "full disk": ("pwrite", "fsync", "replace")}
@@ -102,13 +106,17 @@ def test_a_full_disk(target, tmp_path, normal, record_fault):
             with pytest.raises(StorageError, match="cannot write .*File too large"):
                 model.save(tmp_path / target)
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            assert sorted((entry, entry.read_bytes()) for entry in tmp_path.rglob("*") if entry.is_file() and entry.name != "lock") == [
-                entry for entry in before if entry[0].name != "lock"
-            ]
+            assert sorted(
+                (entry, entry.read_bytes()) for entry in tmp_path.rglob("*") if entry.is_file() and entry.name != "lock"
+            ) == [entry for entry in before if entry[0].name != "lock"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, old_handler)
-    record_fault(f"no room while saving a {'single file' if '.' in target else 'folder'}", 5, "StorageError; the old model is intact and nothing is left over")
+    record_fault(
+        f"no room while saving a {'single file' if '.' in target else 'folder'}",
+        5,
+        "StorageError; the old model is intact and nothing is left over",
+    )
 
 
 def test_a_first_save_that_fails_leaves_no_folder(tmp_path, monkeypatch):

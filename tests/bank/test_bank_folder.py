@@ -26,7 +26,10 @@ def shards(path) -> dict[str, int]:
     return {entry.name: entry.stat().st_ino for entry in path.iterdir() if entry.name.startswith("shard-")}
 
 
-@pytest.mark.parametrize("options", [{}, {"kappa": 2, "image_score": "reweighted"}, {"window": 9}, {"storage_dtype": "float16"}, {"storage_dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"kappa": 2, "image_score": "reweighted"}, {"window": 9}, {"storage_dtype": "float16"}, {"storage_dtype": "bfloat16"}],
+)
 def test_a_saved_bank_scores_as_in_memory(normal, tmp_path, options):
     model = tiny_spade(**options).fit(normal)
     model.calibrate()
@@ -138,7 +141,12 @@ def test_two_writers_at_once(normal, tmp_path, record_fault):
     path = tmp_path / "bank"
     model = tiny_spade().fit(normal, path=path)
     with BankFolder(path).locked():
-        for call in (lambda: model.add(normal), lambda: model.remove([0]), lambda: model.save(path), lambda: tiny_spade().fit(normal).save(path)):
+        for call in (
+            lambda: model.add(normal),
+            lambda: model.remove([0]),
+            lambda: model.save(path),
+            lambda: tiny_spade().fit(normal).save(path),
+        ):
             with pytest.raises(BankLockedError, match=f"being written .process {os.getpid()}"):
                 call()
         assert len(load(path).bank) == 6  # reading is free
@@ -151,7 +159,9 @@ def test_opening_reads_no_features_and_scoring_only_the_chosen(normal, tmp_path,
     tiny_spade(k=2).fit(normal, path=path)
     read = []
     pread, copy = os.preadv, MappedFile.copy
-    monkeypatch.setattr(os, "preadv", lambda file, buffers, at, flags=0: flags or read.append(sum(map(len, buffers))) or pread(file, buffers, at))
+    monkeypatch.setattr(
+        os, "preadv", lambda file, buffers, at, flags=0: flags or read.append(sum(map(len, buffers))) or pread(file, buffers, at)
+    )
     monkeypatch.setattr(MappedFile, "copy", lambda self, start, target: read.append(len(target)) or copy(self, start, target))
     model = load(path)
     image = 4 * sum(c * h * w for c, h, w in model.bank.level_shapes)
@@ -212,7 +222,12 @@ def test_mistakes_are_named(normal, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"] and (tmp_path / "mine" / "precious.txt").exists()
     model.save(tmp_path / "bank")
     stored = load(tmp_path / "bank")
-    for call in (lambda: stored.remove([9]), lambda: stored.remove(range(6)), lambda: stored.add([]), lambda: stored.add(tmp_path / "mine")):
+    for call in (
+        lambda: stored.remove([9]),
+        lambda: stored.remove(range(6)),
+        lambda: stored.add([]),
+        lambda: stored.add(tmp_path / "mine"),
+    ):
         with pytest.raises((InputError, MissingFileError)):
             call()
     assert load(tmp_path / "bank").bank.ids == tuple(range(6)) and len(shards(tmp_path / "bank")) == 1

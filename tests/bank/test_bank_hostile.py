@@ -29,7 +29,11 @@ def tiny_bank(path: Path, seed: int = 0) -> None:
     """Two shards; the second image of the first is gone."""
     generator = torch.Generator().manual_seed(seed)
     made = [
-        Bank(torch.randn(4, 3, generator=generator), [torch.randn(4, 2, 3, 2, generator=generator), torch.randn(4, 3, 2, 1, generator=generator)], list("abcd"))
+        Bank(
+            torch.randn(4, 3, generator=generator),
+            [torch.randn(4, 2, 3, 2, generator=generator), torch.randn(4, 3, 2, 1, generator=generator)],
+            list("abcd"),
+        )
         for _ in range(2)
     ]
     made[0].save(path)
@@ -81,7 +85,9 @@ def test_ten_thousand_mutations_of_a_folder(tmp_path, record_fault):
             contents(path)
         target.write_bytes(files[target])
     assert contents(path) == whole
-    record_fault("a file of a bank folder with bits flipped, or bytes changed, lost or added (seeded)", MUTATIONS, "ModelFileError")
+    record_fault(
+        "a file of a bank folder with bits flipped, or bytes changed, lost or added (seeded)", MUTATIONS, "ModelFileError"
+    )
 
 
 def test_mutations_of_a_single_file(tmp_path, normal, record_fault):
@@ -97,7 +103,29 @@ def test_mutations_of_a_single_file(tmp_path, normal, record_fault):
     record_fault("a single model file with bits flipped, or bytes changed, lost or added (seeded)", 2000, "ModelFileError")
 
 
-VALUES = [None, True, 0, -1, 1, 2, 7, 1 << 31, 1 << 62, 10**40, 1.5, float("nan"), "", "x", "/etc/passwd", "../x", [], [[]], {}, [1, 2, 3], {"a": 1}]
+VALUES = [
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2,
+    7,
+    1 << 31,
+    1 << 62,
+    10**40,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "/etc/passwd",
+    "../x",
+    [],
+    [[]],
+    {},
+    [1, 2, 3],
+    {"a": 1},
+]
 
 
 def places(values, at=()):
@@ -302,7 +330,9 @@ def test_a_single_file_of_an_old_version_loads(tmp_path, normal):
     model = tiny_spade().fit(normal[:2])
     model.save(path)
     tensors = load_file(path)
-    header = dict(format="fastspade-model", version=1, options=model.options(), backbone=model.backbone.spec(), names=list(model.bank.names))
+    header = dict(
+        format="fastspade-model", version=1, options=model.options(), backbone=model.backbone.spec(), names=list(model.bank.names)
+    )
     header["options"].pop("storage_dtype")
     header["shapes"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
     save_file(tensors, path, metadata={"fastspade": json.dumps(header)})

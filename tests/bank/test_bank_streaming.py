@@ -123,11 +123,19 @@ def test_mistakes_are_named(path):
     source = MemoryLevels(levels(4, 0))
     query, gallery = levels(1, 1), StreamedGallery(source)
     for call, kind, says in (
-        (lambda: StreamedGallery(source, 2 * image_bytes(source) - 1), InputError, "memory_limit must hold the features of 2 images"),
+        (
+            lambda: StreamedGallery(source, 2 * image_bytes(source) - 1),
+            InputError,
+            "memory_limit must hold the features of 2 images",
+        ),
         (lambda: StreamedGallery(source, 1e9), DtypeError, "memory_limit"),
         (lambda: tiny_spade(memory_limit=0), InputError, "memory_limit"),
         (lambda: load(path, memory_limit=100).score(picture(1)), InputError, "memory_limit"),
-        (lambda: streamed_pyramid_knn(query, gallery, 1, gallery_index=torch.tensor([[4]])), InputError, r"gallery_index .*\[0, 4\)"),
+        (
+            lambda: streamed_pyramid_knn(query, gallery, 1, gallery_index=torch.tensor([[4]])),
+            InputError,
+            r"gallery_index .*\[0, 4\)",
+        ),
         (lambda: streamed_pyramid_knn(query[:1], gallery, 1), InputError, "levels"),
         (lambda: streamed_pyramid_knn(query, gallery, 73, gallery_index=torch.tensor([[1]])), InputError, "kappa"),
     ):

@@ -105,7 +105,9 @@ def test_a_lost_manifest_costs_no_shard(path):
 def test_what_a_manifest_exchanged_is_on_the_disk_before_anything_is_deleted(path, monkeypatch):
     (path / f"shard-{'0' * 32}.safetensors").write_bytes(b"of the state before")
     done, fsync, unlink = [], os.fsync, os.unlink
-    monkeypatch.setattr(os, "fsync", lambda file: done.append("sync" if stat.S_ISDIR(os.fstat(file).st_mode) else "file") or fsync(file))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: done.append("sync" if stat.S_ISDIR(os.fstat(file).st_mode) else "file") or fsync(file)
+    )
     monkeypatch.setattr(os, "unlink", lambda *args, **more: done.append("unlink") or unlink(*args, **more))
     with BankFolder(path).locked():
         pass

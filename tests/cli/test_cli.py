@@ -120,7 +120,9 @@ def test_a_model_grows_and_shrinks(tmp_path, capsys, suffix):
     model = Spade.load(path, device="cpu", progress=False)
     assert model.bank.ids == (1, 2) and model.threshold.images == 2 and model.bank.dtype == torch.float16
     for wrong in ("0", str(tmp_path / "3.png"), "-1"):
-        assert main(["remove", str(path), *running, "--", wrong]) == 2 and "neither the id nor the name" in capsys.readouterr().err
+        assert (
+            main(["remove", str(path), *running, "--", wrong]) == 2 and "neither the id nor the name" in capsys.readouterr().err
+        )
     score = ["score", str(path), str(tmp_path / "3.png"), "-o", str(tmp_path / "out"), *running, "--memory-limit"]
     assert main([*score, "10K"]) == (2 if not suffix else 0)
     if not suffix:

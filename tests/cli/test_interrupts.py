@@ -64,7 +64,16 @@ def command(kind: str, place: Path, images: Path) -> list[str]:
         return ["fit", str(images), "-o", model, *FIT]
     if name == "add":
         return ["add", model, str(images), *RUNNING]
-    return ["score", str(place / "model.safetensors"), str(images), "-o", str(place / "out"), "--save", "maps,heatmaps,overlays", *RUNNING]
+    return [
+        "score",
+        str(place / "model.safetensors"),
+        str(images),
+        "-o",
+        str(place / "out"),
+        "--save",
+        "maps,heatmaps,overlays",
+        *RUNNING,
+    ]
 
 
 def contents(place: Path) -> dict[str, bytes]:

@@ -24,13 +24,26 @@ def place(tmp_path_factory):
     for seed in range(2):
         picture(seed).save(place / f"{seed}.png")
     (place / "bad.png").write_bytes(b"nonsense")
-    fit = ["fit", str(place / "[01].png"), "-o", str(place / "m.safetensors"), "--backbone", "efficientnet_lite0", "--k", "1", "--k-image", "1"]
+    fit = [
+        "fit",
+        str(place / "[01].png"),
+        "-o",
+        str(place / "m.safetensors"),
+        "--backbone",
+        "efficientnet_lite0",
+        "--k",
+        "1",
+        "--k-image",
+        "1",
+    ]
     assert main([*fit, "--resize", "64", "--crop", "64", *RUNNING]) == 0
     return place
 
 
 def score(place, out, *more: str) -> int:
-    return main(["score", str(place / "m.safetensors"), str(place / "0.png"), str(place / "bad.png"), "-o", str(out), *RUNNING, *more])
+    return main(
+        ["score", str(place / "m.safetensors"), str(place / "0.png"), str(place / "bad.png"), "-o", str(out), *RUNNING, *more]
+    )
 
 
 def closed():
@@ -93,7 +106,9 @@ def test_a_full_disk_names_the_output_and_the_reason(place, tmp_path, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     told = capsys.readouterr().err
-    assert status == 2 and re.search(rf"cannot write {tmp_path / 'out'}: (File too large|no space left|No space left)", told), told
+    assert status == 2 and re.search(rf"cannot write {tmp_path / 'out'}: (File too large|no space left|No space left)", told), (
+        told
+    )
     assert list(tmp_path.iterdir()) == []
 
 

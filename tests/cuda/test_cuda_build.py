@@ -19,14 +19,32 @@ pytestmark = [pytest.mark.skipif(NVCC is None, reason="no nvcc"), pytest.mark.sl
 needs_cuobjdump = pytest.mark.skipif(CUOBJDUMP is None, reason="no cuobjdump")
 
 ARCHITECTURES = ["80", "86", "89", "90a"]
-THREADS = {"search": 256, "redo": 128, "finish": 128, "schedule": 256, "centre": 256, "largest": 256, "scale": 256, "operand": 256, "terms": 256}
+THREADS = {
+    "search": 256,
+    "redo": 128,
+    "finish": 128,
+    "schedule": 256,
+    "centre": 256,
+    "largest": 256,
+    "scale": 256,
+    "operand": 256,
+    "terms": 256,
+}
 THREADS |= {"equal": 256, "repeat": 256}
-# Blocks a multiprocessor that registers must allow: the search is planned as one, its smallest tile as one beside another
+# Blocks per multiprocessor that registers must allow: the search is planned as one, its smallest tile as one beside another
 # kernel's; the others hide their memory latency behind warps.
 BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 3, "largest": 3, "centre": 2, "scale": 1, "schedule": 1}
 BLOCKS |= {"equal": 2, "repeat": 4}
 # Loads of features that must be under way before the first is used, a loop each: what is not mixed, and what is.
-LOADS = {"finish": [16, 16], "redo": [16, 16], "equal": [16, 16], "terms": [16, 16, 8], "operand": [8, 8], "largest": [8], "centre": [8]}
+LOADS = {
+    "finish": [16, 16],
+    "redo": [16, 16],
+    "equal": [16, 16],
+    "terms": [16, 16, 8],
+    "operand": [8, 8],
+    "largest": [8],
+    "centre": [8],
+}
 
 
 def compile_with_nvcc(source: str, architecture: str, target: Path) -> str:
@@ -43,7 +61,9 @@ def compile_with_nvcc(source: str, architecture: str, target: Path) -> str:
 
 def machine_code(target: Path) -> list[str]:
     """Disassembly, a function at a time."""
-    return subprocess.run([CUOBJDUMP, "-sass", str(target)], capture_output=True, text=True, check=True).stdout.split("Function : ")[1:]
+    return subprocess.run([CUOBJDUMP, "-sass", str(target)], capture_output=True, text=True, check=True).stdout.split(
+        "Function : "
+    )[1:]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda a: f"sm_{a}")
@@ -152,6 +172,8 @@ def test_the_sm90_search_s_machine_code_and_registers(compiled_sm90):
         assert "UTMALDG.2D" in text and "UTMALDG.4D" in text, "no bulk tensor copies"
         assert not re.search(r"\b(LDL|STL)\b", text), "local memory in the search"
         # Registers are redistributed as a multiprocessor has them: one producer and two consumer warpgroups.
-        grown, shrunk = (int(re.search(rf"USETMAXREG\.{verb}\S* (?:UP\d, )?(0x[0-9a-f]+)", text)[1], 16) for verb in ("TRY_ALLOC", "DEALLOC"))
+        grown, shrunk = (
+            int(re.search(rf"USETMAXREG\.{verb}\S* (?:UP\d, )?(0x[0-9a-f]+)", text)[1], 16) for verb in ("TRY_ALLOC", "DEALLOC")
+        )
         assert 128 * (shrunk + 2 * grown) <= 128 * 3 * 168
         assert max(map(int, re.findall(r"\bR(\d{1,3})\b", text))) < grown

@@ -17,7 +17,7 @@ TERM_BYTES = 16
 
 
 def objects(case: Case, images: int, seed: int, black: float) -> list[torch.Tensor]:
-    """Random features whose lower rows, about a share of `black`, all hold one vector a level."""
+    """Random features whose lower rows, about a share of `black`, all hold one vector per level."""
     levels = pyramid(case, images, seed)
     plain = pyramid(case, 1, 99)
     for level, vectors in zip(levels, plain, strict=True):
@@ -87,7 +87,9 @@ def test_equal_hashes_of_different_vectors_are_compared(emulated, monkeypatch):
     """Where every hash is the same, neighbours in the order that differ are told apart by their vectors."""
     emulated.set_device(232448, 4)
     sort = torch.Tensor.sort
-    monkeypatch.setattr(torch.Tensor, "sort", lambda t, *a, **o: sort(t * 0 if t.dtype == torch.int64 and t.dim() == 1 else t, *a, **o))
+    monkeypatch.setattr(
+        torch.Tensor, "sort", lambda t, *a, **o: sort(t * 0 if t.dtype == torch.int64 and t.dim() == 1 else t, *a, **o)
+    )
     query, gallery = objects(CASE, 1, 1, 0.5), objects(CASE, 6, 2, 0.5)
     found = search_cuda(query, gallery, None, 2, None, 1, True, engine=emulated)
     assert_same_as_cpu(found[:2], query, gallery, 2)
@@ -110,7 +112,9 @@ def test_at_a_whole_image_s_size_no_row_is_uncertain(black):
         keys += [hash(row.tobytes()) for row in stored.numpy()]
         q, r = (vectors - centre) * scale / 16, (stored.float() - centre) * scale / 16
         held_q, held_r = q.half().float(), r.half().float()
-        slack = held_q.norm(dim=1)[:, None] * ((r - held_r).norm(dim=1) + 2**-12 * r.norm(dim=1)) + (q - held_q).norm(dim=1)[:, None] * r.norm(dim=1)
+        slack = held_q.norm(dim=1)[:, None] * ((r - held_r).norm(dim=1) + 2**-12 * r.norm(dim=1)) + (q - held_q).norm(dim=1)[
+            :, None
+        ] * r.norm(dim=1)
         bounds.append(q.square().sum(1)[:, None] + r.square().sum(1) - 2 * (held_q @ held_r.T + slack))
     true, low = torch.cat(nearest, 1), torch.cat(bounds, 1)
     first = {}

@@ -44,8 +44,17 @@ def choosable(engine, kernel: str, multiprocessors: int) -> set[tuple]:
         query = [(8, 1, pixels)] * len(gallery)
         try:
             plan = engine.cuda_search_plan(
-                device=0, gallery=gallery, images=images, upsample=1, bfloat16=False, query=query,
-                query_images=1, slots=images, kappa=kappa, chosen=False, path={"sm80": 1, "sm90a": 2}[kernel],
+                device=0,
+                gallery=gallery,
+                images=images,
+                upsample=1,
+                bfloat16=False,
+                query=query,
+                query_images=1,
+                slots=images,
+                kappa=kappa,
+                chosen=False,
+                path={"sm80": 1, "sm90a": 2}[kernel],
             )
         except ValueError:  # not for the sm_90a search
             assert kernel == "sm90a"
@@ -110,7 +119,9 @@ def test_layout_matches_float64_brute_force_on_the_emulated_device(emulated, mon
 # -- which layouts there are, and that the cases for sanitizers reach them
 
 
-@pytest.mark.parametrize(("device", "multiprocessors"), [(name, count) for name, (*_, counts) in DEVICES.items() for count in counts])
+@pytest.mark.parametrize(
+    ("device", "multiprocessors"), [(name, count) for name, (*_, counts) in DEVICES.items() for count in counts]
+)
 def test_the_sanitizers_cases_reach_every_layout_that_a_device_can_have(emulated, device, multiprocessors):
     kernel, shared_bytes, _ = DEVICES[device]
     emulated.set_device(shared_bytes, multiprocessors, kernel == "sm90a")
@@ -131,7 +142,9 @@ def test_this_device_s_layouts_are_reached_too(kernel, monkeypatch):
         pytest.skip("the sm_90a search needs compute capability 9.0")
     monkeypatch.setenv("FASTSPADE_CUDA_PATH", kernel)
     device = kernel if kernel == "sm90a" else f"{properties.shared_memory_per_block_optin // 1024}k"
-    assert device in DEVICES, f"tests/support/layout_cases.py has no cases for {properties.shared_memory_per_block_optin} bytes of shared memory"
+    assert device in DEVICES, (
+        f"tests/support/layout_cases.py has no cases for {properties.shared_memory_per_block_optin} bytes of shared memory"
+    )
     reached = set()
     for case in LAYOUT_CASES:
         if device in case.devices.split():

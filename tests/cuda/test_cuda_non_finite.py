@@ -61,7 +61,9 @@ def test_a_vector_beyond_16_bits_finds_itself(search, exact):
 @pytest.mark.parametrize("kappa", [1, 3, 12])
 def test_large_finite_features_give_the_cpu_s_bits(search, size, kappa):
     generator = torch.Generator().manual_seed(1)
-    query, gallery = ([torch.randn(n, 5, 4, 4, generator=generator), torch.randn(n, 3, 2, 2, generator=generator)] for n in (1, 3))
+    query, gallery = (
+        [torch.randn(n, 5, 4, 4, generator=generator), torch.randn(n, 3, 2, 2, generator=generator)] for n in (1, 3)
+    )
     query[0][0, :, 1, 2], gallery[0][1, :, 2, 2], gallery[1][2, 1, 0, 1] = size, size, size
     expected = search_cpu(query, gallery, kappa, None, 1)
     found = search(query, gallery, kappa, True)

@@ -25,7 +25,7 @@ PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
 
 GALLERY = Case("gallery", ((70, 42, 28), (136, 21, 14), (30, 11, 7)), images=2)
 QUERY = Case("query", ((70, 12, 15), (136, 6, 8), (30, 3, 4)))  # 180 pixels: the last tile is ragged, whatever its height
-# Search, kappa, shared memory -> queries a tile, channels a step, stages.
+# Search, kappa, shared memory -> queries per tile, channels per step, stages.
 LAYOUTS = {
     ("sm80", 64, 90_000): (32, 32, 3),
     ("sm80", 64, 118_000): (32, 64, 3),
@@ -102,4 +102,6 @@ def test_other_operands_and_sampling_in_the_new_layouts(emulated, monkeypatch, l
     emulated.set_seed(3)
     assert plan_cuda(query, gallery, kappa, GALLERY.images, 0, engine=emulated)["tile_rows"] == LAYOUTS[layout][0]
     distances, indices, _ = search_cuda(query, gallery, None, kappa, None, 0, True, True, engine=emulated)
-    assert_exact((distances.reshape(1, 12, 15, kappa), indices.reshape(1, 12, 15, kappa)), query, gallery, kappa, upsample="nearest")
+    assert_exact(
+        (distances.reshape(1, 12, 15, kappa), indices.reshape(1, 12, 15, kappa)), query, gallery, kappa, upsample="nearest"
+    )

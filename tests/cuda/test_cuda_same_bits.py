@@ -54,7 +54,14 @@ def search_of(seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor], int, t
     if draw.random() < 0.4:
         index = torch.tensor([draw.sample(range(images), (images + 1) // 2) for _ in range(queries)])
     slots = images if index is None else index.shape[1]
-    return query, gallery, draw.randint(1, min(slots * stored[0][0] * stored[0][1], 12)), index, draw.randint(0, 1), draw.random() < 0.3
+    return (
+        query,
+        gallery,
+        draw.randint(1, min(slots * stored[0][0] * stored[0][1], 12)),
+        index,
+        draw.randint(0, 1),
+        draw.random() < 0.3,
+    )
 
 
 def differing(engine, seeds) -> list[int]:

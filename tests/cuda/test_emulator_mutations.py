@@ -19,18 +19,58 @@ pytestmark = pytest.mark.slow  # compiles an engine for every planted fault
 CASE = Case("mutation", ((40, 18, 13), (70, 9, 7), (20, 4, 3)), images=3, kappa=2)
 
 MUTANTS = {
-    "query_fragment_row_off_by_one": ("csrc/cuda/tile.cuh", "warp_row + 16 * i + (lane & 15)", "warp_row + 16 * i + ((lane + 1) & 15)"),
+    "query_fragment_row_off_by_one": (
+        "csrc/cuda/tile.cuh",
+        "warp_row + 16 * i + (lane & 15)",
+        "warp_row + 16 * i + ((lane + 1) & 15)",
+    ),
     "gallery_fragment_halves_exchanged": ("csrc/cuda/tile.cuh", "2 * k + ((lane >> 3) & 1)", "2 * k + 1 - ((lane >> 3) & 1)"),
-    "wrong_column_of_the_fragment": ("csrc/cuda/search.cuh", "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);", "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + 1 - (j & 1);"),
-    "swizzle_forgotten_on_one_side": ("csrc/cuda/tile.cuh", "copy_async(stage + place(row, piece), query", "copy_async(stage + row * row_bytes + (piece << 4), query"),
-    "no_barrier_before_the_copy_overwrites_a_stage": ("csrc/cuda/search.cuh", "            block_barrier();\n            start_copy(stage == 0", "            start_copy(stage == 0"),
-    "no_barrier_before_the_epilogue": ("csrc/cuda/search.cuh", "            block_barrier();  // columns and rings are complete\n", ""),
-    "copies_waited_for_one_step_late": ("csrc/cuda/search.cuh", "copy_wait<pipeline_stages - 2>();", "copy_wait<pipeline_stages - 1>();"),
-    "ring_one_column_short": ("csrc/cuda/tiling.hpp", "return static_cast<int>((longest + 3) / 4 * 4);", "return static_cast<int>(longest) - 1;"),
-    "coarse_weight_of_the_wrong_tap": ("csrc/cuda/search.cuh", "(i % 2 ? right.high : right.low)", "(i % 2 ? right.low : right.high)"),
-    "limit_too_low": ("csrc/cuda/row_lists.cuh", "const float reached = key_value(last);", "const float reached = key_value(last) * 0.9f;"),
+    "wrong_column_of_the_fragment": (
+        "csrc/cuda/search.cuh",
+        "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);",
+        "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + 1 - (j & 1);",
+    ),
+    "swizzle_forgotten_on_one_side": (
+        "csrc/cuda/tile.cuh",
+        "copy_async(stage + place(row, piece), query",
+        "copy_async(stage + row * row_bytes + (piece << 4), query",
+    ),
+    "no_barrier_before_the_copy_overwrites_a_stage": (
+        "csrc/cuda/search.cuh",
+        "            block_barrier();\n            start_copy(stage == 0",
+        "            start_copy(stage == 0",
+    ),
+    "no_barrier_before_the_epilogue": (
+        "csrc/cuda/search.cuh",
+        "            block_barrier();  // columns and rings are complete\n",
+        "",
+    ),
+    "copies_waited_for_one_step_late": (
+        "csrc/cuda/search.cuh",
+        "copy_wait<pipeline_stages - 2>();",
+        "copy_wait<pipeline_stages - 1>();",
+    ),
+    "ring_one_column_short": (
+        "csrc/cuda/tiling.hpp",
+        "return static_cast<int>((longest + 3) / 4 * 4);",
+        "return static_cast<int>(longest) - 1;",
+    ),
+    "coarse_weight_of_the_wrong_tap": (
+        "csrc/cuda/search.cuh",
+        "(i % 2 ? right.high : right.low)",
+        "(i % 2 ? right.low : right.high)",
+    ),
+    "limit_too_low": (
+        "csrc/cuda/row_lists.cuh",
+        "const float reached = key_value(last);",
+        "const float reached = key_value(last) * 0.9f;",
+    ),
     "certificate_never_fails": ("csrc/cuda/finish.cuh", "if (count != available && !(kth < bound)) {", "if (false) {"),
-    "merge_forgets_the_last_split": ("csrc/cuda/finish.cuh", "for (int first = 0; first < p.splits * p.keep; first += 32) {", "for (int first = 0; first < p.splits * p.keep - p.keep; first += 32) {"),
+    "merge_forgets_the_last_split": (
+        "csrc/cuda/finish.cuh",
+        "for (int first = 0; first < p.splits * p.keep; first += 32) {",
+        "for (int first = 0; first < p.splits * p.keep - p.keep; first += 32) {",
+    ),
 }
 
 
@@ -41,27 +81,54 @@ KERNEL = "csrc/cuda/search_sm90.cuh"
 
 SM90_MUTANTS = {
     "operands_not_waited_for": ("    mbarrier_wait(barriers.full + stage, parity);\n", ""),
-    "operands_waited_for_with_the_wrong_parity": ("mbarrier_wait(barriers.full + stage, parity);", "mbarrier_wait(barriers.full + stage, parity ^ 1u);"),
+    "operands_waited_for_with_the_wrong_parity": (
+        "mbarrier_wait(barriers.full + stage, parity);",
+        "mbarrier_wait(barriers.full + stage, parity ^ 1u);",
+    ),
     "stage_refilled_without_waiting": ("        mbarrier_wait(barriers.empty + stage, parity ^ 1u);\n", ""),
-    "stage_waited_for_with_the_wrong_parity": ("mbarrier_wait(barriers.empty + stage, parity ^ 1u);", "mbarrier_wait(barriers.empty + stage, parity);"),
+    "stage_waited_for_with_the_wrong_parity": (
+        "mbarrier_wait(barriers.empty + stage, parity ^ 1u);",
+        "mbarrier_wait(barriers.empty + stage, parity);",
+    ),
     "stage_released_while_still_read": ("        product_wait<1>();  // the step before has been read\n", ""),
-    "stage_released_by_three_of_four_warps": ("mbarrier_init(barriers.empty + stage, 4);", "mbarrier_init(barriers.empty + stage, 3);"),
-    "fewer_bytes_expected_than_come": ("mbarrier_arrive_expect(full, Share<Chunks>::stage_bytes);", "mbarrier_arrive_expect(full, Share<Chunks>::query_bytes);"),
+    "stage_released_by_three_of_four_warps": (
+        "mbarrier_init(barriers.empty + stage, 4);",
+        "mbarrier_init(barriers.empty + stage, 3);",
+    ),
+    "fewer_bytes_expected_than_come": (
+        "mbarrier_arrive_expect(full, Share<Chunks>::stage_bytes);",
+        "mbarrier_arrive_expect(full, Share<Chunks>::query_bytes);",
+    ),
     "results_not_waited_for": ("    product_wait<0>();\n    product_pin(share.value[0]);", "    product_pin(share.value[0]);"),
     "no_fence_before_products": ("    product_fence();\n", ""),
-    "first_product_adds_to_old_results": ("    sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, false, share);", "    sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, true, share);"),
-    "rows_of_the_operand_taken_in_sequence": ("even = operand_descriptor(pixels, 2048)", "even = operand_descriptor(pixels, 1024)"),
-    "channels_of_one_side_lag_behind": ("        query += operand_next_channels;\n", "        query += k == 2 ? 0 : operand_next_channels;\n"),
+    "first_product_adds_to_old_results": (
+        "    sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, false, share);",
+        "    sm90_multiply_step<Operand, Chunks>(shared, barriers, stage, parity, true, share);",
+    ),
+    "rows_of_the_operand_taken_in_sequence": (
+        "even = operand_descriptor(pixels, 2048)",
+        "even = operand_descriptor(pixels, 1024)",
+    ),
+    "channels_of_one_side_lag_behind": (
+        "        query += operand_next_channels;\n",
+        "        query += k == 2 ? 0 : operand_next_channels;\n",
+    ),
     "accumulators_of_a_pair_exchanged": ("(v >> 1) * 2 + (i & 1)]", "(v >> 1) * 2 + 1 - (i & 1)]"),
     "accumulator_of_the_wrong_column": ("* 8 + (lane & 3) * 2 + (i & 1);", "* 8 + ((lane + 1) & 3) * 2 + (i & 1);"),
     "accumulator_of_the_wrong_row": ("32 * warp + 8 * v + (lane >> 2)", "32 * warp + 8 * (v ^ 1) + (lane >> 2)"),
     "tiles_multiplied_out_of_turn": ("        mbarrier_wait(barriers.multiply + consumer, turn);\n", ""),
     "tiles_finished_out_of_turn_after_finest_ones": ("        if (ahead) mbarrier_wait(barriers.finish + consumer, turn);\n", ""),
-    "interpolated_before_the_coarse_tile_at_hand_is_stored": ("const bool ahead = c.group == 0 && before == 0;", "const bool ahead = c.group == 0;"),
+    "interpolated_before_the_coarse_tile_at_hand_is_stored": (
+        "const bool ahead = c.group == 0 && before == 0;",
+        "const bool ahead = c.group == 0;",
+    ),
     "ring_read_unrotated": ("const int slot = pixel % group.ring;", "const int slot = (pixel ^ 1) % group.ring;"),
     "next_tile_s_pixels_stored_as_well": ("        if (pixel >= end) continue;\n", "        if (pixel >= pixels) continue;\n"),
     "ring_end_overlooked": ("right < group.ring ? right : right - group.ring", "right"),
-    "coarse_row_weighted_as_the_next": ("row == down[v].low ? down[v].low_weight : row == down[v].high ? down[v].high_weight", "row == down[v].low ? down[v].high_weight : row == down[v].high ? down[v].low_weight"),
+    "coarse_row_weighted_as_the_next": (
+        "row == down[v].low ? down[v].low_weight : row == down[v].high ? down[v].high_weight",
+        "row == down[v].low ? down[v].high_weight : row == down[v].high ? down[v].low_weight",
+    ),
     "patch_from_the_neighbouring_column": ("(patch + w) % across * patch_width", "(patch + w + 1) % across * patch_width"),
 }
 
@@ -114,7 +181,13 @@ def test_the_sm90_case_does_what_the_mutants_need(emulated):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTSPADE_CUDA_PATH", "sm90a")
         plan = plan_cuda(pyramid(SM90_QUERY, 1, 1), pyramid(SM90_CASE, SM90_CASE.images, 2), 2, 2, 1, engine=emulated)
-    assert plan["path"] == "sm90a" and plan["groups"] == 3 and plan["stages"] < 5 and plan["rings"][1] < 30 * 5 and plan["strides"][1] < 128
+    assert (
+        plan["path"] == "sm90a"
+        and plan["groups"] == 3
+        and plan["stages"] < 5
+        and plan["rings"][1] < 30 * 5
+        and plan["strides"][1] < 128
+    )
     assert plan["rings"][1] % 5 != 0  # wraps within a row
 
 

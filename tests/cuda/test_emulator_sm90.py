@@ -60,7 +60,10 @@ def test_bfloat16_operands_give_the_same_answer(emulated, case):
 @pytest.mark.parametrize("kappa", [1, 8, 64])
 @pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
 def test_kappa_and_upsampling_with_a_batch(emulated, kappa, upsample):
-    check(sm90(emulated), Case("batch", ((12, 12, 11), (20, 6, 6), (9, 3, 3)), queries=3, images=5, kappa=kappa, upsample=upsample, chosen=2))
+    check(
+        sm90(emulated),
+        Case("batch", ((12, 12, 11), (20, 6, 6), (9, 3, 3)), queries=3, images=5, kappa=kappa, upsample=upsample, chosen=2),
+    )
 
 
 @pytest.mark.parametrize(("q", "g", "d", "kappa"), [(1, 1, 1, 1), (130, 129, 33, 5), (40, 3000, 16, 2)])
@@ -153,7 +156,12 @@ def test_few_queries_and_other_devices_take_the_other_search(emulated, monkeypat
     assert plan_of_paper(emulated, 1)["path"] == "sm80"  # 25 blocks for 132 multiprocessors
     assert plan_of_paper(emulated, 50, (232448, 132, False))["path"] == "sm80"
     emulated.set_device(232448, 132, True)
-    assert plan_cuda([torch.empty(1, 128, 64, 1)], [torch.empty(1, 128, 1, 1).expand(1, 128, 10**6, 1)], 1, 1, 0, engine=emulated)["path"] == "sm80"
+    assert (
+        plan_cuda([torch.empty(1, 128, 64, 1)], [torch.empty(1, 128, 1, 1).expand(1, 128, 10**6, 1)], 1, 1, 0, engine=emulated)[
+            "path"
+        ]
+        == "sm80"
+    )
     monkeypatch.setenv("FASTSPADE_CUDA_PATH", "sm80")
     assert plan_of_paper(emulated, 50)["path"] == "sm80"
 
@@ -176,4 +184,6 @@ def test_a_fault_free_answer_needs_no_redo(emulated):
     distances, indices, counters = search_cuda(query, gallery, None, case.kappa, gallery_index(case), 1, False, engine=emulated)
     assert counters[0] == 0
     shape = (case.queries, *case.levels[0][1:], case.kappa)
-    assert_exact((distances.reshape(shape), indices.reshape(shape)), query, gallery, case.kappa, gallery_index=gallery_index(case))
+    assert_exact(
+        (distances.reshape(shape), indices.reshape(shape)), query, gallery, case.kappa, gallery_index=gallery_index(case)
+    )

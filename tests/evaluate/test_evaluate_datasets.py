@@ -163,9 +163,18 @@ def test_masks_of_every_mode(tmp_path):
     wanted = np.zeros((6, 7), dtype=bool)
     wanted[1:3, 2:5] = True
     gray = Image.fromarray((wanted * 255).astype(np.uint8))
-    rgba = Image.fromarray(np.dstack([wanted * 200, wanted * 0, wanted * 0, np.full_like(wanted, 255, dtype=int)]).astype(np.uint8))
-    for name, image in (("l", gray), ("1", gray.convert("1")), ("p", gray.convert("P")), ("rgb", gray.convert("RGB")),
-                        ("la", gray.convert("LA")), ("rgba", rgba), ("i16", Image.fromarray(wanted.astype(np.uint16)))):
+    rgba = Image.fromarray(
+        np.dstack([wanted * 200, wanted * 0, wanted * 0, np.full_like(wanted, 255, dtype=int)]).astype(np.uint8)
+    )
+    for name, image in (
+        ("l", gray),
+        ("1", gray.convert("1")),
+        ("p", gray.convert("P")),
+        ("rgb", gray.convert("RGB")),
+        ("la", gray.convert("LA")),
+        ("rgba", rgba),
+        ("i16", Image.fromarray(wanted.astype(np.uint16))),
+    ):
         image.save(tmp_path / f"{name}.png")
         assert np.array_equal(load_mask(tmp_path / f"{name}.png"), wanted), name
     (tmp_path / "bad.png").write_bytes(b"")
@@ -176,7 +185,10 @@ def test_masks_of_every_mode(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "moved"),
     [
-        ("mvtec", ["bolt/train/good/000.png", "bolt/test/good/001.png", "bolt/test/cut/001.png", "bolt/ground_truth/cut/001_mask.png"]),
+        (
+            "mvtec",
+            ["bolt/train/good/000.png", "bolt/test/good/001.png", "bolt/test/cut/001.png", "bolt/ground_truth/cut/001_mask.png"],
+        ),
         ("btad", ["01/train/ok/2.bmp", "01/test/ko/8.bmp", "01/ground_truth/ko/8.png"]),
         ("folder", ["good/3.png", "good/4.png"]),
     ],

@@ -242,7 +242,9 @@ class Column:
         return self.values
 
 
-@pytest.mark.parametrize("kind", [Column, lambda values: np.array(values, dtype=object), tuple, lambda values: dict(enumerate(values)).values()])
+@pytest.mark.parametrize(
+    "kind", [Column, lambda values: np.array(values, dtype=object), tuple, lambda values: dict(enumerate(values)).values()]
+)
 @pytest.mark.parametrize("labels", [[0, 1, 1], [False, True, True]])
 def test_labels_and_scores_may_be_whatever_gives_an_array(kind, labels):
     assert roc_auc(kind(labels), kind([0.1, 0.2, 0.3])) == 1.0

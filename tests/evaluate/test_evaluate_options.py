@@ -33,7 +33,7 @@ def test_local_average_averages_what_is_inside_the_image(normal):
 
 
 def test_the_window_keeps_matches_near(normal):
-    result = tiny_spade(window=9).fit(normal).score([picture(30), picture(31)])  # features are 16 x 16: 4 pixels a place
+    result = tiny_spade(window=9).fit(normal).score([picture(30), picture(31)])  # features are 16 x 16: 4 pixels per place
     y, x = np.mgrid[:16, :16]
     assert np.abs(result.matched_y - y).max() == 2 and np.abs(result.matched_x - x).max() == 2
     free = tiny_spade().fit(normal).score([picture(30), picture(31)])

@@ -60,7 +60,10 @@ def test_a_cropped_mask_is_the_nearest_pixel(height, width, resize, crop):
     box, side = centre_crop(height, width, resize, crop)
     found = crop_mask(mask, box, side)
     image = Image.fromarray(mask).transform(
-        side[::-1], Image.Transform.EXTENT, (box.left, box.top, box.left + box.width, box.top + box.height), Image.Resampling.NEAREST
+        side[::-1],
+        Image.Transform.EXTENT,
+        (box.left, box.top, box.left + box.width, box.top + box.height),
+        Image.Resampling.NEAREST,
     )
     assert (found == np.asarray(image)).mean() > 0.999  # a centre on an edge may round either way
 
@@ -110,7 +113,9 @@ def test_eval_writes_json_csv_and_a_plain_table(layout, tmp_path, capsys):
     for category in results["categories"]:
         assert len(category["scores"]) == category["images"]["good"] + category["images"]["defect"]
         assert all(record["decision"] in ("good", "defect") for record in category["scores"])
-        assert category["image"]["image_roc_auc"] == float(next(row for row in rows if row["category"] == category["name"])["image_roc_auc"])
+        assert category["image"]["image_roc_auc"] == float(
+            next(row for row in rows if row["category"] == category["name"])["image_roc_auc"]
+        )
     mean = np.mean([category["pixel"]["official"]["pro"] for category in results["categories"]])
     assert results["mean"]["official"]["pro"] == pytest.approx(mean)
     assert f"{100 * mean:.2f}" in table and "PRO" in table
@@ -123,12 +128,18 @@ def test_options_reach_the_model_and_maps_are_saved(tmp_path, capsys):
     assert main(command) == 0
     results = json.loads((out / "results.json").read_text())
     assert [category["name"] for category in results["categories"]] == ["cap"] and list(results["protocols"]) == ["official"]
-    assert results["options"]["local_average"] and results["options"]["window"] == 20 and results["options"]["image_score"] == "max"
+    assert (
+        results["options"]["local_average"] and results["options"]["window"] == 20 and results["options"]["image_score"] == "max"
+    )
     files = sorted(path.relative_to(out / "anomaly_maps").as_posix() for path in (out / "anomaly_maps").rglob("*.tiff"))
     assert len(files) == 7 and files[0] == "cap/test/cut/000.tiff"
     values = [read_map(out / "anomaly_maps" / name) for name in files]
-    masks = [load_mask(root / name.replace("test", "ground_truth").replace(".tiff", "_mask.png")) if "good" not in name
-             else np.zeros((64, 64), bool) for name in files]
+    masks = [
+        load_mask(root / name.replace("test", "ground_truth").replace(".tiff", "_mask.png"))
+        if "good" not in name
+        else np.zeros((64, 64), bool)
+        for name in files
+    ]
     assert pro(values, masks) == pytest.approx(results["mean"]["official"]["pro"], abs=1e-3)
 
 
@@ -167,7 +178,11 @@ def with_large_mask(root):
         (with_broken_mask, [], "cut/000_mask.png"),
         (with_broken_image, [], "good/000.png"),
         (with_equal_stems, ["--save-maps", "tiff"], "have one stem"),
-        (with_large_mask, ["--max-pixels", "4096"], "cut/000_mask.png: its header says 80 x 80 = 6400 pixels, more than max_pixels"),
+        (
+            with_large_mask,
+            ["--max-pixels", "4096"],
+            "cut/000_mask.png: its header says 80 x 80 = 6400 pixels, more than max_pixels",
+        ),
         (lambda root: None, ["--max-pixels", "4095"], "64 x 64 = 4096 pixels, more than max_pixels"),
     ],
 )
@@ -216,7 +231,18 @@ def test_a_terminal_gets_a_rich_table(tmp_path):
 
     root = trees.btad(tmp_path / "set")
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "fastspade", "eval", str(root), "--layout", "btad", "-o", str(tmp_path / "out"), "--no-report"]
+    command = [
+        sys.executable,
+        "-m",
+        "fastspade",
+        "eval",
+        str(root),
+        "--layout",
+        "btad",
+        "-o",
+        str(tmp_path / "out"),
+        "--no-report",
+    ]
     process = subprocess.Popen([*command, *SMALL], stdout=follower, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "160"})
     os.close(follower)
     shown = b""

@@ -25,7 +25,9 @@ def left_out_scores(normal, **options):
     return np.array([one.image_scores[0] for one in found]), np.stack([one.anomaly_maps[0] for one in found])
 
 
-@pytest.mark.parametrize("options", [{}, {"k": 2, "k_image": 4}, {"k": 50}, {"image_score": "max", "kappa": 2}, {"batch_size": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"k": 2, "k_image": 4}, {"k": 50}, {"image_score": "max", "kappa": 2}, {"batch_size": 1}]
+)
 @pytest.mark.filterwarnings("ignore:k=50")
 def test_leave_one_out_equals_refitting_without_each_image(normal, options):
     scores, maps = left_out_scores(normal, **options)
@@ -93,7 +95,9 @@ def test_the_threshold_is_saved_with_the_model(normal, tmp_path):
     assert np.array_equal(again.score(normal).decisions, model.score(normal).decisions)
 
 
-@pytest.mark.parametrize("values", [{}, {"image": "x"}, [], {"image": float("nan"), "pixel": 1, "target_fpr": 0, "pixel_target_fpr": 0, "images": 2}])
+@pytest.mark.parametrize(
+    "values", [{}, {"image": "x"}, [], {"image": float("nan"), "pixel": 1, "target_fpr": 0, "pixel_target_fpr": 0, "images": 2}]
+)
 def test_a_damaged_threshold_is_refused(values):
     with pytest.raises(ModelFileError, match="threshold"):
         Threshold.from_dict(values)

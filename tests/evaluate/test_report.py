@@ -22,7 +22,9 @@ from fastspade.evaluate.runner import evaluate_category
 pytestmark = pytest.mark.slow  # needs a browser
 
 HOSTILE = "<img src=x onerror=alert(1)>&'.png"  # file names are data, never markup
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (found := shutil.which(name))), None
+)
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +102,12 @@ def set_slider(page, name: str, where: str) -> None:
 def colored(page, layer: str) -> int:
     """How many pixels of the first card's panel differ from its photograph; cards are painted when in view."""
     page.locator(".card").first.scroll_into_view_if_needed()
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # sliders repaint in the next
-    page.wait_for_function("() => [...document.querySelector('.card').querySelectorAll('canvas')].every((c) => c.dataset.painted)")
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )  # sliders repaint in the next
+    page.wait_for_function(
+        "() => [...document.querySelector('.card').querySelectorAll('canvas')].every((c) => c.dataset.painted)"
+    )
     return page.evaluate(
         """(layer) => {
           const pixels = (name) => {
@@ -215,7 +221,9 @@ def test_the_mask_slider_redraws_masks_and_rates(open_page, made):
     set_slider(page, "#pixel-threshold", "low")
     everything = colored(page, "mask")
     assert everything > calibrated >= 0 and everything > 0.7 * 176 * 176  # the crop, less what is mask-coloured already
-    page.locator("#pixel-threshold").evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", float((low + high) / 3))
+    page.locator("#pixel-threshold").evaluate(
+        "(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", float((low + high) / 3)
+    )
     half = float(page.locator("#pixel-threshold").input_value())
     truth = np.stack([crop_mask(one.mask, one.scored.crop, (64, 64)) for one in made[2]["bolt"]])
     masked = np.stack([one.scored.anomaly_map for one in made[2]["bolt"]]) > half

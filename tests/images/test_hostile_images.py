@@ -104,7 +104,9 @@ def test_a_truncated_file_is_refused_or_whole(tmp_path, kind, record_fault):
         refused += found is None
         assert found is None or np.array_equal(found, whole), f"cut at {length} of {len(data)}"
     assert refused > 0.8 * len(cuts)
-    record_fault("image files truncated, 15 kinds", tried, "`ImageReadError` naming the file; the whole picture where only padding was cut")
+    record_fault(
+        "image files truncated, 15 kinds", tried, "`ImageReadError` naming the file; the whole picture where only padding was cut"
+    )
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -204,11 +206,18 @@ def huge_headers() -> dict[str, bytes]:
         "a.jpg": put("jpg", (frame + 5, ">H"), (frame + 7, ">H")),
         "a.bmp": put("bmp", (18, "<i"), (22, "<i")),
         "a.gif": put("gif", (6, "<H"), (8, "<H")),
-        "a.jp2": put("jp2", (box + 6, ">I"), (box + 10, ">I"), (encoded("jp2").index(b"ihdr") + 4, ">I"), (encoded("jp2").index(b"ihdr") + 8, ">I")),
+        "a.jp2": put(
+            "jp2",
+            (box + 6, ">I"),
+            (box + 10, ">I"),
+            (encoded("jp2").index(b"ihdr") + 4, ">I"),
+            (encoded("jp2").index(b"ihdr") + 8, ">I"),
+        ),
         "a.ppm": b"P6 60000 60000 255\n" + bytes(100),
         "a.tga": put("tga", (12, "<H"), (14, "<H")),
-        "a.tif": encoded("tif").replace(struct.pack("<HHII", 256, 4, 1, 24), struct.pack("<HHII", 256, 4, 1, side)).replace(
-            struct.pack("<HHII", 257, 4, 1, 17), struct.pack("<HHII", 257, 4, 1, side)),
+        "a.tif": encoded("tif")
+        .replace(struct.pack("<HHII", 256, 4, 1, 24), struct.pack("<HHII", 256, 4, 1, side))
+        .replace(struct.pack("<HHII", 257, 4, 1, 17), struct.pack("<HHII", 257, 4, 1, side)),
         "a.webp": bytes(lossy),
     }
 
@@ -239,9 +248,13 @@ def test_bombs_are_refused_from_their_headers(tmp_path, monkeypatch, record_faul
     scan = zlib.compressobj(9)
     rows = b"".join(scan.compress(bytes(2501)) for _ in range(20_000)) + scan.flush()
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
-    (tmp_path / "true.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))))
+    (tmp_path / "true.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+        )
+    )
     ended = subprocess.run([sys.executable, "-c", LIMITED, *map(str, sorted(tmp_path.iterdir()))], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
@@ -291,7 +304,11 @@ def test_pillows_own_limit_is_neither_used_nor_changed(tmp_path, monkeypatch):
 def test_metadata_bombs_do_not_grow(tmp_path, record_fault):
     data = bytearray(encoded("png"))
     bomb = zlib.compress(bytes(200 << 20), 9)
-    for kind, body in ((b"zTXt", b"Comment\0\0" + bomb), (b"iTXt", b"Comment\0\x01\0\0\0" + bomb), (b"iCCP", b"profile\0\0" + bomb)):
+    for kind, body in (
+        (b"zTXt", b"Comment\0\0" + bomb),
+        (b"iTXt", b"Comment\0\x01\0\0\0" + bomb),
+        (b"iCCP", b"profile\0\0" + bomb),
+    ):
         chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         path = tmp_path / f"{kind.decode()}.png"
         path.write_bytes(data[:33] + chunk + data[33:])
@@ -346,7 +363,14 @@ def test_colour_profiles_are_not_applied(tmp_path, kind, record_fault):
     plain.write_bytes(encoded(kind))
     whole = read(plain)
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    for profile in (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), lab, b"", b"no profile", lab[:90], bytes(4000)):
+    for profile in (
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        lab,
+        b"",
+        b"no profile",
+        lab[:90],
+        bytes(4000),
+    ):
         profiled.write_bytes(encoded(kind, icc_profile=profile))
         assert np.array_equal(read(profiled), whole)
     record_fault("ICC profiles, valid, foreign to RGB, or broken", 6, "the picture as stored")

@@ -445,7 +445,8 @@ def test_skip_bad_goes_on_and_lists_what_was_left_out(tmp_path, workers):
         found = [name for batch in source for name in batch.names]
         assert found == [str(tmp_path / name) for name in ("a.png", "dd.png", "z.png")]
         assert [name for name, _ in source.skipped] == [
-            str(tmp_path / "gone.png"), *(str(tmp_path / name) for name in sorted(says))
+            str(tmp_path / "gone.png"),
+            *(str(tmp_path / name) for name in sorted(says)),
         ]
         assert all(isinstance(error, FastspadeError) and name in str(error) for name, error in source.skipped)
 

@@ -39,7 +39,11 @@ def test_the_shared_size_is_of_the_median_aspect_ratio():
     pictures = [picture(i, *size) for i, size in enumerate([(40, 80), (40, 80), (80, 40), (50, 100), (64, 64)])]
     source = open_source(pictures, **WHOLE, fitting=Fitting(side=64, multiple=(4, 4)))
     assert source.settle() == (44, 92) and shapes(source) == {(44, 92)}
-    assert all((box.top, box.left, box.height, box.width) == (0, 0, *size) for batch in source for box, size in zip(batch.crops, batch.sizes, strict=True))
+    assert all(
+        (box.top, box.left, box.height, box.width) == (0, 0, *size)
+        for batch in source
+        for box, size in zip(batch.crops, batch.sizes, strict=True)
+    )
 
 
 def test_a_number_without_a_crop_is_the_shared_sizes_shorter_side():

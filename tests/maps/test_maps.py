@@ -211,11 +211,19 @@ def test_colorbar_is_added_at_the_right():
         (lambda: maps.upsample(torch.rand(8), 3), InputError, r"maps must have shape .*got \(8,\)"),
         (lambda: maps.upsample(torch.rand(0, 8, 8), 3), InputError, r"got \(0, 8, 8\)"),
         (lambda: maps.upsample(torch.rand(8, 8), 0), InputError, r"size must be at least 1x1, got 0x0"),
-        (lambda: maps.place_in_image(torch.rand(8, 8), CropBox(0, 0, 8, 8), (8, 8), border="wrap"), InputError, r"border .*'wrap'"),
+        (
+            lambda: maps.place_in_image(torch.rand(8, 8), CropBox(0, 0, 8, 8), (8, 8), border="wrap"),
+            InputError,
+            r"border .*'wrap'",
+        ),
         (lambda: maps.place_in_image(torch.rand(8, 8), CropBox(0, 0, 8, 8), (0, 8)), InputError, r"size .*got 0x8"),
         (lambda: maps.heatmap(torch.rand(8, 8), vmin=2, vmax=1), InputError, r"vmin must not be larger.*vmin 2 and vmax 1"),
         (lambda: maps.heatmap(torch.rand(8, 8), vmax=float("inf")), InputError, r"vmin and vmax must be finite"),
-        (lambda: maps.overlay(np.zeros((8, 9, 3), np.uint8), torch.rand(8, 8)), InputError, r"size 8x9, got \(8, 8\); use place_in_image"),
+        (
+            lambda: maps.overlay(np.zeros((8, 9, 3), np.uint8), torch.rand(8, 8)),
+            InputError,
+            r"size 8x9, got \(8, 8\); use place_in_image",
+        ),
         (lambda: maps.overlay(np.zeros((8, 8, 3), np.uint8), torch.rand(8, 8), alpha=2), InputError, r"alpha .*got 2"),
         (
             lambda: maps.overlay(np.zeros((8, 8, 3), np.uint8), torch.rand(8, 8), mask=np.ones((4, 4))),

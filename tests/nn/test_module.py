@@ -47,8 +47,12 @@ HONOURED = [
     {"storage_dtype": "float16", "reflect_border": True, "augment": "rotations"},
     {"storage_dtype": "bfloat16", "keep_crop": True},
 ]
-REFUSED = [{"image_score": "reweighted"}, {"window": 4.0}, {"tile": 32, "overlap": 0.5, "aligned": True},
-           {"roi": [(0, 0), (1, 0), (1, 1)]}]
+REFUSED = [
+    {"image_score": "reweighted"},
+    {"window": 4.0},
+    {"tile": 32, "overlap": 0.5, "aligned": True},
+    {"roi": [(0, 0), (1, 0), (1, 1)]},
+]
 
 
 def test_every_option_of_spade_is_honoured_or_refused():
@@ -131,7 +135,9 @@ def test_on_a_gpu_the_module_and_its_export_agree_with_the_scorer(normal, tmp_pa
     export(model, tmp_path / "spade.pt2")
     for form in (SpadeModule(model), SpadeModule(fitted(normal)).cuda(), torch.export.load(tmp_path / "spade.pt2").module()):
         scores, maps = (found.cpu().numpy() for found in form(IMAGES.cuda()))
-        assert np.allclose(scores, wanted.image_scores, rtol=1e-4) and np.allclose(maps, wanted.anomaly_maps, rtol=1e-3, atol=1e-6)
+        assert np.allclose(scores, wanted.image_scores, rtol=1e-4) and np.allclose(
+            maps, wanted.anomaly_maps, rtol=1e-3, atol=1e-6
+        )
 
 
 def test_threads_may_share_a_module(normal):
@@ -172,7 +178,10 @@ def test_the_command_line_exports(normal, tmp_path, capsys, monkeypatch):
         (lambda normal, t: SpadeModule(tiny_spade()), "model has no normal images yet"),
         (lambda normal, t: SpadeModule(fitted(normal, **REFUSED[0])), "image_score='reweighted', which cannot be"),
         (lambda normal, t: SpadeModule(fitted(normal, **REFUSED[1])), r"window=4\.0, which cannot be"),
-        (lambda normal, t: SpadeModule(fitted(normal))(IMAGES[..., :32]), r"images must have shape \(B, 3, 64, 64\), got \(5, 3, 64, 32\)"),
+        (
+            lambda normal, t: SpadeModule(fitted(normal))(IMAGES[..., :32]),
+            r"images must have shape \(B, 3, 64, 64\), got \(5, 3, 64, 32\)",
+        ),
         (lambda normal, t: export(fitted(normal), t / "spade.onnx"), r"path must end in \.pt2.*got spade\.onnx"),
         (lambda normal, t: export(fitted(normal), t / "none" / "spade.pt2"), "path: the folder .*none does not exist"),
     ],

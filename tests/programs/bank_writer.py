@@ -71,7 +71,9 @@ def state_of(path: Path) -> tuple[State, int]:
     bank.verify()
     last = bank.names[-1]
     seed, number = map(int, last.split("-"))
-    made = next(part for part in (features(n, seed) for n in (6, 12, 24)) if len(part.names) > number and is_of(bank, part, number))
+    made = next(
+        part for part in (features(n, seed) for n in (6, 12, 24)) if len(part.names) > number and is_of(bank, part, number)
+    )
     assert torch.equal(bank.levels(torch.tensor([len(bank) - 1]))[0][0], made.pyramid[0][number])
     return list(zip(bank.ids, bank.names)), bank.snapshot.next_id
 

@@ -28,7 +28,10 @@ def distributed(**options) -> DistributedSpade:
 def assert_same(found, expected) -> None:
     """Two Results, to the bit."""
     assert found.names == expected.names
-    assert [image.score for image in found.images] == [image.score for image in expected.images], (found.image_scores, expected.image_scores)
+    assert [image.score for image in found.images] == [image.score for image in expected.images], (
+        found.image_scores,
+        expected.image_scores,
+    )
     for name in ("anomaly_maps", "neighbors", "neighbor_distances", "matched_image", "matched_y", "matched_x"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     assert [image.threshold for image in found.images] == [image.threshold for image in expected.images]

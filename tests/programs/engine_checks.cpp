@@ -27,8 +27,8 @@ struct Case {
     std::vector<Level> levels;
     int64_t queries, images, kappa;
     Upsample upsample;
-    int64_t chosen = 0;          // images each query sees, by an index; 0: all, without one
-    int64_t query_height = 0;    // of the finest level, where it differs from the gallery's
+    int64_t chosen = 0;        // images each query sees, by an index; 0: all, without one
+    int64_t query_height = 0;  // of the finest level, where it differs from the gallery's
 };
 
 const std::vector<Case>& cases() {
@@ -40,8 +40,23 @@ const std::vector<Case>& cases() {
         {"shared resolutions", {{21, 9, 7}, {5, 9, 7}, {130, 1, 1}}, 1, 2, 20, Upsample::bilinear},
         {"one row", {{6, 1, 40}, {5, 1, 13}}, 1, 2, 2, Upsample::bilinear},
         {"one column", {{6, 33, 1}, {5, 7, 1}}, 1, 2, 2, Upsample::nearest},
-        {"many levels", {{3, 12, 12}, {2, 11, 11}, {3, 10, 9}, {2, 9, 8}, {1, 8, 8}, {1, 7, 7}, {1, 6, 6}, {1, 5, 5}, {1, 4, 4},
-                         {1, 3, 3}, {1, 2, 2}, {1, 1, 1}}, 1, 2, 2, Upsample::bilinear},
+        {"many levels",
+         {{3, 12, 12},
+          {2, 11, 11},
+          {3, 10, 9},
+          {2, 9, 8},
+          {1, 8, 8},
+          {1, 7, 7},
+          {1, 6, 6},
+          {1, 5, 5},
+          {1, 4, 4},
+          {1, 3, 3},
+          {1, 2, 2},
+          {1, 1, 1}},
+         1,
+         2,
+         2,
+         Upsample::bilinear},
         {"several bands", {{24, 40, 41}, {16, 20, 21}, {8, 10, 11}}, 1, 2, 2, Upsample::bilinear},
         {"few vectors", {{131, 301, 1}}, 1, 1, 5, Upsample::nearest, 0, 3},
         {"few short vectors", {{3, 301, 1}}, 1, 1, 1, Upsample::nearest, 0, 1},

@@ -1,6 +1,6 @@
 """The CPU engine's outputs over the shared cases, written to a file: run under every instruction set and compared.
 
-    FASTSPADE_SIMD=avx2 python tests/programs/engine_outputs.py found.pt      # ends with status 3 where avx2 is not to be had
+FASTSPADE_SIMD=avx2 python tests/programs/engine_outputs.py found.pt      # ends with status 3 where avx2 is not to be had
 """
 
 from __future__ import annotations

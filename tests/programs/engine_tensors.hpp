@@ -38,8 +38,10 @@ inline void write(char* to, DType dtype, float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
     const uint16_t narrow = dtype == DType::float16 ? half_of(value) : static_cast<uint16_t>(bits >> 16);
-    if (dtype == DType::float32) std::memcpy(to, &value, 4);
-    else std::memcpy(to, &narrow, 2);
+    if (dtype == DType::float32)
+        std::memcpy(to, &value, 4);
+    else
+        std::memcpy(to, &narrow, 2);
 }
 
 struct Tensor {
@@ -53,7 +55,8 @@ inline Tensor tensor(uint64_t seed, int64_t images, const Level& level, DType dt
     const auto [c, h, w] = level;
     int64_t stride[4] = {c * h * w, h * w, w, 1};
     if (layout == Layout::vectors) stride[0] = c * h * w, stride[1] = 1, stride[2] = w * c, stride[3] = c;
-    if (layout == Layout::padded) stride[3] = 3, stride[2] = 3 * w + 1, stride[1] = h * stride[2] + 5, stride[0] = c * stride[1] + 7;
+    if (layout == Layout::padded)
+        stride[3] = 3, stride[2] = 3 * w + 1, stride[1] = h * stride[2] + 5, stride[0] = c * stride[1] + 7;
     if (layout == Layout::transposed) stride[2] = 1, stride[3] = h;
     if (repeats(layout)) stride[0] = 0;
     if (layout == Layout::one_pixel) stride[1] = 1, stride[2] = stride[3] = 0;

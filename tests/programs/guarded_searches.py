@@ -95,7 +95,9 @@ def vectors() -> Iterator[bool]:
         gallery = torch.randn(count, channels, generator=generator).to(dtype)
         wanted = knn(query, gallery, kappa)
         for layout, at_end in product(("planes", "padded", "transposed"), (True, False)):
-            found = knn(guarded(query[None, None], layout, at_end)[0, 0], guarded(gallery[None, None], layout, at_end)[0, 0], kappa)
+            found = knn(
+                guarded(query[None, None], layout, at_end)[0, 0], guarded(gallery[None, None], layout, at_end)[0, 0], kappa
+            )
             yield same(found, wanted)
 
 

@@ -1,6 +1,6 @@
-"""Searches that the CPU engine does in whole numbers first, each beside the float64 reference; prints what was bounded how.
+"""Searches that the CPU engine does in int8 or int16 first, each beside the float64 reference; prints what was bounded how.
 
-    FASTSPADE_SIMD=generic_integer python tests/programs/integer_searches.py      # ends with status 3 where it is not to be had
+FASTSPADE_SIMD=generic_integer python tests/programs/integer_searches.py      # ends with status 3 where it is not to be had
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ def check_pyramid(upsample: int, kappa: int) -> dict[str, int]:
 if __name__ == "__main__":
     if build_info()["simd"] != os.environ.get("FASTSPADE_SIMD"):
         sys.exit(3)
-    cases = {f"{kind} {kappa}": check_vectors(kind, kappa) for kind in ("plain", "clusters", "sparse", "outliers", "small") for kappa in (1, 9)}
+    cases = {
+        f"{kind} {kappa}": check_vectors(kind, kappa)
+        for kind in ("plain", "clusters", "sparse", "outliers", "small")
+        for kappa in (1, 9)
+    }
     cases |= {f"pyramid {upsample} {kappa}": check_pyramid(upsample, kappa) for upsample in (0, 1) for kappa in (1, 9)}
     json.dump(cases, sys.stdout)

@@ -1,6 +1,6 @@
 """`fastspade score --ray` with the tests' own network: a worker waits at its fourth image until its gate, a file, is there.
 
-    python ray_driver.py GATE score MODEL PATHS -o OUT --ray ...
+python ray_driver.py GATE score MODEL PATHS -o OUT --ray ...
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ import sys
 import tarfile
 from pathlib import Path
 
-import pybind11
 import pytest
 
 import fastspade._engine
+
+pybind11 = pytest.importorskip("pybind11")
+pytestmark = pytest.mark.slow  # configures and builds
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,9 +60,7 @@ def test_clang_builds_the_vector_code_too(tmp_path):
 def test_the_extension_does_not_link_libtorch():
     if shutil.which("readelf") is None:
         pytest.skip("no readelf command on the PATH")
-    needed = subprocess.run(
-        ["readelf", "-d", fastspade._engine.__file__], capture_output=True, text=True, check=True
-    ).stdout
+    needed = subprocess.run(["readelf", "-d", fastspade._engine.__file__], capture_output=True, text=True, check=True).stdout
     assert "NEEDED" in needed and "torch" not in needed and "c10" not in needed
 
 

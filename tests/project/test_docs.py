@@ -20,6 +20,7 @@ from torch import nn
 from fastspade import backbones, errors
 from fastspade.backbones.network import Network, Recipe
 from fastspade.errors import MissingDependencyError
+from fastspade.spade.options import names
 
 pytestmark = pytest.mark.slow  # builds the site
 
@@ -146,9 +147,20 @@ def test_the_reference_shows_public_names_with_their_arguments(site):
     text = (site / "api" / "index.html").read_text(encoding="utf-8")
     import fastspade
 
-    others = ["sklearn.SpadeDetector", "anomalib.Spade", "ray.run.score", "distributed.spade.DistributedSpade", "evaluate.pro.pro"]
+    others = [
+        "sklearn.SpadeDetector",
+        "anomalib.Spade",
+        "ray.run.score",
+        "distributed.spade.DistributedSpade",
+        "evaluate.pro.pro",
+    ]
     own = [name for name in fastspade.__all__ if name != "__version__"]
-    for name in [*own, *others, "backbones.load.load_backbone", *(f"errors.{name}" for name in vars(errors) if name.endswith("Error"))]:
+    for name in [
+        *own,
+        *others,
+        "backbones.load.load_backbone",
+        *(f"errors.{name}" for name in vars(errors) if name.endswith("Error")),
+    ]:
         assert re.search(rf'id="fastspade\.([\w.]*\.)?{re.escape(name)}"', text), name
     assert "Any = None,\n    upsample" not in text  # of overloads only those that users see
     assert "<li><p><code>kappa</code>: how many neighbours" in text or "<li><code>kappa</code>: how many neighbours" in text
@@ -158,6 +170,11 @@ def test_the_sites_tables_are_those_of_the_results(site):
     text = (site / "performance" / "index.html").read_text(encoding="utf-8")
     assert "<!-- table" not in text and text.count("<table>") >= 2
     assert "<table>" in (site / "backbones" / "index.html").read_text(encoding="utf-8").split("What each costs")[-1]
+
+
+def test_every_option_has_its_row(site):
+    text = (site / "options" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"<tr>\s*<td><code>(\w+)</code></td>", text) == list(names())
 
 
 def test_every_backbone_of_the_benchmark_has_its_row_and_its_cost():

@@ -23,5 +23,7 @@ def test_every_record_has_its_test(records):
 
 
 def test_equal_rows_of_one_file_are_added_up():
-    rows = table({"a.py::x[1]": [("cut", 1000, "refused")], "a.py::x[2]": [("cut", 2, "refused")], "b.py::y": [("cut", 3, "refused")]})
+    rows = table(
+        {"a.py::x[1]": [("cut", 1000, "refused")], "a.py::x[2]": [("cut", 2, "refused")], "b.py::y": [("cut", 3, "refused")]}
+    )
     assert rows.splitlines()[2:] == ["| cut | 1,002 | refused | `a.py` |", "| cut | 3 | refused | `b.py` |"]

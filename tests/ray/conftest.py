@@ -16,7 +16,9 @@ def cluster(request):
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     for module in (tiny, request.module):
         ray.cloudpickle.register_pickle_by_value(module)  # workers do not know the tests' modules
-    ray.init(num_cpus=getattr(request.module, "CPUS", 2), include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init(
+        num_cpus=getattr(request.module, "CPUS", 2), include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
+    )
     yield
     ray.shutdown()
     for module in (tiny, request.module):

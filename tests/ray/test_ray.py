@@ -20,19 +20,18 @@ from PIL import Image
 pytest.importorskip("ray.data", reason="fastspade.ray needs the extra 'ray'")
 pa = pytest.importorskip("pyarrow", reason="fastspade.ray needs the extra 'ray'")
 
-import pyarrow.fs as pafs  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import ray  # noqa: E402
-import torch  # noqa: E402
-from tiny import LAYERS, TinyNet, picture, tiny_spade  # noqa: E402
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import ray
+from tiny import LAYERS, TinyNet, picture, tiny_spade
 
-from fastspade import Spade  # noqa: E402
-from fastspade.errors import EngineError, ImageReadError, InputError, MissingFileError  # noqa: E402
-from fastspade.images import Entry  # noqa: E402
-from fastspade.ray import decode_map, score  # noqa: E402
-from fastspade.ray.shipping import Shipped  # noqa: E402
-from fastspade.ray.storage import locate  # noqa: E402
-from fastspade.ray.worker import MOST_ATTEMPTS, Attempts, Job, Scorer  # noqa: E402
+from fastspade import Spade
+from fastspade.errors import EngineError, ImageReadError, InputError, MissingFileError
+from fastspade.images import Entry
+from fastspade.ray import decode_map, score
+from fastspade.ray.shipping import Shipped
+from fastspade.ray.storage import locate
+from fastspade.ray.worker import MOST_ATTEMPTS, Attempts, Job, Scorer
 
 pytestmark = pytest.mark.slow  # starts a Ray cluster
 
@@ -81,9 +80,7 @@ def test_parquet_of_bytes(model, photos, tmp_path):
     """Row groups that fit no part; a struct with the bytes, as data-set hubs write them."""
     files = sorted(photos.rglob("*.png"))
     write_table(tmp_path / "in.parquet", files, row_group_size=3, struct=True)
-    done = score(
-        str(tmp_path / "in.parquet"), model, output=tmp_path / "out", batch_size=4, images_per_part=8, name_column="id"
-    )
+    done = score(str(tmp_path / "in.parquet"), model, output=tmp_path / "out", batch_size=4, images_per_part=8, name_column="id")
     assert (done.images, done.parts) == (22, 3)
     rows = rows_of(tmp_path / "out")
     assert [row["name"] for row in rows] == [file.name for file in files]
@@ -269,7 +266,7 @@ def test_images_that_kill_every_worker_end_the_run(model, tmp_path):
     job = job_for(ray.put(Shipped.pack(model)), tmp_path)
     ray.get([job.attempts.begin.remote("part-a") for _ in range(MOST_ATTEMPTS)])
     scorer = Scorer(job)
-    error = ray.cloudpickle.loads(scorer.answer("part-a", lambda: [])["error"])
+    error = ray.cloudpickle.loads(scorer.answer("part-a", list)["error"])
     assert isinstance(error, EngineError) and "workers died over it" in str(error)
     assert scorer.answer("part-b", lambda: [Entry("x", lambda: picture(1))])["images"] == 1
 

@@ -7,11 +7,11 @@ import pytest
 pytest.importorskip("ray.data", reason="fastspade.ray needs the extra 'ray'")
 pq = pytest.importorskip("pyarrow.parquet", reason="fastspade.ray needs the extra 'ray'")
 
-import ray  # noqa: E402
-from tiny import picture, tiny_spade  # noqa: E402
+import ray
+from tiny import picture, tiny_spade
 
-from fastspade.errors import InputError  # noqa: E402
-from fastspade.ray import score  # noqa: E402
+from fastspade.errors import InputError
+from fastspade.ray import score
 
 CPUS = 1
 pytestmark = pytest.mark.slow

@@ -14,11 +14,26 @@ pytestmark = pytest.mark.slow  # compiles for another processor
 
 ROOT = Path(__file__).parents[2]
 CORE = (
-    "core/block_cache", "core/duplicates", "core/exact", "core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/projection",
-    "cpu/quantised", "cpu/region", "cpu/search", "cpu/search_candidates", "cpu/search_tiles", "cpu/thread_team",
+    "core/block_cache",
+    "core/duplicates",
+    "core/exact",
+    "core/exact_kernels",
+    "cpu/dispatch",
+    "cpu/few_queries",
+    "cpu/projection",
+    "cpu/quantised",
+    "cpu/region",
+    "cpu/search",
+    "cpu/search_candidates",
+    "cpu/search_tiles",
+    "cpu/thread_team",
 )
 KERNELS = {"cpu/kernels_generic": [], "cpu/kernels_generic_integer": []}
-X86 = {"core/exact_avx512": ["-mavx512f", "-mavx512vl", "-ffp-contract=off"], "cpu/kernels_avx2": ["-mavx2", "-mfma"], "cpu/kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]}
+X86 = {
+    "core/exact_avx512": ["-mavx512f", "-mavx512vl", "-ffp-contract=off"],
+    "cpu/kernels_avx2": ["-mavx2", "-mfma"],
+    "cpu/kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
+}
 X86["cpu/kernels_avx512_vnni"] = [*X86["cpu/kernels_avx512"], "-mavx512vnni"]
 
 

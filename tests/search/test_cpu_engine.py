@@ -67,7 +67,9 @@ def test_knn_orders_what_float32_cannot_tell_apart(queries, kappa):
     generator = torch.Generator().manual_seed(kappa)
     base = torch.randint(4096, 8192, (3, 64), generator=generator)
     rows = torch.stack([base[i % 3][torch.randperm(64, generator=generator)] for i in range(3000)])
-    rows[torch.arange(3000), torch.randint(64, (3000,), generator=generator)] += torch.randint(-1, 2, (3000,), generator=generator)
+    rows[torch.arange(3000), torch.randint(64, (3000,), generator=generator)] += torch.randint(
+        -1, 2, (3000,), generator=generator
+    )
     gallery = rows / 4096.0
     query = torch.zeros(queries, 64)
     distances, indices = knn(query, gallery, kappa)

@@ -1,4 +1,4 @@
-"""The CPU engine's bounds in whole numbers: they never change a result, and are given up where they tell too little."""
+"""The CPU engine's bounds in int8 and int16: they never change a result, and are given up where they tell too little."""
 
 from __future__ import annotations
 

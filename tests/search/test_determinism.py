@@ -78,7 +78,9 @@ def test_a_search_of_parts_is_the_search_of_the_whole(query, gallery):
     assert torch.equal(both[1].gather(-1, torch.from_numpy(order)), indices)
 
 
-@pytest.mark.parametrize("device", [(232448, 8), (101376, 2), (65536, 40)], ids=lambda device: f"{device[0]} bytes, {device[1]} multiprocessors")
+@pytest.mark.parametrize(
+    "device", [(232448, 8), (101376, 2), (65536, 40)], ids=lambda device: f"{device[0]} bytes, {device[1]} multiprocessors"
+)
 def test_every_plan_of_the_cuda_search_gives_the_same_bits(emulated, device):
     """Tile heights, splits and rings follow the device's memory and size. Emulated on the host."""
     case = Case("plans", ((6, 9, 11), (9, 5, 6)), queries=2, images=4, kappa=3, chosen=3)
@@ -103,7 +105,18 @@ class Pooling(nn.Module):
 def test_equal_features_give_equal_results_at_every_batch_size(image_score):
     results = []
     for size in (1, 2, 7):
-        model = Spade(Pooling(), layers=LAYERS, k=3, kappa=2, resize=64, crop=64, device="cpu", progress=False, batch_size=size, image_score=image_score)
+        model = Spade(
+            Pooling(),
+            layers=LAYERS,
+            k=3,
+            kappa=2,
+            resize=64,
+            crop=64,
+            device="cpu",
+            progress=False,
+            batch_size=size,
+            image_score=image_score,
+        )
         results.append(model.fit([picture(seed) for seed in range(8)]).score([picture(seed) for seed in range(40, 47)]))
     for found in results[1:]:
         assert np.array_equal(found.image_scores, results[0].image_scores)

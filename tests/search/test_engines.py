@@ -55,7 +55,10 @@ def test_images_of_very_different_scales_do_not_disturb_each_other(search):
 @pytest.mark.parametrize("kappa", [1, 3, 8, 17, 64])
 @pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
 def test_kappa_and_upsampling_with_a_batch(search, kappa, upsample):
-    check(search, Case("batch", ((12, 12, 11), (20, 6, 6), (9, 3, 3)), queries=3, images=5, kappa=kappa, upsample=upsample, chosen=2))
+    check(
+        search,
+        Case("batch", ((12, 12, 11), (20, 6, 6), (9, 3, 3)), queries=3, images=5, kappa=kappa, upsample=upsample, chosen=2),
+    )
 
 
 def test_an_image_may_be_chosen_twice_and_order_does_not_matter(search):
@@ -123,7 +126,9 @@ def test_lists_rings_and_tiles_of_every_size_are_exercised(emulated):
         query, gallery = pyramid(case, case.queries, 1), pyramid(case, case.images, 2)
         for device in ((232448, 8), (101376, 8), (166912, 2)):
             emulated.set_device(*device)
-            plans.append(plan_cuda(query, gallery, case.kappa, case.chosen or case.images, UPSAMPLES[case.upsample], engine=emulated))
+            plans.append(
+                plan_cuda(query, gallery, case.kappa, case.chosen or case.images, UPSAMPLES[case.upsample], engine=emulated)
+            )
     assert {plan["tile_rows"] for plan in plans} == {32, 64, 128}
     assert {plan["groups"] for plan in plans} == {1, 2, 3, 4}
     assert {plan["lists_on_chip"] for plan in plans} == {True, False}
@@ -154,7 +159,9 @@ def test_bfloat16_operands_give_the_same_answer(emulated, case):
     check(emulated_search(emulated, bfloat16=True), case)
 
 
-@pytest.mark.parametrize(("q", "g", "d", "kappa"), [(1, 1, 1, 1), (3, 50, 7, 50), (70, 129, 33, 5), (40, 3000, 16, 2), (33, 5000, 3, 17)])
+@pytest.mark.parametrize(
+    ("q", "g", "d", "kappa"), [(1, 1, 1, 1), (3, 50, 7, 50), (70, 129, 33, 5), (40, 3000, 16, 2), (33, 5000, 3, 17)]
+)
 def test_knn_of_plain_vectors(emulated, q, g, d, kappa):
     generator = torch.Generator().manual_seed(3)
     query, gallery = torch.randn(q, d, generator=generator), torch.randn(g, d, generator=generator)
@@ -308,7 +315,12 @@ def test_parts_searched_one_by_one_merge_to_the_same_bits():
         level[1:] = level[:1] * (1 + 1e-7 * torch.randn(5, 1, 1, 1, generator=generator))
     whole = search_cpu(query, gallery, 9, None, 1)
     streamed = search_streamed(
-        gallery, 9, None, torch.device("cpu"), lambda levels, part, kappa: search_cpu(query, levels, kappa, part, 1)[:2] + (0,), part_bytes=1
+        gallery,
+        9,
+        None,
+        torch.device("cpu"),
+        lambda levels, part, kappa: search_cpu(query, levels, kappa, part, 1)[:2] + (0,),
+        part_bytes=1,
     )
     assert torch.equal(streamed[0], whole[0]) and torch.equal(streamed[1], whole[1])
 

@@ -1,4 +1,4 @@
-"""The search takes numpy, JAX and any DLPack arrays and answers in kind, without copies where the layout allows."""
+"""The search takes numpy, JAX and any DLPack arrays and returns the same kind, without copies where the layout allows."""
 
 from __future__ import annotations
 
@@ -188,16 +188,34 @@ def test_indices_that_a_library_would_wrap_round_are_an_error():
     [
         (lambda: knn(QUERY, torch.from_numpy(GALLERY), 1), "query is a numpy array but gallery is a torch.Tensor"),
         (lambda: knn(Producer(QUERY), Standard(GALLERY), 1), "query is a test_interchange Producer but gallery is a"),
-        (lambda: pyramid_knn(LEVELS[:1] + [torch.zeros(4, 5, 4, 4)], LEVELS, 1), r"query\[0\] is a numpy array but query\[1\] is a"),
-        (lambda: pyramid_knn([x[:2] for x in LEVELS], LEVELS, 1, gallery_index=torch.from_numpy(CHOSEN)), "gallery_index is a torch"),
-        (lambda: knn(QUERY.astype(np.float64), GALLERY, 1), r"query must be float32.* got float64; round it .*astype\('float32'\)"),
+        (
+            lambda: pyramid_knn(LEVELS[:1] + [torch.zeros(4, 5, 4, 4)], LEVELS, 1),
+            r"query\[0\] is a numpy array but query\[1\] is a",
+        ),
+        (
+            lambda: pyramid_knn([x[:2] for x in LEVELS], LEVELS, 1, gallery_index=torch.from_numpy(CHOSEN)),
+            "gallery_index is a torch",
+        ),
+        (
+            lambda: knn(QUERY.astype(np.float64), GALLERY, 1),
+            r"query must be float32.* got float64; round it .*astype\('float32'\)",
+        ),
         (lambda: knn(QUERY, GALLERY.astype(np.int32), 1), "gallery must be float32, float16 or bfloat16, got int32"),
         (lambda: knn(QUERY.astype("U"), GALLERY, 1), "query must be an array of floats or integers, got dtype <U"),
         (lambda: knn(np.ma.masked_less(QUERY, 0), GALLERY, 1), "query must not be a masked array"),
-        (lambda: knn(QUERY.tolist(), GALLERY, 1), "query must be a torch.Tensor, numpy array or an array with __dlpack__, got list"),
-        (lambda: pyramid_knn([x[:2] for x in LEVELS], LEVELS, 1, gallery_index=CHOSEN * 1.0), "gallery_index must be int64, got float64"),
+        (
+            lambda: knn(QUERY.tolist(), GALLERY, 1),
+            "query must be a torch.Tensor, numpy array or an array with __dlpack__, got list",
+        ),
+        (
+            lambda: pyramid_knn([x[:2] for x in LEVELS], LEVELS, 1, gallery_index=CHOSEN * 1.0),
+            "gallery_index must be int64, got float64",
+        ),
         (lambda: pyramid_knn(LEVELS[0], LEVELS, 1), "query must be a sequence of tensors.*got ndarray"),
-        (lambda: knn(Refusing(QUERY), Refusing(GALLERY), 1), r"query could not be read through DLPack \(BufferError: this array was donated"),
+        (
+            lambda: knn(Refusing(QUERY), Refusing(GALLERY), 1),
+            r"query could not be read through DLPack \(BufferError: this array was donated",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_used_are_named(call, message):

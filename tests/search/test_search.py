@@ -105,7 +105,9 @@ def test_sampling_positions_are_torchs(source):
             assert torch.allclose(distances.flatten().double(), wanted.square(), rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize(("q", "g", "d", "kappa"), [(1, 1, 1, 1), (3, 50, 7, 50), (70, 129, 33, 5), (200, 1000, 64, 1), (33, 5000, 3, 17)])
+@pytest.mark.parametrize(
+    ("q", "g", "d", "kappa"), [(1, 1, 1, 1), (3, 50, 7, 50), (70, 129, 33, 5), (200, 1000, 64, 1), (33, 5000, 3, 17)]
+)
 def test_knn_matches_float64_brute_force(q, g, d, kappa):
     generator = torch.Generator().manual_seed(q)
     query, gallery = torch.randn(q, d, generator=generator) + 20, torch.randn(g, d, generator=generator) + 20

@@ -70,6 +70,6 @@ def test_a_model_scores_in_worker_processes(tmp_path, start):
     path = str(tmp_path / "model")
     tiny_spade().fit([picture(seed) for seed in range(5)]).save(path)
     wanted = scores_of(path)
-    # One torch thread a worker, as data loaders have it: torch's OpenMP threads do not survive a fork, whoever uses them.
+    # One torch thread per worker, as data loaders have it: torch's OpenMP threads do not survive a fork, whoever uses them.
     with multiprocessing.get_context(start).Pool(2, torch.set_num_threads, (1,)) as pool:
         assert pool.map(scores_of, [path] * 4) == [wanted] * 4

@@ -15,7 +15,16 @@ from fastspade.cli.main import main
 from fastspade.errors import InputError
 from fastspade.spade.options import PRESETS, Options, names
 
-PAPER = {"k": 50, "k_image": None, "kappa": 1, "sigma": 4.0, "image_score": "knn", "resize": 256, "crop": 224, "reflect_border": False}
+PAPER = {
+    "k": 50,
+    "k_image": None,
+    "kappa": 1,
+    "sigma": 4.0,
+    "image_score": "knn",
+    "resize": 256,
+    "crop": 224,
+    "reflect_border": False,
+}
 
 
 def plain(**options) -> Spade:

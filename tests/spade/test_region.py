@@ -108,7 +108,9 @@ def part_on_a_plain_ground(seed: int, left: int = 40):
 
 
 def test_auto_finds_the_part(tmp_path):
-    model = tiny_spade(**OPTIONS | {"reflect_border": True}, roi="auto").fit([part_on_a_plain_ground(i, 30 + 4 * i) for i in range(5)])
+    model = tiny_spade(**OPTIONS | {"reflect_border": True}, roi="auto").fit(
+        [part_on_a_plain_ground(i, 30 + 4 * i) for i in range(5)]
+    )
     found = model.score(part_on_a_plain_ground(9, 50)).anomaly_maps[0]
     assert (found[40:88, 56:92] > 0).mean() > 0.95 and (found[:12] == 0).all() and (found[:, :16] == 0).all()
     model.save(tmp_path / "m.safetensors")

@@ -31,8 +31,11 @@ def test_scores_are_the_papers_definition(normal, kappa, upsample):
     assert np.allclose(result.image_scores, nearest.values[:, :3].mean(1), rtol=1e-5)
     assert np.array_equal(result.neighbors, nearest.indices[:, :3].numpy())
     distances, indices = reference.pyramid_knn(
-        [level[6:] for level in pyramid], [level[:6] for level in pyramid], kappa,
-        gallery_index=nearest.indices[:, :3], upsample=upsample,
+        [level[6:] for level in pyramid],
+        [level[:6] for level in pyramid],
+        kappa,
+        gallery_index=nearest.indices[:, :3],
+        upsample=upsample,
     )
     raw = F.interpolate(distances.mean(-1)[:, None], size=(64, 64), mode="bilinear", align_corners=False)[:, 0]
     wanted = np.stack([gaussian_filter(one, 1.0) for one in raw.numpy()])

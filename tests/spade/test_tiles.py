@@ -29,7 +29,9 @@ def tiled():
     return tiny_spade(**TILED).fit(LARGE)
 
 
-@pytest.mark.parametrize(("size", "tile", "overlap"), [((160, 200), (64, 64), 0.25), ((64, 65), (64, 64), 0.0), ((500, 1250), (256, 512), 0.5)])
+@pytest.mark.parametrize(
+    ("size", "tile", "overlap"), [((160, 200), (64, 64), 0.25), ((64, 65), (64, 64), 0.0), ((500, 1250), (256, 512), 0.5)]
+)
 def test_tiles_cover_the_picture_and_overlap(size, tile, overlap):
     covered = np.zeros(size, int)
     tiles = Tiling(tile, overlap).tiles(*size)
@@ -127,7 +129,13 @@ def test_a_module_refuses_tiles(tiled):
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [("rotations", (90, 180, 270)), ("flips", ("horizontal", "vertical")), ([45, "rotations", 360, 45], (45, 90, 180, 270)), ((), ()), (None, ())],
+    [
+        ("rotations", (90, 180, 270)),
+        ("flips", ("horizontal", "vertical")),
+        ([45, "rotations", 360, 45], (45, 90, 180, 270)),
+        ((), ()),
+        (None, ()),
+    ],
 )
 def test_turns_as_they_may_be_given(given, kept):
     assert checks.turns("augment", given) == kept
@@ -141,7 +149,9 @@ def test_turns_that_cannot_be_are_named(given):
 
 def test_turning_keeps_the_size_and_is_exact_by_quarters():
     pixels = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(turned_pixels(pixels, 90), pixels.rot90(1, (1, 2))) and torch.equal(turned_pixels(pixels, "vertical"), pixels.flip(1))
+    assert torch.equal(turned_pixels(pixels, 90), pixels.rot90(1, (1, 2))) and torch.equal(
+        turned_pixels(pixels, "vertical"), pixels.flip(1)
+    )
     assert torch.allclose(turned_pixels(pixels, 90.00001), pixels.rot90(1, (1, 2)), atol=1e-3)
     assert np.array_equal(np.array(turned(LARGE[0], 180)), np.array(LARGE[0])[::-1, ::-1])
     assert turned(LARGE[0], 33).size == LARGE[0].size
@@ -169,7 +179,19 @@ def test_the_command_line_takes_tiles_and_turns_and_removes_a_pictures_views(tmp
     for i in range(3):
         picture(i, 96, 128).save(tmp_path / "good" / f"{i}.png")
     model = tmp_path / "m.safetensors"
-    fit = ["fit", str(tmp_path / "good"), "-o", str(model), "--backbone", "efficientnet_lite0", "--k", "2", "--device", "cpu", "--quiet"]
+    fit = [
+        "fit",
+        str(tmp_path / "good"),
+        "-o",
+        str(model),
+        "--backbone",
+        "efficientnet_lite0",
+        "--k",
+        "2",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     assert main([*fit, "--tile", "64", "--overlap", "0.1", "--augment", "flips", "--no-threshold"]) == 0
     loaded = Spade.load(model, device="cpu")
     assert len(loaded.bank) == 3 * 3 * 6 and loaded.augment == ("horizontal", "vertical")

@@ -107,7 +107,10 @@ def test_good_pictures_maps_are_as_bright_along_the_border_as_inside(tmp_path):
     ring = np.ones(test[0].shape[:2], bool)
     ring[20:-20, 20:-20] = False
     options = dict(resize=128, crop=128, k=8, device="cpu", progress=False, image_score="max")
-    maps = {wanted: Spade("efficientnet_lite0", reflect_border=wanted, **options).fit(scene.normal).score(test).anomaly_maps for wanted in (False, True)}
+    maps = {
+        wanted: Spade("efficientnet_lite0", reflect_border=wanted, **options).fit(scene.normal).score(test).anomaly_maps
+        for wanted in (False, True)
+    }
     excess = {wanted: found[:, ring].mean() / found[:, ~ring].mean() for wanted, found in maps.items()}
     assert excess[False] > 1.1 > excess[True] > 0.9
 

@@ -26,7 +26,9 @@ def save(image: Image.Image, path: Path) -> Path:
     return path
 
 
-def mvtec(root: Path, categories: tuple[str, ...] = ("bolt", "cap"), kinds: tuple[str, ...] = ("cut", "dent"), each: int = 2) -> Path:
+def mvtec(
+    root: Path, categories: tuple[str, ...] = ("bolt", "cap"), kinds: tuple[str, ...] = ("cut", "dent"), each: int = 2
+) -> Path:
     for c, name in enumerate(categories):
         for i in range(6):
             save(picture(100 * c + i), root / name / "train" / "good" / f"{i:03d}.png")

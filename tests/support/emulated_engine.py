@@ -40,7 +40,16 @@ def _run(command: list[str]) -> None:
 def _compile(root: Path, sources: list[str], folder: Path, optimise: str = "-O2") -> list[str]:
     """Object files of `sources`, found below `root`, two compilations at a time."""
     includes = [root / "csrc", root / "tests" / "cuda" / "emulator", pybind11.get_include(), sysconfig.get_paths()["include"]]
-    options = ["-std=c++20", optimise, "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden", "-DFASTSPADE_EMULATE"]
+    options = [
+        "-std=c++20",
+        optimise,
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wno-unknown-pragmas",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-DFASTSPADE_EMULATE",
+    ]
     targets = [str(folder / Path(source).with_suffix(".o").name) for source in sources]
 
     def compile_one(source: str, target: str) -> None:

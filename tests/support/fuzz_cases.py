@@ -5,7 +5,7 @@ A case is a dictionary:
     {"call": "pyramid_knn", "library": "torch", "query": [TENSOR, ...], "gallery": [TENSOR, ...], "kappa": 3,
      "gallery_index": {"values": [[0, 1]], "dtype": "int64", "layout": "plain"}, "upsample": "bilinear"}
 
-where "call" may be "knn" (one TENSOR a side, no index, no upsample) and "library" "numpy". A TENSOR is
+where "call" may be "knn" (one TENSOR per side, no index, no upsample) and "library" "numpy". A TENSOR is
 
     {"shape": [2, 3, 8, 8], "dtype": "float32", "order": [0, 1, 2, 3], "steps": [1, 1, 1, 1], "shift": 0, "values": "normal",
      "seed": 1}
@@ -57,7 +57,9 @@ def placed(spec: Case, library: str) -> Array:
         strides[axis] = extent * (step if library == "numpy" else abs(step))
         extent *= max(1, shape[axis] * abs(step))
     # A repeated axis holds what its first element does.
-    numbers = numbers[tuple(slice(1) if stride == 0 and size else slice(None) for stride, size in zip(strides, shape, strict=True))]
+    numbers = numbers[
+        tuple(slice(1) if stride == 0 and size else slice(None) for stride, size in zip(strides, shape, strict=True))
+    ]
     first = -sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True) if stride < 0 and size)
     size, shift = numbers.element_size(), spec["shift"]
     memory = np.full(shift + (extent + 1) * size, 0xFF, np.uint8)

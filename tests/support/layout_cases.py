@@ -50,7 +50,7 @@ class LayoutCase:
     def sides(self, multiprocessors: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Query and gallery, random."""
         queries, images = (2, max(3, -(-multiprocessors // 2))) if self.fills else (1, 2)
-        # Three steps of 64 channels a finest tile: more than two stages hold.
+        # Three steps of 64 channels per finest tile: more than two stages hold.
         asked = ((130, 1, self.queries), *[(8, 1, self.queries // 2)] * self.coarse)
         stored = ((130, 2, self.width), *((8, 1, self.width - g) for g in range(self.coarse)))
         return pyramid(Case("query", asked), queries, seed=1), pyramid(Case("gallery", stored), images, seed=2)

@@ -42,9 +42,7 @@ CASES = [
 def pyramid(case: Case, images: int, seed: int, dtype: torch.dtype = torch.float32, mean: float = 0.0, spread: float = 1.0):
     """Random features of a case: a list of (images, C, H, W) tensors."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(images, c, h, w, generator=generator) * spread + mean).to(dtype) for c, h, w in case.levels
-    ]
+    return [(torch.randn(images, c, h, w, generator=generator) * spread + mean).to(dtype) for c, h, w in case.levels]
 
 
 def smooth(case: Case, images: int, seed: int) -> list[torch.Tensor]:

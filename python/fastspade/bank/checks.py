@@ -11,7 +11,11 @@ from fastspade.errors import InputError
 def numbers(ids: Any) -> list[int]:
     """One id or several, of any whole-number type."""
     try:
-        return [operator.index(ids)] if hasattr(ids, "__index__") and not getattr(ids, "shape", ()) else list(map(operator.index, ids))
+        return (
+            [operator.index(ids)]
+            if hasattr(ids, "__index__") and not getattr(ids, "shape", ())
+            else list(map(operator.index, ids))
+        )
     except TypeError:
         raise InputError(f"ids must be whole numbers, got {str(ids)[:80]}") from None
 

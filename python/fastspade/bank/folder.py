@@ -2,7 +2,7 @@
 
     manifest.json            the state; exchanged by renaming, after all that it names is on the disk
     shard-*.safetensors      never changed; deleted when no manifest names them
-    lock                     held (flock) by whoever writes; it stays, and says nothing by being there
+    lock                     held (flock) by the writer; the file stays, and its presence alone means nothing
 
 A writer that is killed leaves the old state and files that no manifest names; the next writer deletes these. Readers take no
 lock: they see one state or the next, and a shard that they have open stays readable when it is deleted. This supposes a local
@@ -66,7 +66,7 @@ class BankFolder:
 
         create: make the folder where it is not there; it goes again if nothing was written.
 
-        Raises BankLockedError where somebody else writes, InputError where the folder holds files that are not a bank's,
+        Raises BankLockedError where there is another writer, InputError where the folder holds files that are not a bank's,
         StorageError where it cannot be written.
         """
         if create and self.path.is_dir():

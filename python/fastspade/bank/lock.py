@@ -25,7 +25,7 @@ def held(file: Path, bank: Path, *, create: bool = False) -> Iterator[None]:
 
     create: make the file where it is not there, and keep the holder's process number in it, for the messages.
 
-    Raises BankLockedError where somebody else holds it, StorageError where it cannot be locked, FileNotFoundError without
+    Raises BankLockedError where there is another holder, StorageError where it cannot be locked, FileNotFoundError without
     `create` where it is not there.
     """
     try:
@@ -42,7 +42,7 @@ def held(file: Path, bank: Path, *, create: bool = False) -> Iterator[None]:
                     raise storage_error(bank, error) from error
                 raise BankLockedError(f"path: {bank} is being written{_owner(handle)}; try again when that has ended") from None
             if not _is_still(file, handle):
-                continue  # whoever held it has replaced or deleted the file, and others may hold the one that is there now
+                continue  # its last holder has replaced or deleted the file, and others may hold the one that is there now
             if create:
                 with contextlib.suppress(OSError):
                     os.pwrite(handle, f"{os.getpid():<{_PID_BYTES}}".encode(), 0)

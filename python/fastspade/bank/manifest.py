@@ -163,7 +163,7 @@ def _list(values: dict[str, Any], name: str) -> list[Any]:
 
 
 def _as_bits(gone: frozenset[int], images: int) -> str:
-    """A bit an image, in hexadecimal; empty where none is gone."""
+    """One bit per image, in hexadecimal; empty where none is gone."""
     if not gone:
         return ""
     bits = np.zeros(images, dtype=bool)

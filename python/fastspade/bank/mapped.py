@@ -1,9 +1,9 @@
 """Reading a file through a memory map, such that a file that is cut short is an error and not a bus error.
 
-What is asked for is copied out of the map: it is then the caller's own, whatever becomes of the file. Before the copy the
+What is asked for is copied out of the map: a later change of the file does not reach it. Before the copy the
 file's length is looked at, and its pages are brought in with MADV_POPULATE_READ, which reports what touching them
-would raise SIGBUS for: an end that has moved, a disk that fails. After it the process lets go of the pages, so that only what was
-asked for counts as its memory. What remains is a file that somebody cuts during the copy itself.
+would raise SIGBUS for: an end that has moved, a disk that fails. After it the process releases the pages, so that only what was
+asked for counts as its memory. A file that is cut short during the copy itself still raises SIGBUS.
 """
 
 from __future__ import annotations

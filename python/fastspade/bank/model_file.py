@@ -124,5 +124,7 @@ def _bank(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Bank:
         raise _Unusable("its ids are not whole numbers")
     options = header["options"]
     made_by = {"backbone": header["backbone"], "resize": options.get("shared_size", options.get("resize"))}
-    made_by |= {name: options[name] for name in ("crop", "local_average", "reflect_border", "tile", "overlap", "roi") if name in options}
+    made_by |= {
+        name: options[name] for name in ("crop", "local_average", "reflect_border", "tile", "overlap", "roi") if name in options
+    }
     return Bank(tensors["embeddings"], levels, names, ids, next_id=next_id, made_by=made_by)

@@ -1,4 +1,4 @@
-"""Writing shards: images go to the file as they come, so that memory does not grow with their number."""
+"""Writing shards: images are written as they arrive, so that memory does not grow with their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: fastspade fit | add | remove | score | export | eval | demo | info. A file a command, and what they share."""
+"""The command line: fastspade fit | add | remove | score | export | eval | demo | info. A file per command, and shared parts."""
 
 from fastspade.cli.main import main
 

@@ -37,7 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.dataset, arguments.layout, arguments.category,
         max_pixels=arguments.max_pixels, skip_bad=arguments.skip_bad, unique_stems=bool(arguments.save_maps),
     )  # fmt: skip
-    tell_skipped([*left_out(user_path(arguments.dataset), categories), *(one for category in categories for one in category.skipped)])
+    tell_skipped(
+        [*left_out(user_path(arguments.dataset), categories), *(one for category in categories for one in category.skipped)]
+    )
     report = None
     if not arguments.no_report:
         from fastspade.evaluate.report import Report

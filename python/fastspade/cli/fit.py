@@ -27,7 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(describe(output, model))
     if model.threshold is not None:
         known, (low, high) = model.threshold, map(percent, model.threshold.false_alarm_range())
-        print(f"threshold: image score {known.image:.6g}, map {known.pixel:.6g}; {low} to {high} of new good images will be above it")
+        print(
+            f"threshold: image score {known.image:.6g}, map {known.pixel:.6g}; {low} to {high} of new good images will be above it"
+        )
     elif not arguments.no_threshold:
         tell("no threshold: calibrating one needs at least 2 normal images")
     tell_skipped(model.skipped)

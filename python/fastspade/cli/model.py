@@ -23,7 +23,7 @@ def load_model(arguments: argparse.Namespace) -> Spade:
 @contextmanager
 def holding(model: str) -> Iterator[None]:
     """Holds a single file from its reading to its writing, so that of two commands neither loses what the other did. A
-    folder is held by whoever writes there. Raises BankLockedError."""
+    folder is held by its writer. Raises BankLockedError."""
     path = user_path(model)
     if path.is_file():
         with held(path, path):

@@ -41,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     remove.add_argument("images", nargs="+", metavar="ID", help="ids, or names as they were given to fit or add")
     for change, command in ((add, "add"), (remove, "remove")):
         change.add_argument("--weights", metavar="FILE", help="local state-dict file the model was fitted with")
-        change.add_argument("--calibrate", action="store_true", help="find the threshold anew; without it the old one is no longer used")
+        change.add_argument(
+            "--calibrate", action="store_true", help="find the threshold anew; without it the old one is no longer used"
+        )
         _add_rates(change)
         _add_running(change, (*RUNNING, "memory_limit"))
         change.set_defaults(command=command)
@@ -55,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--pixel-threshold", type=float, help="map values above it are masked (default: the model's)")
     score.add_argument("--save", default="heatmaps,overlays", metavar="LIST",
                        help="of maps,heatmaps,overlays,masks (default heatmaps,overlays)")  # fmt: skip
-    score.add_argument("--map-format", choices=["tiff", "npy"], default="tiff", help="raw maps: 16-bit TIFF (default) or float32 .npy")
+    score.add_argument(
+        "--map-format", choices=["tiff", "npy"], default="tiff", help="raw maps: 16-bit TIFF (default) or float32 .npy"
+    )
     score.add_argument("--colorbar", action="store_true", help="draw the scale beside every overlay")
     _add_skip_bad(score)
     _add_running(score, (*RUNNING, "memory_limit"))
@@ -73,13 +77,17 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("dataset", metavar="DATASET", help="its folder")
     evaluate.add_argument("--layout", required=True, choices=["mvtec", "visa", "btad", "folder"])
     evaluate.add_argument("--category", nargs="+", metavar="NAME", help="only these (default: all)")
-    evaluate.add_argument("-o", "--output", default="fastspade-eval", metavar="OUT", help="folder to write (default fastspade-eval)")
+    evaluate.add_argument(
+        "-o", "--output", default="fastspade-eval", metavar="OUT", help="folder to write (default fastspade-eval)"
+    )
     evaluate.add_argument("--protocol", nargs="+", choices=["paper", "official"],
                           help="paper: maps and masks at the crop; official: at the original size (default: both)")  # fmt: skip
     evaluate.add_argument("--fpr-limit", type=float, default=0.3, help="PRO is integrated up to it (default 0.3)")
     evaluate.add_argument("--inside-roi", action="store_true", help="with --roi: pixel metrics leave out what lies outside")
     evaluate.add_argument("--no-report", action="store_true", help="no report.html (which needs the extra 'eval')")
-    evaluate.add_argument("--report-images", type=int, metavar="N", help="at most N test images of each category in it (default: all)")
+    evaluate.add_argument(
+        "--report-images", type=int, metavar="N", help="at most N test images of each category in it (default: all)"
+    )
     evaluate.add_argument("--save-maps", choices=["tiff", "npy"], help="also write every raw map at its original size")
     _add_backbone(evaluate)
     _add_options(evaluate, MODEL)
@@ -155,7 +163,9 @@ def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
 def _add_rates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-fpr", type=float, default=0.01,
                         help="share of normal images that the threshold may call defects (default 0.01)")  # fmt: skip
-    parser.add_argument("--pixel-target-fpr", type=float, default=0.01, help="share of normal pixels that may be masked (default 0.01)")
+    parser.add_argument(
+        "--pixel-target-fpr", type=float, default=0.01, help="share of normal pixels that may be masked (default 0.01)"
+    )
 
 
 def _add_no_threshold(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
             pixel_threshold=arguments.pixel_threshold,
         )
         count = write_scores(
-            images, folder, kinds, map_format=arguments.map_format, colorbar=arguments.colorbar, threads=max(1, arguments.num_workers)
+            images,
+            folder,
+            kinds,
+            map_format=arguments.map_format,
+            colorbar=arguments.colorbar,
+            threads=max(1, arguments.num_workers),
         )
     tell_skipped(model.skipped)
     names = [kind.replace("heat", "heat ") for kind in kinds]

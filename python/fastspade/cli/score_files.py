@@ -107,7 +107,9 @@ def _write(
     elif kind == "heatmaps":
         Image.fromarray(maps.heatmap(values, vmin=scale[0], vmax=scale[1])).save(path, compress_level=COMPRESS_LEVEL)
     elif kind == "overlays":
-        maps.overlay(row.picture(), values, vmin=scale[0], vmax=scale[1], mask=mask, seen=row.seen, colorbar=colorbar).save(path, compress_level=COMPRESS_LEVEL)
+        maps.overlay(row.picture(), values, vmin=scale[0], vmax=scale[1], mask=mask, seen=row.seen, colorbar=colorbar).save(
+            path, compress_level=COMPRESS_LEVEL
+        )
     elif mask is None:
         raise InputError("masks need a threshold: fit calibrates one, or give --pixel-threshold")
     else:
@@ -116,7 +118,7 @@ def _write(
 
 
 def unique_stems(names: Sequence[str]) -> list[str]:
-    """A file name an image: its stem, numbered where several images share it."""
+    """One file name per image: its stem, numbered where several images share it."""
     used: set[str] = set()
     numbers: dict[str, int] = {}  # of a stem, the last one given
     stems = []

@@ -39,11 +39,13 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float((mean_rank[group[labels]].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def run_demo(out: Path, *, seed: int = 0, progress: bool = True, categories: tuple[str, ...] = CATEGORIES) -> list[CategoryReport]:
+def run_demo(
+    out: Path, *, seed: int = 0, progress: bool = True, categories: tuple[str, ...] = CATEGORIES
+) -> list[CategoryReport]:
     """Find seeded synthetic defects in real photographs with efficientnet_lite0, with the default preset and the paper's.
 
     out: folder to write: contact_sheet.png and overlays/<category>/<number>_<defect>.png, of the default. seed: fixes all data.
-    Prints a table; returns one report a category.
+    Prints a table; returns one report per category.
     """
     from fastspade.spade import Spade
 
@@ -51,7 +53,11 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True, categories: tup
     if out.exists() and not out.is_dir():
         raise InputError(f"out: {out} exists and is not a folder")
     reports, sheets = [], []
-    print(f"{'':10s} {'default preset':^21s} {'preset paper':^21s}\n{'ROC-AUC':10s}" + 2 * f" {'image':>10s} {'pixel':>10s}" + " seconds")
+    print(
+        f"{'':10s} {'default preset':^21s} {'preset paper':^21s}\n{'ROC-AUC':10s}"
+        + 2 * f" {'image':>10s} {'pixel':>10s}"
+        + " seconds"
+    )
     for name in categories:
         scene = make_scene(name, seed)
         labels = np.array([image.defect != "good" for image in scene.test])

@@ -17,7 +17,7 @@ BACKGROUND, INK, QUIET = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
 def contact_sheet(categories: Sequence[tuple[str, Sequence[TestImage], np.ndarray]]) -> Image.Image:
-    """categories: (name, N test images, maps (N, H, W)). One block a category; in it one column an image (one of each
+    """categories: (name, N test images, maps (N, H, W)). One block per category; in it one column per image (one of each
     defect and one good), three rows: photograph, heat map, true mask."""
     columns = max(len(_pick(test)) for _, test, _ in categories)
     left = 96

@@ -20,8 +20,8 @@ Search = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 class ShardedBank:
     """Features of N normal images, a run of them on every rank, in the order of the ranks. It does not grow or shrink.
 
-    local: this rank's images, or None where it holds none. Made on all ranks together; so are the answers of `nearest`,
-    `levels` and `embeddings[...]`, which are those of one bank with all images, to the bit.
+    local: this rank's images, or None where it holds none. Made on all ranks together; so are the results of `nearest`,
+    `levels` and `embeddings[...]`, which are bit-identical to those of one bank with all images.
 
     Raises InputError on all ranks where their features do not fit together, or no rank has any.
     """
@@ -147,11 +147,13 @@ class _Rows:
         return self.shape[0]
 
     def __getitem__(self, images: torch.Tensor) -> torch.Tensor:
-        take = lambda local, wanted: [local.embeddings[wanted]]  # noqa: E731
+        take = lambda local, wanted: [local.embeddings[wanted]]
         return _collect(self._bank, images, [(self.shape[1],)], torch.float32, take)[0]
 
 
-def _collect(bank: ShardedBank, images: torch.Tensor, shapes: Sequence[Sequence[int]], dtype: torch.dtype, take: Any) -> list[torch.Tensor]:
+def _collect(
+    bank: ShardedBank, images: torch.Tensor, shapes: Sequence[Sequence[int]], dtype: torch.dtype, take: Any
+) -> list[torch.Tensor]:
     owners = torch.tensor([bank.owner(image) for image in images.tolist()], dtype=torch.int64)
     result = [torch.empty(len(images), *shape, dtype=dtype) for shape in shapes]
     for rank in owners.unique().tolist():
@@ -164,7 +166,7 @@ def _collect(bank: ShardedBank, images: torch.Tensor, shapes: Sequence[Sequence[
 
 
 def absent(shape: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """An answer without neighbours: farther than any that there is."""
+    """A result without neighbours: farther than any real one."""
     return (
         torch.full(shape, torch.inf, dtype=torch.float32, device=device),
         torch.full(shape, -1, dtype=torch.int64, device=device),
@@ -174,7 +176,7 @@ def absent(shape: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, 
 def merged(
     ranks: Ranks, what: str, distances: torch.Tensor, indices: torch.Tensor, kappa: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kappa nearest of all ranks' answers (rows, any number), the same on every rank.
+    """The kappa nearest of all ranks' results (rows, any number), the same on every rank.
 
     Each rank's are ascending, and lower ranks hold lower indices, so a stable sort by distance leaves ties at the lower index.
     Distances are ordered as they are returned, in float32, by every search: the merged answer is that of one search.

@@ -33,7 +33,11 @@ class SharedSource:
         batches = None if self._source is None else iter(self._source)
         while True:
             batch = self._ranks.together("reading images", lambda: None if batches is None else next(batches, None))
-            told = None if batch is None else (batch.pixels.shape, batch.names, batch.sizes, batch.crops, batch.tiles, batch.complete)
+            told = (
+                None
+                if batch is None
+                else (batch.pixels.shape, batch.names, batch.sizes, batch.crops, batch.tiles, batch.complete)
+            )
             told = self._ranks.broadcast("an image batch", told, 0)
             if told is None:
                 break

@@ -1,4 +1,4 @@
-"""Stage 2 over a sharded bank: every rank searches its own images among each query's K, and the answers are merged."""
+"""Stage 2 over a sharded bank: every rank searches its own images among each query's K, and the results are merged."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ class Ranks:
             if isinstance(error, FastspadeError):
                 raise
             text = str(error).partition("\n")[0]
-            raise RankError(f"another process died, or did not answer within {self.timeout:g} s, waiting for {what}: {text}") from error
+            raise RankError(
+                f"another process died, or did not answer within {self.timeout:g} s, waiting for {what}: {text}"
+            ) from error
 
     def gather(self, what: str, value: T) -> list[T]:
         """The values of all ranks, in their order."""

@@ -1,4 +1,4 @@
-"""SPADE with its bank split over processes: the same scores and maps, to the bit, as one process with the whole bank."""
+"""SPADE with its bank split over processes: scores and maps bit-identical to one process with the whole bank."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ TIMEOUT = 300.0  # seconds
 class DistributedSpade(Spade):
     """A Spade whose bank is split over the ranks of torch.distributed, for banks that fit no single one.
 
-    Start the script with torchrun, call torch.distributed.init_process_group ("gloo" for CPUs, "nccl" for GPUs, one a
+    Start the script with torchrun, call torch.distributed.init_process_group ("gloo" for CPUs, "nccl" for GPUs, one per
     process), then use it as a Spade: every rank makes the same calls in the same order, and every rank gets the whole
-    answer. `fit` splits the normal images over the ranks (all ranks must be able to read them); `load` keeps this rank's part
+    result. `fit` splits the normal images over the ranks (all ranks must be able to read them); `load` keeps this rank's part
     of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
     ignored (None will do); pictures for overlays stay on rank 0.
 
     Options are Spade's, but for tile, augment, roi, and window with kappa > 1.
-    timeout: seconds a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
+    timeout: seconds that a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
     one batch, or its share of fit.
     """
 
@@ -81,7 +81,9 @@ class DistributedSpade(Spade):
             except ImageReadError:
                 if not skip_bad:  # else none of this rank's is readable, which is no error if another rank has some
                     raise
-            bank = Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
+            bank = (
+                Bank.collect(parts, storage_dtype=check_storage_dtype(self.storage_dtype), extractor=extractor) if parts else None
+            )
             return bank, stream, list(source.skipped)
 
         bank, stream, skipped = self.ranks.together("fit", own)
@@ -122,7 +124,7 @@ class DistributedSpade(Spade):
                     write_bank(path, parts, self.storage_dtype, ids=bank.ids, next_id=bank.next_id,
                                options=options, made_by=self.extractor.spec())  # fmt: skip
             finally:
-                for _ in parts:  # every rank sends its images, whatever becomes of them
+                for _ in parts:  # every rank sends its images, even where they fail elsewhere
                     pass
 
         self.ranks.together("saving", write)

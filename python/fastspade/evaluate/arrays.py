@@ -70,7 +70,9 @@ def as_arrays(argument: str, values: Any) -> list[np.ndarray]:
     """One array or tensor, or a sequence of them, as a list of numpy arrays (no copies). Numbers make one array."""
     if hasattr(values, "detach"):  # a torch tensor
         values = values.detach().cpu()
-        return [(values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()]  # numpy has no bfloat16; float32 holds it
+        return [
+            (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+        ]  # numpy has no bfloat16; float32 holds it
     if hasattr(values, "__array__"):  # numpy's, a pandas Series, ...
         values = np.asarray(values)
         if values.dtype != object:

@@ -2,7 +2,7 @@
 
 All three follow from one sort: at a threshold t, true positives and false positives are positions of t in the sorted
 positive and negative scores. Labels are 1 for defect; a higher score means more anomalous. Labels and scores may be
-arrays of any equal shape, tensors, or lists of arrays of differing sizes (one an image), which are pooled.
+arrays of any equal shape, tensors, or lists of arrays of differing sizes (one per image), which are pooled.
 """
 
 from __future__ import annotations

@@ -147,7 +147,9 @@ def _measure_pixels(
     if any(one.mask is None for one in tests):
         return {name: MetricValue.undefined("the dataset has no ground-truth masks") for name in PIXEL_METRICS}, {}
     found = [compared(one, protocol) for one in tests]
-    inside = [_counted(one, anomaly_map.shape) for one, (anomaly_map, _) in zip(tests, found, strict=True)] if inside_roi else None
+    inside = (
+        [_counted(one, anomaly_map.shape) for one, (anomaly_map, _) in zip(tests, found, strict=True)] if inside_roi else None
+    )
     data = split_pixels([one for one, _ in found], [mask for _, mask in found], inside)
     del found
     metrics = {
@@ -191,4 +193,6 @@ def mean_of(values: Sequence[MetricValue]) -> MetricValue:
     known = [value for value in values if value == value]
     if not known:
         return MetricValue.undefined(values[0].reason if values else "no category")
-    return MetricValue(float(np.mean(known)), "" if len(known) == len(values) else f"mean of {len(known)} of {len(values)} categories")
+    return MetricValue(
+        float(np.mean(known)), "" if len(known) == len(values) else f"mean of {len(known)} of {len(values)} categories"
+    )

@@ -34,7 +34,7 @@ def summary(results: Sequence[CategoryResult]) -> dict[str, dict[str, MetricValu
 
 
 def as_json(results: Sequence[CategoryResult], about: dict[str, Any], images: dict[str, list[dict[str, Any]]]) -> str:
-    """The whole of results.json. about: what was run. images: for each category, one record an image.
+    """The whole of results.json. about: what was run. images: for each category, one record per image.
 
     Metrics are shares from 0 to 1; an undefined one is null and "reasons" says why.
     """
@@ -72,23 +72,60 @@ def _plain(values: dict[str, MetricValue], group: str, reasons: dict[str, str]) 
 
 
 def as_csv(results: Sequence[CategoryResult]) -> str:
-    """One row a category and protocol, and the means; undefined metrics are empty."""
+    """One row per category and protocol, and the means; undefined metrics are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["category", "protocol", "train", "good", "defects", *IMAGE_METRICS, *PIXEL_METRICS,
-                     "threshold", "false_positive_rate", "true_positive_rate", "fit_seconds", "score_seconds"])
+    writer.writerow(
+        [
+            "category",
+            "protocol",
+            "train",
+            "good",
+            "defects",
+            *IMAGE_METRICS,
+            *PIXEL_METRICS,
+            "threshold",
+            "false_positive_rate",
+            "true_positive_rate",
+            "fit_seconds",
+            "score_seconds",
+        ]
+    )
     means = summary(results)
     for protocol in [name for name in means if name != "image"]:
         for one in results:
-            metrics = [one.image_metrics[name] for name in IMAGE_METRICS] + [one.pixel_metrics[protocol][name] for name in PIXEL_METRICS]
+            metrics = [one.image_metrics[name] for name in IMAGE_METRICS] + [
+                one.pixel_metrics[protocol][name] for name in PIXEL_METRICS
+            ]
             threshold = "" if one.threshold is None else repr(one.threshold.image)
-            writer.writerow([one.name, protocol, one.train, one.good, one.defects, *map(_cell, metrics), threshold,
-                             _cell(one.false_positive_rate), _cell(one.true_positive_rate),
-                             f"{one.seconds['fit']:.3f}", f"{one.seconds['score']:.3f}"])
+            writer.writerow(
+                [
+                    one.name,
+                    protocol,
+                    one.train,
+                    one.good,
+                    one.defects,
+                    *map(_cell, metrics),
+                    threshold,
+                    _cell(one.false_positive_rate),
+                    _cell(one.true_positive_rate),
+                    f"{one.seconds['fit']:.3f}",
+                    f"{one.seconds['score']:.3f}",
+                ]
+            )
         metrics = [*means["image"].values(), *means[protocol].values()]
-        writer.writerow(["mean", protocol, *[sum(getattr(one, name) for one in results) for name in ("train", "good", "defects")],
-                         *map(_cell, metrics), "", "", "",
-                         *[f"{sum(one.seconds[name] for one in results):.3f}" for name in ("fit", "score")]])
+        writer.writerow(
+            [
+                "mean",
+                protocol,
+                *[sum(getattr(one, name) for one in results) for name in ("train", "good", "defects")],
+                *map(_cell, metrics),
+                "",
+                "",
+                "",
+                *[f"{sum(one.seconds[name] for one in results):.3f}" for name in ("fit", "score")],
+            ]
+        )
     return text.getvalue()
 
 
@@ -97,7 +134,7 @@ def _cell(value: MetricValue) -> str:
 
 
 def print_table(results: Sequence[CategoryResult], file: TextIO | None = None) -> None:
-    """Percentages, a row a category and the mean, one table a protocol: with rich on a terminal, plain text elsewhere."""
+    """Percentages: a row per category and the mean, one table per protocol; with rich on a terminal, plain text elsewhere."""
     file = sys.stdout if file is None else file
     means = summary(results)
     for protocol in [name for name in means if name != "image"]:
@@ -109,9 +146,12 @@ def print_table(results: Sequence[CategoryResult], file: TextIO | None = None) -
         title = f"protocol {protocol} (%)"
         if not (on_terminal(file) and _print_rich(title, heads, rows, file)):
             _print_plain(title, heads, rows, file)
-    reasons = {f"{one.name}: {name}: {value.reason}": None for one in results
-               for name, value in [*one.image_metrics.items(), *(pair for group in one.pixel_metrics.values() for pair in group.items())]
-               if value.reason}
+    reasons = {
+        f"{one.name}: {name}: {value.reason}": None
+        for one in results
+        for name, value in [*one.image_metrics.items(), *(pair for group in one.pixel_metrics.values() for pair in group.items())]
+        if value.reason
+    }
     for reason in reasons:
         print(f"n/a  {reason}", file=file)
 

@@ -46,7 +46,7 @@ def size_of(decoded: Decoded) -> tuple[int, int]:
 
 
 def standardise(image: Image.Image | np.ndarray) -> Decoded:
-    """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits a channel, which may
+    """A Pillow image of any mode -> upright 8-bit RGB, or a (3, H, W) float32 tensor for more than 8 bits per channel, which may
     come as an array (H, W), (H, W, 3) or (H, W, 4), too."""
     if isinstance(image, np.ndarray):
         return decode_array(image)
@@ -78,9 +78,7 @@ def _gray_to_tensor(values: np.ndarray) -> torch.Tensor:
     if values.dtype.kind == "f":
         scaled = values.astype(np.float32)
     elif values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"integer pixels must lie in 0..65535, got {values.min()}..{values.max()}; rescale the image to 16 bits"
-        )
+        raise ValueError(f"integer pixels must lie in 0..65535, got {values.min()}..{values.max()}; rescale the image to 16 bits")
     else:
         scaled = values.astype(np.float32) / 65535
     return _check_range(torch.from_numpy(scaled)).expand(3, -1, -1)

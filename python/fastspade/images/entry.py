@@ -21,7 +21,7 @@ class ImageBatch:
     """Images ready for a backbone.
 
     pixels: (B, 3, H, W) float32 in [0, 1], resized and cropped, not normalised.
-    names: one a picture: the file's path, or "image_00012" for pictures in memory.
+    names: one per picture: the file's path, or "image_00012" for pictures in memory.
     sizes: (height, width) of the originals, upright. crops: where each crop lies in its original.
     originals: for each picture, a function that decodes it again at its own size, as an RGB Pillow image.
     tiles: for each, which part of a picture it is; None where it is not a tile. A batch holds tiles of one picture only.
@@ -58,7 +58,6 @@ class Entry:
     def measured(self) -> tuple[int, int]:
         """(height, width)."""
         return size_of(self.load()) if self.size is None else self.size()
-
 
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | Entry

@@ -79,7 +79,9 @@ class Opener:
         elif isinstance(item, torch.Tensor):
             stack = tensor_stack(label, item)
             for tensor in stack.clone() if self._copies else stack:
-                opened.entries.append(Entry(self._name(opened), partial(decode_tensor, tensor), True, partial(_sides, tensor.shape[1:])))
+                opened.entries.append(
+                    Entry(self._name(opened), partial(decode_tensor, tensor), True, partial(_sides, tensor.shape[1:]))
+                )
         else:
             pictures = array_stack(label, item)
             for array in pictures.copy() if self._copies else pictures:

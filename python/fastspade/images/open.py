@@ -35,7 +35,7 @@ def open_source(
 ) -> ImageSource:
     """Open pictures of any supported kind as an iterable of ImageBatch; nothing is decoded before iteration.
 
-    images: a file, a folder (searched in depth, links followed, sorted; hidden files and those of other types are left out and
+    images: a file, a folder (searched recursively, links followed, sorted; hidden files and those of other types are left out and
         listed in ImageSource.skipped), a glob pattern ("**" goes in depth); a PIL image; a numpy array H x W x 3 uint8 (also
         gray, RGBA, uint16, float in [0, 1], or a stack N x H x W x 3 or N x H x W); a tensor (C, H, W) or (N, C, H, W), C 1, 3
         or 4, uint8, uint16 or float in [0, 1]; a list, set, Series, generator, DataLoader or anything else that yields those,
@@ -47,7 +47,7 @@ def open_source(
         tensors and loaders too.
     tiling: pictures are cut into tiles, which come in place of them; resize="whole" then leaves them their size. turns: every
         picture is followed by itself turned by so many degrees or mirrored. masks: the region of interest of each.
-    batch_size: pictures a batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
+    batch_size: pictures per batch. num_workers: decoding threads; 0 decodes in the calling thread, None uses 2.
     skip_bad: leave out missing and unreadable files and list them in ImageSource.skipped, instead of raising.
     max_pixels: a file whose header says more pixels counts as unreadable, before any of it is decoded; None sets no
         limit. A picture at the default limit takes 0.7 GB while it is decoded, in each of the decoding threads.

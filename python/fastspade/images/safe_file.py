@@ -36,9 +36,7 @@ from fastspade.errors import ImageReadError, MissingFileError
 from fastspade.images import jpeg2000, png, tiff
 from fastspade.images.orientation import upright_size
 
-SUFFIXES = frozenset(
-    ".bmp .dib .gif .j2k .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
-)
+SUFFIXES = frozenset(".bmp .dib .gif .j2k .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
 # Pillow's own limit for its error (twice Image.MAX_IMAGE_PIXELS): 13,377 squared. A decoded pixel takes 4 bytes, so that
 # a picture of this size takes 0.7 GB while it is decoded, and three times that where it is transparent.
 DEFAULT_MAX_PIXELS = 178_956_970
@@ -156,7 +154,11 @@ def _first_of_tiff(
 def read_lazily(image: Image.Image, name: str, max_pixels: int | None) -> Image.Image | np.ndarray:
     """A PIL image that the caller opened, decoded as a file of its kind is; raises ImageReadError where that came out wrong."""
     check_size(image, name, max_pixels)
-    if isinstance(image, (TiffImagePlugin.TiffImageFile, PngImagePlugin.PngImageFile)) and image.tell() == 0 and not _decoded(image):
+    if (
+        isinstance(image, (TiffImagePlugin.TiffImageFile, PngImagePlugin.PngImageFile))
+        and image.tell() == 0
+        and not _decoded(image)
+    ):
         file = image.fp
         assert file is not None  # it is not decoded yet
         at = file.tell()
@@ -165,7 +167,9 @@ def read_lazily(image: Image.Image, name: str, max_pixels: int | None) -> Image.
             return _first_picture(cast(BinaryIO, file), name, max_pixels)
         finally:
             file.seek(at)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and not tiff.read_right(image.tag_v2, image.tag_v2.prefix == TiffImagePlugin.II):
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and not tiff.read_right(
+        image.tag_v2, image.tag_v2.prefix == TiffImagePlugin.II
+    ):
         raise ImageReadError(f"cannot read image {name}: Pillow does not read this kind of TIFF right; give its path", name)
     return image
 

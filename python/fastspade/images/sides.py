@@ -15,7 +15,9 @@ Pixels = int | tuple[int, int]
 
 def optional_pixels(name: str, value: Any) -> Pixels | None:
     """A number, a pair (height, width), or such as text ("224", "160x416", "none"), or None."""
-    return None if value is None or value == "none" else _pixels(name, value, "a number of pixels, a pair (height, width), or None")
+    return (
+        None if value is None or value == "none" else _pixels(name, value, "a number of pixels, a pair (height, width), or None")
+    )
 
 
 def pixels_or_whole(name: str, value: Any) -> Pixels | str:

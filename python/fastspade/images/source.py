@@ -219,7 +219,11 @@ class ImageSource:
         """Pictures that may wait in the window, `done` views being through it."""
         if self._tiling is not None:  # a picture has many tiles
             return 1 if isinstance(self._entries, Stream) else self._num_workers
-        return self._batch_size - done % self._batch_size if isinstance(self._entries, Stream) else self._batch_size + self._num_workers
+        return (
+            self._batch_size - done % self._batch_size
+            if isinstance(self._entries, Stream)
+            else self._batch_size + self._num_workers
+        )
 
     def _prepare(self, entry: Entry) -> list[_Prepared]:
         """The views of one picture."""
@@ -287,7 +291,7 @@ class ImageSource:
             )
 
     def _tell(self, batch: Sequence[_Prepared], told: set[str]) -> None:
-        """Warns, once an iteration each, of pictures of which much is not seen, and of such that are much distorted."""
+        """Warns, once per iteration each, of pictures of which much is not seen, and of such that are much distorted."""
         if self._tiling is not None and self._crop is None:
             return
         unseen = sum(1 - one.crop.height * one.crop.width / (one.size[0] * one.size[1]) for one in batch) / len(batch)

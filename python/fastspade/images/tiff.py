@@ -52,7 +52,13 @@ def read_right(tags: Header, little_endian: bool) -> bool:
         return False
     if photo == _YCBCR and not _plain_ycbcr(tags, raw):
         return False
-    if len(bits) != 1 or len(formats) != 1 or tags.get(_PLANAR, 1) == 2 and samples > 1 and (bits != {8} or photo not in (_RGB, _CMYK)):
+    if (
+        len(bits) != 1
+        or len(formats) != 1
+        or tags.get(_PLANAR, 1) == 2
+        and samples > 1
+        and (bits != {8} or photo not in (_RGB, _CMYK))
+    ):
         return False
     (size,), (form,) = bits, formats
     if form != _UNSIGNED:
@@ -107,7 +113,8 @@ def _tifffile(name: str) -> Any:
         import tifffile
     except ImportError:
         raise ImageReadError(
-            f"cannot read image {name}: Pillow does not read this kind of TIFF right, tifffile may; pip install 'fastspade[tiff]'", name
+            f"cannot read image {name}: Pillow does not read this kind of TIFF right, tifffile may; pip install 'fastspade[tiff]'",
+            name,
         ) from None
     return tifffile
 
@@ -134,7 +141,7 @@ def read_samples(file: BinaryIO, name: str, page: int, check_size: Callable[[int
         ignored = samples - colours - alpha
         if not colours or one.imagedepth != 1 or ignored > 1 or samples > _MOST_SAMPLES or (ignored and not extra):
             raise ImageReadError(
-                f"cannot read image {name}: a TIFF of photometric interpretation {photo}, {samples} samples a pixel of "
+                f"cannot read image {name}: a TIFF of photometric interpretation {photo}, {samples} samples per pixel of "
                 f"{one.bitspersample} bits is of no kind read here",
                 name,
             )
@@ -144,7 +151,9 @@ def read_samples(file: BinaryIO, name: str, page: int, check_size: Callable[[int
     if photo == 0:
         scaled[0] = 1 - scaled[0]
     if alpha and extra[:1] == (1,):  # colours are multiplied by it
-        scaled[:colours] = np.divide(scaled[:colours], scaled[colours], out=np.zeros_like(scaled[:colours]), where=scaled[colours] > 0)
+        scaled[:colours] = np.divide(
+            scaled[:colours], scaled[colours], out=np.zeros_like(scaled[:colours]), where=scaled[colours] > 0
+        )
     if colours == 1 and alpha:
         scaled = scaled[[0, 0, 0, 1]]
     found = scaled[0] if len(scaled) == 1 else scaled.transpose(1, 2, 0)

@@ -77,7 +77,9 @@ class Tiling:
             raise InputError(f"tile ({self.size[0]}x{self.size[1]}) must fit in the image, got {height}x{width} pixels; give a "
                              "smaller tile, or a resize to enlarge images")  # fmt: skip
         tops, lefts = self._starts(height, self.size[0]), self._starts(width, self.size[1])
-        return [Tile(row, column, top, left, (height, width)) for row, top in enumerate(tops) for column, left in enumerate(lefts)]
+        return [
+            Tile(row, column, top, left, (height, width)) for row, top in enumerate(tops) for column, left in enumerate(lefts)
+        ]
 
     def _starts(self, side: int, tile: int) -> list[int]:
         shared = min(tile - 1, math.ceil(self.overlap * tile))
@@ -104,7 +106,9 @@ def turned_pixels(pixels: torch.Tensor, turn: Turn) -> torch.Tensor:
         return pixels.rot90(round(quarter) % 4, (1, 2))
     cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     # Coordinates run from -1 to 1 along either side, whatever its length.
-    matrix = torch.tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]], dtype=torch.float32, device=pixels.device)
+    matrix = torch.tensor(
+        [[cos, -sin * height / width, 0], [sin * width / height, cos, 0]], dtype=torch.float32, device=pixels.device
+    )
     grid = F.affine_grid(matrix[None], [1, *pixels.shape], align_corners=False)
     return F.grid_sample(pixels[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0].clamp(0, 1)
 

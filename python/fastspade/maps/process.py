@@ -70,7 +70,8 @@ def place_in_image(maps: Map, crop: CropBox, size: tuple[int, int], *, border: s
     maps: (h, w) or (B, h, w) covering ``crop`` at any resolution. crop: its place in the original image, from
     ImageBatch.crops. size: the original's (H, W). Returns (H, W) or (B, H, W) float32, linearly interpolated.
     border: what pixels outside the crop, which the network never saw, are given: "lowest" each map's own minimum, so that
-    nothing is claimed there, "edge" the nearest value of the map, "zero" 0, "nan" NaN. (To keep the crop's own frame, use the map as it is.)
+    nothing is claimed there, "edge" the nearest value of the map, "zero" 0, "nan" NaN. (To keep the crop's own frame, use the map
+    as it is.)
     """
     values = check_maps(maps)
     if border not in BORDERS:
@@ -83,7 +84,9 @@ def place_in_image(maps: Map, crop: CropBox, size: tuple[int, int], *, border: s
     placed = resample(values, CropBox(-crop.top * down, -crop.left * across, height * down, width * across), (height, width))
     if border != "edge":
         outside = ~inside(crop, size).to(values.device)
-        fill = {"lowest": values.amin(dim=(-2, -1), keepdim=True)}.get(border, torch.tensor(0.0 if border == "zero" else math.nan))
+        fill = {"lowest": values.amin(dim=(-2, -1), keepdim=True)}.get(
+            border, torch.tensor(0.0 if border == "zero" else math.nan)
+        )
         placed = torch.where(outside, fill.to(placed), placed)
     return placed
 

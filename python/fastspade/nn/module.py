@@ -12,9 +12,9 @@ from fastspade.torch_defaults import torch_defaults
 class SpadeModule(Scorer):
     """A fitted Spade as a torch.nn.Module.
 
-    forward(images): (B, 3, H, W) floating in [0, 1], already resized and cropped, on the module's device -> image_scores (B,)
-    float32 and anomaly_maps (B, H, W) float32, where (H, W) is the Spade's input_size, as Spade.score gives them with keep_crop=True: the
-    same bits when run eagerly on the CPU.
+    forward(images): (B, 3, H, W) floating in [0, 1], already resized (and cropped), on the module's device -> image_scores (B,)
+    float32 and anomaly_maps (B, H, W) float32, where (H, W) is the Spade's input_size. Run eagerly on the CPU they are
+    bit-identical to those of Spade.score with keep_crop=True.
 
     Runs eagerly, under torch.compile(fullgraph=True), and exports with torch.export. The network is copied; the bank's
     tensors are shared where they are on the module's device. Not for image_score="reweighted" or a window, whose work

@@ -29,8 +29,9 @@ class Scorer(nn.Module):
     """The options and the network of a Spade; `remember` gives it the bank.
 
     Buffers: embeddings (N, E); level0, level1, ... (N, C_l, H_l, W_l); smooth_rows (H, H) and smooth_columns (W, W), the
-    smoothing of a map; with a mirrored border also border (H, W), what maps are divided by; for relative image scores ceiling (h, w); all empty until there is a bank. On CUDA also prepared, the 16-bit form of the levels that the
-    search multiplies: made again when the module is moved or loaded, and no part of the state dict.
+    smoothing of a map; with a mirrored border also border (H, W), what maps are divided by; for relative image scores ceiling
+    (h, w); all empty until there is a bank. On CUDA also prepared, the 16-bit form of the levels that the search multiplies:
+    made again when the module is moved or loaded, and no part of the state dict.
     """
 
     embeddings: torch.Tensor
@@ -49,7 +50,9 @@ class Scorer(nn.Module):
         if model.roi is not None:
             raise InputError("model has a roi, which cannot be a module: masks belong to images, not to pixels")
         if model.tile is not None:
-            raise InputError(f"model has tile={model.tile}, which cannot be a module: how many tiles there are depends on the images")
+            raise InputError(
+                f"model has tile={model.tile}, which cannot be a module: how many tiles there are depends on the images"
+            )
         self.k, self.k_image = model.k, model.k_image or model.k
         self.kappa, self.upsample, self.sigma, self.precision = model.kappa, model.upsample, model.sigma, model.precision
         self.image_score, self.local_average = model.image_score, model.local_average
@@ -138,9 +141,7 @@ class Scorer(nn.Module):
         if itself is not None:
             distances, neighbors = without_itself(distances, neighbors, itself)
         used = neighbors[:, : min(self.k, usable)].contiguous()
-        squared, _, _ = ops.search(
-            pyramid, self._bank(), self.prepared, self.kappa, used, self.upsample, self.precision, OPERAND
-        )
+        squared, _, _ = ops.search(pyramid, self._bank(), self.prepared, self.kappa, used, self.upsample, self.precision, OPERAND)
         squared = squared.view(embeddings.shape[0], *pyramid[0].shape[-2:], self.kappa)
         size = (int(self.smooth_rows.shape[0]), int(self.smooth_columns.shape[0]))
         maps = anomaly_maps(squared, size, self.smooth_rows, self.smooth_columns)

@@ -1,4 +1,4 @@
-"""What a run writes: one parquet file a part, a row an image, and how to read the maps in it."""
+"""What a run writes: one parquet file per part with one row per image, and how to read the maps in it."""
 
 from __future__ import annotations
 

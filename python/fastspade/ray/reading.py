@@ -21,13 +21,15 @@ ROWS_AT_ONCE = 64  # of a parquet file, so that a large row group is not held wh
 
 
 def part_entries(part: Part, max_pixels: int | None) -> list[Entry]:
-    """One entry an image. Rows of a parquet file are read here; files are read when their entry is loaded."""
+    """One entry per image. Rows of a parquet file are read here; files are read when their entry is loaded."""
     if isinstance(part, FilePart):
         return [Entry(place.name, _loader(place, max_pixels)) for place in part.places]
     try:
         return [Entry(name, _decoder(name, data, max_pixels)) for name, data in _rows(part)]
     except pa.ArrowInvalid as error:
-        raise ImageReadError(f"cannot read rows {part.start} to {part.stop} of {part.place.name}: {error}", part.place.name) from error
+        raise ImageReadError(
+            f"cannot read rows {part.start} to {part.stop} of {part.place.name}: {error}", part.place.name
+        ) from error
 
 
 def row_entries(rows: Mapping[str, np.ndarray], image_column: str, name_column: str, max_pixels: int | None) -> list[Entry]:

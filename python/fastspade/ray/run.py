@@ -75,18 +75,18 @@ def score(
 ) -> RunSummary:
     """Score images on a Ray cluster into a folder of parquet files. Repeated after a crash, it goes on where it stopped.
 
-    images: a file, folder (searched in depth), glob, parquet file or folder of them (encoded images as bytes), a list of
+    images: a file, folder (searched recursively), glob, parquet file or folder of them (encoded images as bytes), a list of
         one kind, local or as URIs ("s3://bucket/folder"); or a ray.data.Dataset with encoded bytes or (H, W, C) arrays.
         Local paths must be readable under the same name on every node.
     model: path of a saved model, or a Spade fitted on the CPU. For actors on CPUs the bank of a model in one file, or of a
-        Spade, lies in Ray's object store, once a node, and all actors map that memory; one in a folder stays on disk.
+        Spade, lies in Ray's object store, once per node, and all actors map that memory; one in a folder stays on disk.
         Actors on GPUs read the path, which must be the same on every node. backbone, weights: as for Spade.load.
     output: folder or URI; new, empty, or holding the same run, begun earlier. Another run in it is an InputError.
     concurrency: actors, or (fewest, most) for a pool that grows with the cluster. None: as many as its GPUs or CPUs serve.
     num_gpus, num_cpus: of each actor. num_gpus None: 1 where the cluster has GPUs and this build has an engine for
         them, else 0. CPU actors compute with num_cpus threads.
-    batch_size: images a backbone call. images_per_part: images an output file (None: 32 batches). Scores are those of
-        Spade.score, to the bit where the machines, the number of threads and (on GPUs) batch_size are the same.
+    batch_size: images per call of the backbone. images_per_part: images per output file (None: 32 batches). Scores are
+        bit-identical to Spade.score where the machines, the number of threads and (on GPUs) batch_size are the same.
     num_workers: decoding threads of each actor. max_pixels, memory_limit: as for Spade, of each actor. maps: write them too.
     skip_bad: write unreadable images with their error instead of stopping.
     threshold, pixel_threshold: as for Spade.score.
@@ -110,9 +110,7 @@ def score(
     fingerprint = model_fingerprint(model)
     dataset = images if isinstance(images, ray.data.Dataset) else None
     if dataset is None:
-        listing = list_source(
-            images, images_per_part, image_column=image_column, name_column=name_column, filesystem=filesystem
-        )
+        listing = list_source(images, images_per_part, image_column=image_column, name_column=name_column, filesystem=filesystem)
         source = {"kind": listing.kind, "images": listing.images, "parts": len(listing.parts), "fingerprint": listing.fingerprint}
     else:
         columns = dataset.columns() or []
@@ -122,7 +120,9 @@ def score(
     _connect()
     num_gpus = _usual_gpus() if num_gpus is None else num_gpus
     if num_gpus and isinstance(model, Spade):
-        raise DeviceError("model must be the path of a saved model for actors on GPUs; save it, and pass backbone= if it is your own")
+        raise DeviceError(
+            "model must be the path of a saved model for actors on GPUs; save it, and pass backbone= if it is your own"
+        )
     if isinstance(model, Spade) and model.device.type != "cpu":
         raise DeviceError(f"model is on {model.device}; save it and pass its path")
     if not num_gpus and not isinstance(model, Spade) and os.path.isfile(model):  # else every actor would hold all of it
@@ -159,7 +159,17 @@ def score(
     return RunSummary(place.name, *counts, seconds=time.perf_counter() - begun)
 
 
-_SCORES_DEPEND_ON = ("device", "batch_size", "max_pixels", "maps", "skip_bad", "threshold", "pixel_threshold", "image_column", "name_column")
+_SCORES_DEPEND_ON = (
+    "device",
+    "batch_size",
+    "max_pixels",
+    "maps",
+    "skip_bad",
+    "threshold",
+    "pixel_threshold",
+    "image_column",
+    "name_column",
+)
 
 
 def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: bool) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""A fitted Spade in Ray's object store: its bank lies there once a node, and all actors of the node read that memory."""
+"""A fitted Spade in Ray's object store: its bank lies there once per node, and all actors of the node read that memory."""
 
 from __future__ import annotations
 

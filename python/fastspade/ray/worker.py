@@ -88,7 +88,9 @@ class Scorer:
             if place.exists():
                 return _answer(file, *part_counts(place))
             if ray.get(self.job.attempts.begin.remote(file)) > MOST_ATTEMPTS:
-                raise EngineError(f"{file}: {MOST_ATTEMPTS} workers died over it; run it again with more memory or without its images")
+                raise EngineError(
+                    f"{file}: {MOST_ATTEMPTS} workers died over it; run it again with more memory or without its images"
+                )
             begun = time.perf_counter()
             if self.model is None:
                 self.model = self.job.load()

@@ -29,7 +29,7 @@ from fastspade.search.validation import (
     shape_text,
 )
 
-# A torch.Tensor, numpy.ndarray or another library's array: one kind a call, answers included.
+# A torch.Tensor, numpy.ndarray or another library's array: one kind per call, results included.
 Array = TypeVar("Array")
 
 
@@ -37,8 +37,8 @@ Array = TypeVar("Array")
 class SearchStatistics:
     """What a search did.
 
-    pairs: query pixel and gallery pixel pairs in the search. fine_pairs: those whose finest level was looked at, be it
-    in whole numbers; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64
+    pairs: query pixel and gallery pixel pairs in the search. fine_pairs: those whose finest level was read, in float32, int8
+    or int16; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64
     distances.
 
     On CUDA (0 on the CPU) uncertain_rows: query pixels whose 16-bit pass could not be certified; precision="exact" searches
@@ -119,7 +119,7 @@ def pyramid_knn(
     a descriptor or a distance matrix.
 
     query: L tensors (B, C_l, H_l, W_l), finest first; float32, float16 or bfloat16, any strides. All arrays of a call may
-        instead be numpy arrays, or another library's that speaks DLPack (JAX, CuPy): the answers are of that library too.
+        instead be numpy arrays, or arrays with DLPack (JAX, CuPy): the results are of that library too.
         They are read in place where their layout allows.
     gallery: L tensors (N, C_l, H_l, W_l) with the same levels, or a `PreparedGallery` of them, which saves a CUDA search
         the work of preparing it each time. With queries on CUDA, a gallery in host memory is streamed to the device, best
@@ -136,18 +136,16 @@ def pyramid_knn(
 
     Returns distances (B, H_1, W_1, kappa) float32, squared L2, ascending, ties to the lower index; and indices
     (B, H_1, W_1, kappa) int64, flat: image * H_1 * W_1 + y * W_1 + x. Ties are distances equal as returned, in float32:
-    so the kappa nearest of the answers over parts of a gallery are the answer over all of it, bit for bit. CPU and CUDA return
-    the same bits, for finite features of any size, with precision="exact".
+    so the kappa nearest of the results over parts of a gallery are bit-identical to the result over all of it. With
+    precision="exact" CPU and CUDA return bit-identical results for finite features of any size.
 
     Features must be finite. On the CPU NaN and infinity raise InputError, naming the level and the image. A CUDA search does
-    not wait to find out, so it answers: a pair's distance is what arithmetic makes of it, NaN or infinity, and NaN comes before
-    all numbers, so that it shows. What is finite keeps its own distances.
+    not wait for such a check: a pair's distance is what arithmetic makes of it, NaN or infinity, and NaN sorts before all
+    numbers, so that it is seen. Finite pairs keep their distances.
 
     Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
     """
-    library = library_of(
-        *named_levels("query", query), *named_levels("gallery", gallery), ("gallery_index", gallery_index)
-    )
+    library = library_of(*named_levels("query", query), *named_levels("gallery", gallery), ("gallery_index", gallery_index))
     queries = check_pyramid("query", library.levels("query", query))
     prepared, operand = None, "float16"
     if isinstance(gallery, PreparedGallery):
@@ -197,9 +195,7 @@ def knn(query: Any, gallery: Any, kappa: int, *, precision: str = "exact") -> tu
     queries = check_tensor("query", library.tensor("query", query), "(Q, D)")
     stored = check_tensor("gallery", library.tensor("gallery", gallery), "(G, D)")
     if queries.shape[1] != stored.shape[1]:
-        raise InputError(
-            f"query is {shape_text(queries.shape)} and gallery {shape_text(stored.shape)}; both need the same D"
-        )
+        raise InputError(f"query is {shape_text(queries.shape)} and gallery {shape_text(stored.shape)}; both need the same D")
     check_devices(queries.device, stored.device)
     check_choice("precision", precision, PRECISIONS)
     kappa = check_kappa(kappa, stored.shape[0], "vectors")
@@ -236,9 +232,7 @@ def _search(
             lambda levels, index, reach: ops.search(query, levels, None, reach, index, upsample, precision, operand),
         )
     else:
-        distances, indices, counters = ops.search(
-            query, gallery, prepared, kappa, gallery_index, upsample, precision, operand
-        )
+        distances, indices, counters = ops.search(query, gallery, prepared, kappa, gallery_index, upsample, precision, operand)
     if not torch.compiler.is_compiling():
         images = gallery[0].shape[0] if gallery_index is None else gallery_index.shape[1]
         _last = len(distances) * images * gallery[0].shape[2] * gallery[0].shape[3], counters

@@ -103,7 +103,8 @@ def prepare_gallery_cuda(
     gallery: list[torch.Tensor], upsample: int, bfloat16: bool, engine: ModuleType | None = None
 ) -> torch.Tensor:
     """The gallery as the kernels read it, uint8 of one dimension: 16-bit centred features at native resolution, with the
-    norms and rounding bounds of every pixel, and which pixels are equal. It serves any number of searches, and stays valid until `gallery` changes.
+    norms and rounding bounds of every pixel, and which pixels are equal. It serves any number of searches, and stays valid until
+    `gallery` changes.
     """
     engine = compiled_engine() if engine is None else engine
     if len(gallery) > MAX_LEVELS:
@@ -111,7 +112,9 @@ def prepare_gallery_cuda(
     device, stream = _place(gallery[0].device)
     size, equals = _gallery_layout(_shapes(gallery), gallery[0].shape[0], gallery[0].device, upsample, bfloat16, engine)
     prepared = torch.empty(size, dtype=torch.uint8, device=gallery[0].device)
-    common = dict(device=device, stream=stream, gallery=[describe(level) for level in gallery], upsample=upsample, bfloat16=bfloat16)
+    common = dict(
+        device=device, stream=stream, gallery=[describe(level) for level in gallery], upsample=upsample, bfloat16=bfloat16
+    )
     _translated(engine.cuda_prepare_gallery, engine, **common, prepared=prepared.data_ptr())
 
     images, pixels = gallery[0].shape[0], gallery[0].shape[2] * gallery[0].shape[3]

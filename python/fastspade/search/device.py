@@ -126,5 +126,7 @@ def check_present(device: torch.device) -> torch.device:
         torch.zeros(1, dtype=torch.float32, device=device).add(1).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch says of a backend that it lacks differs
         why = str(error).strip().partition("\n")[0]
-        raise DeviceError(f"device {str(device)!r} cannot be used here: {why}; name 'cpu', or 'cuda' where there is one") from error
+        raise DeviceError(
+            f"device {str(device)!r} cannot be used here: {why}; name 'cpu', or 'cuda' where there is one"
+        ) from error
     return device

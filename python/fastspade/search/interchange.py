@@ -1,7 +1,7 @@
 """Arrays of other libraries in and out of the search: numpy, and whatever speaks DLPack (CuPy, JAX and others).
 
 What comes in is read in place wherever its layout allows; what goes out is handed over without a copy. All arrays of a
-call must be of one library, and the answers are of that library too. `PreparedGallery` belongs to none.
+call must be of one library, and the results are of that library too. `PreparedGallery` belongs to none.
 """
 
 from __future__ import annotations

@@ -17,9 +17,7 @@ from fastspade.search.validation import UPSAMPLES
 Answer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # distances, indices, counters
 
 _library = torch.library.Library("fastspade", "DEF")
-_library.define(
-    "prepare_gallery(Tensor[] gallery, str upsample, str operand) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
-)
+_library.define("prepare_gallery(Tensor[] gallery, str upsample, str operand) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
     "pyramid_knn(Tensor[] query, Tensor[] gallery, Tensor? prepared, int kappa, Tensor? gallery_index, str upsample, "
     "str precision, str operand) -> (Tensor, Tensor, Tensor)",
@@ -61,9 +59,7 @@ def _search_cpu(
     if gallery_index is not None:
         low, high, images = int(gallery_index.min()), int(gallery_index.max()), gallery[0].shape[0]
         if low < 0 or high >= images:
-            raise InputError(
-                f"gallery_index must lie in [0, {images}), the gallery's images; got values from {low} to {high}"
-            )
+            raise InputError(f"gallery_index must lie in [0, {images}), the gallery's images; got values from {low} to {high}")
     distances, indices, counts = search_cpu(list(query), list(gallery), kappa, gallery_index, UPSAMPLES[upsample])
     return distances, indices, torch.tensor([counts["pairs"], counts["fine_pairs"], counts["exact_pairs"]], device="cpu")
 

@@ -33,7 +33,7 @@ def _rounded(squared: torch.Tensor) -> torch.Tensor:
 
 
 def _smallest(query: torch.Tensor, gallery: torch.Tensor, kappa: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(Q, D) against (G, D): the kappa smallest squared distances a row. Those that round to one float32 are ties, which go
+    """(Q, D) against (G, D): the kappa smallest squared distances per row. Those that round to one float32 are ties, which go
     to the lower index."""
     distances = torch.empty(len(query), kappa, dtype=torch.float64)
     indices = torch.empty(len(query), kappa, dtype=torch.int64)

@@ -36,7 +36,7 @@ PART_BYTES = 256 << 20
 def merge_nearest(
     distances: torch.Tensor, indices: torch.Tensor, more: torch.Tensor, more_indices: torch.Tensor, kappa: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kappa nearest of two answers (rows, any). Ties go to the first answer, whose images must precede the second's."""
+    """The kappa nearest of two results (rows, any). Ties go to the first one, whose images must precede the second's."""
     joined = torch.cat([distances, more], dim=1)
     ordered, places = torch.sort(joined, dim=1, stable=True)
     return ordered[:, :kappa], torch.cat([indices, more_indices], dim=1).gather(1, places[:, :kappa])
@@ -62,7 +62,7 @@ def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch
 
 @cache
 def _copying_stream(device: torch.device) -> torch.cuda.Stream:
-    """One a device: torch keeps memory apart by stream, so that a new one a search would reserve it many times over."""
+    """One per device: torch caches memory by stream, so that a new one per search would reserve it many times over."""
     return torch.cuda.Stream(device)
 
 
@@ -136,7 +136,7 @@ def search_streamed(
     *,
     part_bytes: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Runs `search(levels, gallery_index, kappa)` over parts of a gallery and merges the answers.
+    """Runs `search(levels, gallery_index, kappa)` over parts of a gallery and merges the results.
 
     `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part, None
     is PART_BYTES. gallery_index may be on the device or the host, which must know what to bring: values on the device are
@@ -215,7 +215,7 @@ def streamed_pyramid_knn(
     upsample: str = "bilinear",
     precision: str = "exact",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The contract of `pyramid_knn`, to the same bits. Images that gallery_index does not name are not read. With queries on
+    """The contract of `pyramid_knn`, bit-identical. Images that gallery_index does not name are not read. With queries on
     CUDA it may be in host memory; on the device its values are copied back first, which waits for them."""
     queries = check_pyramid("query", query)
     source, device = gallery.source, queries[0].device
@@ -257,7 +257,9 @@ def _on_cpu(
     else:
         low, high = int(gallery_index.min()), int(gallery_index.max())
         if low < 0 or high >= len(source):
-            raise InputError(f"gallery_index must lie in [0, {len(source)}), the gallery's images; got values from {low} to {high}")
+            raise InputError(
+                f"gallery_index must lie in [0, {len(source)}), the gallery's images; got values from {low} to {high}"
+            )
         ascending = [row.sort().values for row in gallery_index]
         tasks = [(b, part) for b, row in enumerate(ascending) for part in parts_of(source, row, gallery.part_bytes)]
     coming = read_ahead(source, [part for _, part in tasks])

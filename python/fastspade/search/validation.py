@@ -38,9 +38,7 @@ def check_tensor(name: str, value: object, axes: str) -> torch.Tensor:
 def check_pyramid(name: str, levels: object) -> list[torch.Tensor]:
     """L tensors (images, C_l, H_l, W_l), finest first, one image count and one device."""
     if isinstance(levels, torch.Tensor) or not isinstance(levels, Sequence):
-        raise DtypeError(
-            f"{name} must be a sequence of tensors, one a level, finest first; got {type(levels).__name__}"
-        )
+        raise DtypeError(f"{name} must be a sequence of tensors, one per level, finest first; got {type(levels).__name__}")
     if len(levels) == 0:
         raise InputError(f"{name} must hold at least one level, got none")
     checked = [check_tensor(f"{name}[{i}]", level, "(images, channels, height, width)") for i, level in enumerate(levels)]
@@ -76,9 +74,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     return str(value)
 
 
-def check_gallery_index(
-    gallery_index: object, queries: int, device: torch.device, *, streamed: bool = False
-) -> torch.Tensor:
+def check_gallery_index(gallery_index: object, queries: int, device: torch.device, *, streamed: bool = False) -> torch.Tensor:
     """(B, K) integers on `device`, returned as contiguous int64. Their values are the engines' to check.
 
     streamed: the gallery is brought to the device as it is needed; then they may be in host memory too.
@@ -89,7 +85,7 @@ def check_gallery_index(
         raise DtypeError(f"gallery_index must be int64, got {str(gallery_index.dtype).removeprefix('torch.')}")
     if gallery_index.ndim != 2 or gallery_index.shape[0] != queries or gallery_index.shape[1] == 0:
         raise InputError(
-            f"gallery_index must have shape ({queries}, K) with K >= 1, one row a query image; "
+            f"gallery_index must have shape ({queries}, K) with K >= 1, one row per query image; "
             f"got {shape_text(gallery_index.shape)}"
         )
     if gallery_index.device != device and not (streamed and gallery_index.device.type == "cpu"):

@@ -51,7 +51,9 @@ def windowed_pyramid_knn(
         gallery_index = torch.arange(len(gallery), device=device).expand(count, -1)
     gallery_index = check_gallery_index(gallery_index, count, device)
     if gallery_index.min() < 0 or gallery_index.max() >= len(gallery):
-        raise InputError(f"gallery_index must name images 0 to {len(gallery) - 1}, got {gallery_index.min()} to {gallery_index.max()}")
+        raise InputError(
+            f"gallery_index must name images 0 to {len(gallery) - 1}, got {gallery_index.min()} to {gallery_index.max()}"
+        )
     height, width = queries[0].shape[2:]
     for value in radius:
         if isinstance(value, bool) or not isinstance(value, int):

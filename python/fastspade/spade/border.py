@@ -2,7 +2,7 @@
 
 A border's features are rarer than an inside's whatever stands around them, so that good images' maps rise towards the border.
 How far is measured by fit: some normal images are mirrored left to right, which makes good images that the bank does not hold
-(their neighbours' near-duplicates cannot vouch for them), and matched; their maps' mean at every distance from the border,
+(none of their near-duplicates is in it), and matched; their maps' mean at every distance from the border,
 over that of the inside, is the profile. Maps are divided by it where it is above 1.
 """
 
@@ -40,7 +40,11 @@ def divisor(profile: torch.Tensor, grid: tuple[int, int], size: tuple[int, int])
 
 def as_profile(values: Any) -> torch.Tensor:
     """The profile of a model file. Raises ModelFileError where it is not usable."""
-    good = isinstance(values, list) and values and all(type(one) in (int, float) and math.isfinite(one) and one >= 1 for one in values)
+    good = (
+        isinstance(values, list)
+        and values
+        and all(type(one) in (int, float) and math.isfinite(one) and one >= 1 for one in values)
+    )
     if not good:
         raise ModelFileError("path: the model's border must be numbers of 1 or more")
     return torch.tensor(values, dtype=torch.float32)

@@ -25,7 +25,7 @@ def _plain(value: Any) -> Any:
 
 
 def count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number, 1 or more."""
+    """An integer, 1 or more."""
     value = _plain(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise DtypeError(f"{name} must be an integer, got {type(value).__name__}")
@@ -39,7 +39,7 @@ def optional_count(name: str, value: Any) -> int | None:
 
 
 def optional_workers(name: str, value: Any) -> int | None:
-    """A whole number, 0 or more, or None."""
+    """An integer, 0 or more, or None."""
     return None if value is None else count(name, value, 0)
 
 
@@ -89,7 +89,7 @@ def optional_tile(name: str, value: Any) -> tuple[int, int] | None:
 
 
 def turns(name: str, value: Any) -> tuple[Turn, ...]:
-    """"rotations", "flips", or several of those, degrees, "horizontal" and "vertical"; as degrees and flips, each once."""
+    """ "rotations", "flips", or several of those, degrees, "horizontal" and "vertical"; as degrees and flips, each once."""
     sets: dict[str, tuple[Turn, ...]] = {"rotations": (90.0, 180.0, 270.0), "flips": FLIPS}
     wanted: list[Turn] = []
     for one in [value] if isinstance(value, (str, int, float, np.number)) else () if value is None else value:
@@ -101,7 +101,9 @@ def turns(name: str, value: Any) -> tuple[Turn, ...]:
         except (TypeError, ValueError):
             degrees = math.nan
         if not math.isfinite(degrees) or isinstance(one, bool):
-            raise InputError(f"{name} must be 'rotations', 'flips', or a list of degrees, 'horizontal' and 'vertical', got {value!r}")
+            raise InputError(
+                f"{name} must be 'rotations', 'flips', or a list of degrees, 'horizontal' and 'vertical', got {value!r}"
+            )
         wanted.append(degrees)
     return unique_turns(wanted)
 

@@ -1,4 +1,4 @@
-"""One number an image: from stage 1's distances or from the map; and PatchCore's re-weighted score.
+"""One number per image: from stage 1's distances or from the map; and PatchCore's re-weighted score.
 
 PatchCore's (Roth et al., arXiv 2106.08265, eq. 6 and 7) is the worst pixel, re-weighted: s* is the distance of the pixel
 farthest from its nearest gallery pixel m*. It is multiplied by one minus the soft-max weight of that distance among the
@@ -39,7 +39,8 @@ def reweighted_score(
 ) -> float:
     """The re-weighted score of one image.
 
-    query: its levels (C_l, H_l, W_l). gather: gives gallery images (n,) their levels (n, C_l, H_l, W_l). images: (K,) the gallery images used.
+    query: its levels (C_l, H_l, W_l). gather: gives gallery images (n,) their levels (n, C_l, H_l, W_l). images: (K,) the
+    gallery images used.
     squared, nearest: (H_1, W_1) squared distance to, and flat index of, each pixel's nearest gallery pixel.
     neighbors: how many of m*'s nearest gallery pixels, itself among them, form the soft-max (PatchCore's b).
 
@@ -69,10 +70,9 @@ def _descriptors(levels: Sequence[torch.Tensor], upsample: str) -> torch.Tensor:
     """Levels (1, C_l, H_l, W_l) -> (sum of C_l, H_1 * W_1) float32."""
     size = levels[0].shape[-2:]
     options = {"align_corners": False} if upsample == "bilinear" else {}
-    # One memory order, so that sums give the same bits for levels of a network, a file, or another process.
+    # One memory order, so that sums are bit-identical for levels of a network, a file, or another process.
     levels = [level.float().contiguous() for level in levels]
     brought = [
-        level if level.shape[-2:] == size else F.interpolate(level, size=size, mode=upsample, **options)
-        for level in levels
+        level if level.shape[-2:] == size else F.interpolate(level, size=size, mode=upsample, **options) for level in levels
     ]
     return torch.cat(brought, dim=1)[0].flatten(1)

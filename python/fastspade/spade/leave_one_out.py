@@ -132,7 +132,8 @@ def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterat
 
 
 def border_profile(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
-    """The profile of `fastspade.spade.border`, from mirrored normal images and which entries of the bank they are. None where there are none."""
+    """The profile of `fastspade.spade.border`, from mirrored normal images and which entries of the bank they are.
+    None where there are none."""
     if not mirrored:
         return None
     origins = model.origins_of(bank)
@@ -142,7 +143,9 @@ def border_profile(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, F
     for entry, one in mirrored:
         pyramid = [level.to(model.search_device) for level in one.pyramid]
         left_out = None if alone else torch.tensor([entry])
-        found = matcher.match(one.embeddings.to(model.search_device), pyramid, gallery, model.input_size, left_out=left_out, names=one.names)
+        found = matcher.match(
+            one.embeddings.to(model.search_device), pyramid, gallery, model.input_size, left_out=left_out, names=one.names
+        )
         cells.append(by_cell(found.smoothed, (found.nearest.shape[1], found.nearest.shape[2])))
     return profile_of(torch.cat(cells))
 

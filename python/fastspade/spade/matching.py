@@ -47,8 +47,9 @@ def without_itself(distances: torch.Tensor, neighbors: torch.Tensor, itself: tor
 
 @dataclass(frozen=True)
 class Matches:
-    """Of B images, on the host: scores (B,) float64, the image scores; neighbors (B, K) and their squared distances; nearest (B, h, w), the flat
-    gallery index of every pixel's nearest neighbour; smoothed (B, crop, crop), the map of the crop; inside (B, h, w) bool, the cells in the region of interest, None without one."""
+    """Of B images, on the host: scores (B,) float64, the image scores; neighbors (B, K) and their squared distances; nearest
+    (B, h, w), the flat gallery index of every pixel's nearest neighbour; smoothed (B, H, W), the map of the network's input;
+    inside (B, h, w) bool, the cells in the region of interest, None without one."""
 
     scores: torch.Tensor
     neighbors: torch.Tensor
@@ -107,7 +108,9 @@ class Matcher:
         squared, indices = (found.cpu() for found in self._search(pyramid, bank, used, size))
         used, distances = used.cpu(), distances.cpu()
         rows, columns = (gaussian_matrix(side, self.sigma) for side in size)
-        smoothed = anomaly_maps(squared, size, rows, columns) if inside is None else _inner_maps(squared, inside, size, rows, columns)
+        smoothed = (
+            anomaly_maps(squared, size, rows, columns) if inside is None else _inner_maps(squared, inside, size, rows, columns)
+        )
         if self.border is not None:
             smoothed = smoothed / divisor(self.border, (squared.shape[1], squared.shape[2]), size)
         if self.image_score == "reweighted":

@@ -83,7 +83,8 @@ class Options:
     image_score: str = option(
         "relative", checks.choice(IMAGE_SCORES),
         "relative: how far the map rises above what normal images' maps reach at the same place; knn: mean squared distance to the "
-        "k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's highest hundredth; reweighted: PatchCore's (arXiv 2106.08265, eq. 7)",
+        "k_image nearest normal images (the paper's); max of the map; top1%: mean of the map's highest hundredth; reweighted: "
+        "PatchCore's (arXiv 2106.08265, eq. 7)",
         scope="model", paper=False, flag={"choices": IMAGE_SCORES},
     )  # fmt: skip
     local_average: bool = option(False, checks.truth, "average every level's features over 3 x 3 places before matching",

@@ -56,7 +56,9 @@ class Origins:
             rows = self._rows[place].to(queries.device)
             mine = torch.tensor([i for i, one in enumerate(places) if one == place], device=queries.device)
             more = 0 if left_out is None else self._of_picture[place]
-            found, index = search(queries[mine], embeddings if len(rows) == len(embeddings) else embeddings[rows], min(k + more, len(rows)))
+            found, index = search(
+                queries[mine], embeddings if len(rows) == len(embeddings) else embeddings[rows], min(k + more, len(rows))
+            )
             index = rows[index]
             if left_out is not None:
                 picture = self.picture.to(queries.device)

@@ -67,7 +67,7 @@ def by_cell(maps: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def relative_scores(cells: torch.Tensor, ceiling: torch.Tensor) -> torch.Tensor:
-    """(B,) float64. cells: maps by cell, (B, h, w); ceiling: (h, w), or one an image (B, h, w)."""
+    """(B,) float64. cells: maps by cell, (B, h, w); ceiling: (h, w), or one per image (B, h, w)."""
     limit = (ceiling + COMMON * ceiling.mean(dim=(-2, -1), keepdim=True)) / (1 + COMMON)
     risen = (cells / limit.clamp(min=torch.finfo(torch.float32).tiny)).flatten(1)
     count = max(1, round(HIGHEST * risen.shape[1]))

@@ -1,4 +1,4 @@
-"""What scoring returns: one record an image, and the collection of them."""
+"""What scoring returns: one record per image, and the collection of them."""
 
 from __future__ import annotations
 
@@ -146,7 +146,6 @@ class Result:
         image = self.images[i]
         mask = None if image.pixel_threshold is None else image.mask
         return maps.overlay(image.picture(), image.anomaly_map, vmin=low, vmax=high, mask=mask, seen=image.seen)
-
 
     @cached_property
     def _scale(self) -> tuple[float, float]:

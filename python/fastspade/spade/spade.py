@@ -118,7 +118,7 @@ class Spade(_Attributes):
 
         normal_images: a path, folder, glob, PIL image, numpy (H, W, 3) uint8, a list of those, a tensor (N, 3, H, W) in
         [0, 1] or uint8, or a DataLoader. skip_bad: leave unreadable images out instead of raising. path: a folder to keep
-        the features in, as `save` writes it: they go there as they come, so that they need not fit into memory.
+        the features in, as `save` writes it: they are written as they are computed, so that they need not fit into memory.
         """
         stream = self.new_extractor().stream(normal_images, skip_bad=skip_bad, argument="normal_images", task="fit")
         extractor = stream.extractor
@@ -165,7 +165,7 @@ class Spade(_Attributes):
         """Find thresholds for decisions and masks from the normal images alone, by leave-one-out; keeps and returns them.
 
         Every normal image, or 300 of them evenly spread where there are more, is scored against all the others, from the
-        features already kept: no image is read again. target_fpr: the share of new normal images that may be called defects;
+        features in the bank: no image is read again. target_fpr: the share of new normal images that may be called defects;
         their scores' tail is extrapolated (fastspade.spade.threshold), and with few images the real share is uncertain:
         Threshold.false_alarm_range says how much, and fewer than 50 images are warned of. 0: the largest score seen.
         pixel_target_fpr: the share of all their pixels that may be masked. Raises InputError where there is only one normal
@@ -316,7 +316,9 @@ class Spade(_Attributes):
         picture: Callable[[], Image.Image] = batch.originals[i]
         if self.keep_crop:
             shown = smoothed
-            picture = KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+            picture = (
+                KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
+            )
         else:
             shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
         inside = self._inside(batch, i, cells, shown, crop)
@@ -460,7 +462,20 @@ class Spade(_Attributes):
 
     def new_extractor(self) -> Extractor:
         """For a fit, which finds that size."""
-        wanted = ("resize", "crop", "local_average", "reflect_border", "tile", "overlap", "augment", "roi", "batch_size", "num_workers", "max_pixels", "progress")
+        wanted = (
+            "resize",
+            "crop",
+            "local_average",
+            "reflect_border",
+            "tile",
+            "overlap",
+            "augment",
+            "roi",
+            "batch_size",
+            "num_workers",
+            "max_pixels",
+            "progress",
+        )
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
 
     @property
@@ -510,7 +525,9 @@ class Spade(_Attributes):
         if (left_out or not border) and self.image_score == "relative":  # these scores come when all maps are known
             same["image_score"] = "max"
         ceiling = None if same["image_score"] != "relative" else current_ceiling(self, bank)
-        return Matcher(k, k_image, **same, ceiling=ceiling, origins=origins, roi=self.roi is not None, border=self.border if border else None)
+        return Matcher(
+            k, k_image, **same, ceiling=ceiling, origins=origins, roi=self.roi is not None, border=self.border if border else None
+        )
 
     def origins_of(self, bank: Snapshot) -> Origins | None:
         """None where every entry of the bank is an image of its own."""

@@ -2,8 +2,8 @@
 
 Every normal image is scored against the others (leave one out), so no defect is needed. A map has so many pixels that
 their threshold is simply the smallest value that no more than the target share of them exceeds. An image has one score, and
-the share wanted is mostly finer than one image in N: a Gumbel distribution, that of the largest of many values, is fitted
-to the scores and its tail gives the threshold, unless 10 scores or more lie beyond it and speak for themselves.
+the target share is usually finer than one image in N: a Gumbel distribution, that of the largest of many values, is fitted
+to the scores, and its tail gives the threshold. Where 10 scores or more lie beyond, it is the empirical quantile instead.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ class Threshold:
     def from_dict(cls, values: Any) -> Threshold:
         """The threshold of a model file. Raises ModelFileError where its numbers are not usable."""
         try:
-            made = cls(**{name: float(values[name]) for name in ("image", "pixel", "target_fpr", "pixel_target_fpr")},
-                       images=int(values["images"]), next_id=None if values.get("next_id") is None else int(values["next_id"]))
+            made = cls(
+                **{name: float(values[name]) for name in ("image", "pixel", "target_fpr", "pixel_target_fpr")},
+                images=int(values["images"]),
+                next_id=None if values.get("next_id") is None else int(values["next_id"]),
+            )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ModelFileError(f"path: the model's threshold is not usable: {type(error).__name__}: {error}") from error
         if not isinstance(values, Mapping) or not (math.isfinite(made.image) and math.isfinite(made.pixel)):

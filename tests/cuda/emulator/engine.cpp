@@ -19,14 +19,16 @@ struct HostLauncher {
     template <class Kernel, class Parameters>
     void launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Parameters& parameters) {
         if (dry) return;
-        if (shared_bytes > device.shared_bytes) throw std::runtime_error("a launch asks for more shared memory than the device has");
+        if (shared_bytes > device.shared_bytes)
+            throw std::runtime_error("a launch asks for more shared memory than the device has");
         run_grid([&] { kernel(parameters); }, blocks, threads, static_cast<size_t>(shared_bytes), seed);
     }
     void launch_sm90(bool bfloat16, int tile_rows, int64_t blocks, int shared_bytes, const cuda::Sm90Parameters& parameters) {
         using cuda::BFloat16Operand, cuda::HalfOperand, cuda::search_sm90_kernel;
-        const auto kernel = tile_rows == 96 ? bfloat16 ? search_sm90_kernel<BFloat16Operand, 3> : search_sm90_kernel<HalfOperand, 3>
-                            : bfloat16      ? search_sm90_kernel<BFloat16Operand, 4>
-                                            : search_sm90_kernel<HalfOperand, 4>;
+        const auto kernel = tile_rows == 96
+                                ? bfloat16 ? search_sm90_kernel<BFloat16Operand, 3> : search_sm90_kernel<HalfOperand, 3>
+                            : bfloat16 ? search_sm90_kernel<BFloat16Operand, 4>
+                                       : search_sm90_kernel<HalfOperand, 4>;
         launch(kernel, blocks, cuda::sm90_threads, shared_bytes, parameters);
     }
     cuda::TensorMap tensor_map(const cuda::TensorBox& box) { return encode_tensor_map(box); }
@@ -42,8 +44,8 @@ void prepare_gallery(const cuda::OperandLayout& layout, const std::vector<Tensor
     cuda::prepare_gallery(host, layout, levels, base);
 }
 
-void compare_equals(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes, const int64_t* order,
-                    uint8_t* same) {
+void compare_equals(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
+                    const int64_t* order, uint8_t* same) {
     HostLauncher host;
     cuda::compare_equals(host, layout, levels, hashes, order, same);
 }

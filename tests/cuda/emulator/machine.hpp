@@ -56,8 +56,8 @@ struct GroupBarrier {
 };
 
 struct AsyncUnits {
-    std::map<size_t, Mbarrier> mbarriers;   // by offset into shared memory
-    std::vector<TensorLoad> loads;          // in flight, oldest first
+    std::map<size_t, Mbarrier> mbarriers;  // by offset into shared memory
+    std::vector<TensorLoad> loads;         // in flight, oldest first
     std::array<GroupBarrier, 16> groups;
     std::vector<std::vector<std::array<uint64_t, 2>>> issued;  // descriptors by warpgroup, to compare its warps
 };
@@ -129,10 +129,10 @@ void check_shared(const void* address, size_t bytes, size_t alignment, const cha
 
 // --- the scheduler's hooks into simt_hopper.cpp
 void reset_async();
-void run_async();                          // whatever may happen now, by seed
-bool finish_one_load();                    // when nothing else can go on
-std::string waiting(const Fibre& fibre);   // what a stuck fibre waits for
-void check_async_done();                   // at the end of a block
+void run_async();                         // whatever may happen now, by seed
+bool finish_one_load();                   // when nothing else can go on
+std::string waiting(const Fibre& fibre);  // what a stuck fibre waits for
+void check_async_done();                  // at the end of a block
 void check_warp_done(const Warp& warp, const Fibre& fibre);
 void perform_products(Warp& warp, int first_thread, Slot* const (&slots)[32], Collective kind);
 float operand_value(bool bfloat16, uint32_t bits);

@@ -44,20 +44,34 @@ std::mutex machine_in_use;
 
 const char* name_of(Collective kind) {
     switch (kind) {
-        case Collective::barrier: return "warp_barrier";
-        case Collective::ballot: return "warp_ballot";
-        case Collective::shuffle: return "warp_shuffle";
-        case Collective::shuffle_xor: return "warp_shuffle_xor";
-        case Collective::load_matrices: return "load_matrices";
-        case Collective::multiply_half: return "multiply of halves";
-        case Collective::multiply_bfloat16: return "multiply of bfloat16s";
-        case Collective::product_half: return "multiply_async of halves";
-        case Collective::product_bfloat16: return "multiply_async of bfloat16s";
-        case Collective::product_fence: return "product_fence";
-        case Collective::product_commit: return "product_commit";
-        case Collective::product_wait: return "product_wait";
-        case Collective::set_registers: return "registers_grow or registers_shrink";
-        case Collective::none: break;
+        case Collective::barrier:
+            return "warp_barrier";
+        case Collective::ballot:
+            return "warp_ballot";
+        case Collective::shuffle:
+            return "warp_shuffle";
+        case Collective::shuffle_xor:
+            return "warp_shuffle_xor";
+        case Collective::load_matrices:
+            return "load_matrices";
+        case Collective::multiply_half:
+            return "multiply of halves";
+        case Collective::multiply_bfloat16:
+            return "multiply of bfloat16s";
+        case Collective::product_half:
+            return "multiply_async of halves";
+        case Collective::product_bfloat16:
+            return "multiply_async of bfloat16s";
+        case Collective::product_fence:
+            return "product_fence";
+        case Collective::product_commit:
+            return "product_commit";
+        case Collective::product_wait:
+            return "product_wait";
+        case Collective::set_registers:
+            return "registers_grow or registers_shrink";
+        case Collective::none:
+            break;
     }
     return "nothing";
 }
@@ -155,9 +169,14 @@ void perform(Collective kind, Slot* const (&slots)[32]) {
                     std::memcpy(&slots[lane]->words[j],
                                 static_cast<const char*>(slots[8 * j + lane / 4]->address) + 4 * (lane % 4), 4);
             break;
-        case Collective::multiply_half: multiply_warp(HalfToFloat{}, slots); break;
-        case Collective::multiply_bfloat16: multiply_warp(BFloat16ToFloat{}, slots); break;
-        default: break;
+        case Collective::multiply_half:
+            multiply_warp(HalfToFloat{}, slots);
+            break;
+        case Collective::multiply_bfloat16:
+            multiply_warp(BFloat16ToFloat{}, slots);
+            break;
+        default:
+            break;
     }
 }
 
@@ -251,8 +270,9 @@ void run_block() {
     check_async_done();
     const auto untouched = [](char value) { return static_cast<unsigned char>(value) == poison; };
     if (!std::all_of(machine.memory.begin(), machine.memory.begin() + (machine.shared - machine.memory.data()), untouched) ||
-        !std::all_of(machine.memory.begin() + (machine.shared - machine.memory.data()) + static_cast<std::ptrdiff_t>(machine.shared_bytes),
-                     machine.memory.end(), untouched))
+        !std::all_of(
+            machine.memory.begin() + (machine.shared - machine.memory.data()) + static_cast<std::ptrdiff_t>(machine.shared_bytes),
+            machine.memory.end(), untouched))
         throw std::runtime_error("a write outside the block's shared memory, block " + std::to_string(machine.block));
 }
 
@@ -285,7 +305,8 @@ void warp_rendezvous(Collective kind) {
     if (warp.arrived == 0)
         warp.kind = kind;
     else if (warp.kind != kind)
-        throw std::runtime_error(std::string(name_of(kind)) + " meets lanes of its warp at " + name_of(warp.kind) + ", " + where(fibre));
+        throw std::runtime_error(std::string(name_of(kind)) + " meets lanes of its warp at " + name_of(warp.kind) + ", " +
+                                 where(fibre));
     if (++warp.arrived < 32) {
         fibre.state = State::at_warp;
         give_way();

@@ -1,5 +1,5 @@
 // A small SIMT machine on the host: it gives csrc/cuda/device.cuh's names a meaning, so that kernels run unchanged, one
-// fibre a thread, blocks one after another.
+// fibre per thread, blocks one after another.
 //
 // A fibre runs until it must wait for others: at a barrier of its block or at a collective of its warp. What the hardware
 // leaves open depends on a seed: which block, warp and lane goes first, and when an asynchronous copy lands.
@@ -22,15 +22,29 @@
 
 namespace fastspade::emulate {
 
-enum class Collective { none, barrier, ballot, shuffle, shuffle_xor, load_matrices, multiply_half, multiply_bfloat16,
-                        product_half, product_bfloat16, product_fence, product_commit, product_wait, set_registers };
+enum class Collective {
+    none,
+    barrier,
+    ballot,
+    shuffle,
+    shuffle_xor,
+    load_matrices,
+    multiply_half,
+    multiply_bfloat16,
+    product_half,
+    product_bfloat16,
+    product_fence,
+    product_commit,
+    product_wait,
+    set_registers
+};
 
 // What a lane brings to a collective of its warp, and takes away.
 struct Slot {
     uint64_t value = 0;
-    int lane = 0;                  // shuffle: source lane or mask; product: columns
-    const void* address = nullptr; // load_matrices: this lane's row
-    uint32_t words[6] = {};        // fragments
+    int lane = 0;                   // shuffle: source lane or mask; product: columns
+    const void* address = nullptr;  // load_matrices: this lane's row
+    uint32_t words[6] = {};         // fragments
     float* accumulators = nullptr;
     uint64_t left = 0, right = 0;  // operand descriptors
 };
@@ -83,12 +97,20 @@ Value exchanged(Value value, int lane, emulate::Collective kind) {
     return value;
 }
 template <class Value>
-Value warp_shuffle(Value value, int lane) { return exchanged(value, lane, emulate::Collective::shuffle); }
+Value warp_shuffle(Value value, int lane) {
+    return exchanged(value, lane, emulate::Collective::shuffle);
+}
 template <class Value>
-Value warp_shuffle_xor(Value value, int mask) { return exchanged(value, mask, emulate::Collective::shuffle_xor); }
+Value warp_shuffle_xor(Value value, int mask) {
+    return exchanged(value, mask, emulate::Collective::shuffle_xor);
+}
 
 // Fibres share one host thread and switch only at collectives, so plain operations are atomic.
-inline int atomic_add(int* address, int value) { const int old = *address; *address += value; return old; }
+inline int atomic_add(int* address, int value) {
+    const int old = *address;
+    *address += value;
+    return old;
+}
 inline void atomic_add(int64_t* address, int64_t value) { *address += value; }
 inline uint32_t atomic_min(uint32_t* address, uint32_t value) {
     const uint32_t old = *address;
@@ -140,7 +162,9 @@ inline void unpack_halves(uint32_t pair, float& low, float& high) {
 inline void copy_async(void* shared, const void* global, bool valid) { emulate::copy_async(shared, global, valid); }
 inline void copy_commit() { emulate::copy_commit(); }
 template <int Pending>
-void copy_wait() { emulate::copy_wait(Pending); }
+void copy_wait() {
+    emulate::copy_wait(Pending);
+}
 
 inline void load_matrices(uint32_t (&fragment)[4], const void* shared_row) {
     emulate::Slot& slot = emulate::own_slot();

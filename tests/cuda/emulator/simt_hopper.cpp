@@ -12,8 +12,8 @@ namespace {
 
 constexpr uint64_t map_mark = 0x70616d20726f736eull;
 constexpr uint64_t mbarrier_mark = 0x7265697272616200ull;  // kept in the barrier's own word, so that overwriting it shows
-constexpr uint32_t window = 1024;  // where dynamic shared memory starts in the shared window
-constexpr int most_columns = 128;  // of a product
+constexpr uint32_t window = 1024;                          // where dynamic shared memory starts in the shared window
+constexpr int most_columns = 128;                          // of a product
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what + ", " + where(*machine.current)); }
 
@@ -84,7 +84,8 @@ void land(const TensorLoad& load) {
             const int64_t at = load.corner[0] + static_cast<int64_t>(x);
             uint16_t value = 0;
             if (inside && at >= 0 && at < box.size[0]) std::memcpy(&value, from + at * 2, 2);
-            std::memcpy(machine.shared + swizzled(to + static_cast<uint32_t>(row) * 128 + static_cast<uint32_t>(x) * 2), &value, 2);
+            std::memcpy(machine.shared + swizzled(to + static_cast<uint32_t>(row) * 128 + static_cast<uint32_t>(x) * 2), &value,
+                        2);
         }
     }
     Mbarrier& barrier = mbarrier_at(load.mbarrier);
@@ -105,10 +106,12 @@ void read_operand(uint64_t descriptor, bool bfloat16, int first, int count, floa
     if (descriptor >> 62 != 1) refuse("multiply_async: the descriptor's swizzle is not that of 128 bytes");
     if (start % 1024 >= 128 || group_stride % 1024 != 0) refuse("multiply_async: groups of eight rows are not 1024-byte aligned");
     for (int i = 0; i < count; ++i) {
-        const uint32_t row = start + static_cast<uint32_t>((first + i) / 8) * group_stride + static_cast<uint32_t>((first + i) % 8) * 128;
+        const uint32_t row =
+            start + static_cast<uint32_t>((first + i) / 8) * group_stride + static_cast<uint32_t>((first + i) % 8) * 128;
         for (uint32_t k = 0; k < 16; ++k) {
             const uint32_t at = swizzled(row + 2 * k);
-            if (at < window || at + 2 > window + machine.shared_bytes) refuse("multiply_async: operand outside the block's shared memory");
+            if (at < window || at + 2 > window + machine.shared_bytes)
+                refuse("multiply_async: operand outside the block's shared memory");
             uint16_t bits;
             std::memcpy(&bits, machine.shared + (at - window), 2);
             to[i][k] = operand_value(bfloat16, bits);
@@ -222,7 +225,8 @@ void tensor_load(void* shared, const TensorMap& map, uint64_t* barrier, int dime
 
 bool group_rendezvous(int id, int threads, bool voting, bool predicate) {
     if (id < 1 || id > 15) refuse("a named barrier's id is 1 to 15");
-    if (threads % 32 != 0 || threads < 32 || threads > machine.threads) refuse("a named barrier of " + std::to_string(threads) + " threads");
+    if (threads % 32 != 0 || threads < 32 || threads > machine.threads)
+        refuse("a named barrier of " + std::to_string(threads) + " threads");
     GroupBarrier& barrier = machine.async.groups[static_cast<size_t>(id)];
     if (barrier.arrived > 0 && barrier.voting != voting) refuse("group_barrier meets group_any");
     if (barrier.arrived > 0 && barrier.threads != threads) refuse("a named barrier's threads are counted differently");
@@ -263,7 +267,9 @@ void perform_products(Warp& warp, int first_thread, Slot* const (&slots)[32], Co
     WarpgroupWork& work = warp.work;
     const int index = first_thread / 32;
     switch (kind) {
-        case Collective::product_fence: work.fenced = true; return;
+        case Collective::product_fence:
+            work.fenced = true;
+            return;
         case Collective::product_commit:
             work.groups.push_back(work.open);
             work.open = 0;
@@ -281,12 +287,15 @@ void perform_products(Warp& warp, int first_thread, Slot* const (&slots)[32], Co
             if (work.products.empty()) work.fenced = false;  // whoever waited for all is about to use the results
             return;
         }
-        default: break;
+        default:
+            break;
     }
     if (!work.fenced) refuse("multiply_async without a product_fence since the accumulators were last used");
-    Product product{kind == Collective::product_bfloat16, slots[0]->value != 0, slots[0]->lane, slots[0]->left, slots[0]->right, {}};
+    Product product{
+        kind == Collective::product_bfloat16, slots[0]->value != 0, slots[0]->lane, slots[0]->left, slots[0]->right, {}};
     for (int lane = 0; lane < 32; ++lane) {
-        if (slots[lane]->left != product.left || slots[lane]->right != product.right || (slots[lane]->value != 0) != product.accumulate)
+        if (slots[lane]->left != product.left || slots[lane]->right != product.right ||
+            (slots[lane]->value != 0) != product.accumulate)
             refuse("multiply_async: lanes differ in their operands");
         product.accumulators[static_cast<size_t>(lane)] = slots[lane]->accumulators;
     }
@@ -315,7 +324,8 @@ void run_async() {
     while (!loads.empty() && machine.random() % 2 == 0) land_at(machine.random() % loads.size());
     for (size_t w = 0; w < machine.warps.size(); ++w) {
         WarpgroupWork& work = machine.warps[w].work;
-        if (work.done < work.products.size() && machine.random() % 4 == 0) carry_out_until(work, work.done + 1, static_cast<int>(w));
+        if (work.done < work.products.size() && machine.random() % 4 == 0)
+            carry_out_until(work, work.done + 1, static_cast<int>(w));
     }
 }
 
@@ -332,8 +342,9 @@ std::string waiting(const Fibre& fibre) {
                std::to_string(barrier.threads) + " threads ever arrive; one waits in " + where(fibre);
     }
     const Mbarrier& barrier = machine.async.mbarriers.at(fibre.mbarrier);
-    return "mbarrier_wait: the phase of parity " + std::to_string(fibre.parity) + " never ends, " + std::to_string(barrier.missing) +
-           " arrivals and " + std::to_string(barrier.bytes) + " bytes are missing; one waits in " + where(fibre);
+    return "mbarrier_wait: the phase of parity " + std::to_string(fibre.parity) + " never ends, " +
+           std::to_string(barrier.missing) + " arrivals and " + std::to_string(barrier.bytes) +
+           " bytes are missing; one waits in " + where(fibre);
 }
 
 void check_async_done() {

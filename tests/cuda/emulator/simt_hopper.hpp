@@ -58,21 +58,26 @@ void registers_grow() {
     emulate::warp_rendezvous(emulate::Collective::set_registers);
 }
 template <int Registers>
-void registers_shrink() { registers_grow<Registers>(); }
+void registers_shrink() {
+    registers_grow<Registers>();
+}
 
 inline uint64_t operand_descriptor(const void* shared, int group_stride) {
-    return 1ull << 62 | 1ull << 16 | static_cast<uint64_t>(group_stride >> 4) << 32 | ((emulate::shared_address(shared) & 0x3ffffu) >> 4);
+    return 1ull << 62 | 1ull << 16 | static_cast<uint64_t>(group_stride >> 4) << 32 |
+           ((emulate::shared_address(shared) & 0x3ffffu) >> 4);
 }
 constexpr uint64_t operand_next_channels = 32 >> 4;
 
 inline void product_fence() { emulate::warp_rendezvous(emulate::Collective::product_fence); }
 inline void product_commit() { emulate::warp_rendezvous(emulate::Collective::product_commit); }
 template <int Pending>
-void product_wait() { emulate::product_wait(Pending); }
+void product_wait() {
+    emulate::product_wait(Pending);
+}
 template <int Count>
 void product_pin(float (&)[Count]) {}
 
-// Two accumulators a column of the result.
+// Two accumulators per column of the result.
 template <int Count>
 void multiply_async(emulate::Collective kind, float (&d)[Count], uint64_t a, uint64_t b, bool accumulate) {
     static_assert(Count == 64 || Count == 48);  // what device_sm90.cuh has

@@ -1,1 +1,1 @@
-"""One module a dataset layout. Each has read(root, wanted, problems) -> list of Category."""
+"""One module per dataset layout. Each has read(root, wanted, problems) -> list of Category."""

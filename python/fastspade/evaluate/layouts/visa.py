@@ -47,7 +47,12 @@ def read(root: Path, wanted: list[str], problems: Problems) -> list[Category]:
 
 
 def _add(
-    row: dict[str, str], root: Path, where: str, train: dict[str, list[Path]], test: dict[str, list[TestImage]], problems: Problems
+    row: dict[str, str],
+    root: Path,
+    where: str,
+    train: dict[str, list[Path]],
+    test: dict[str, list[TestImage]],
+    problems: Problems,
 ) -> None:
     name, split, label = row["object"], row["split"], row["label"]
     image = _inside(root, row["image"], where, problems)

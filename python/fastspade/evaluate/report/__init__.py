@@ -30,7 +30,7 @@ class Report:
     """
 
     def __init__(self, images: int | None = None) -> None:
-        """images: at most so many test images a category, evenly spread over the order of scores; None: all."""
+        """images: at most so many test images per category, evenly spread over the order of scores; None: all."""
         if images is not None and images < 1:
             raise InputError(f"report-images must be at least 1, got {images}")
         self._images = images

@@ -85,7 +85,7 @@ function repaint(...layers) {
   visible.forEach(paintCard);
 }
 
-// The mask also outlines the heat map. At most once a frame, however fast the slider moves.
+// The mask also outlines the heat map. At most once per frame, however fast the slider moves.
 let repainting = false;
 function repaintMasks() {
   if (repainting) return;
