@@ -227,17 +227,19 @@ def test_an_ended_driver_is_resumed_by_the_same_command(model, photos, tmp_path,
     command += ["--batch-size", "1", "--images-per-part", "1", "--ray-workers", "1", "--device", "cpu"]
     run = [sys.executable, str(DRIVER), str(gate), *command]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    with subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as driver:
-        try:
-            while driver.poll() is None and not list(output.glob("part-*.parquet")):
-                time.sleep(0.01)
-            driver.send_signal(number)
-            if number != signal.SIGKILL:  # it may let its worker end what it has in hand
-                gate.touch()
-            _, said = driver.communicate()
-        finally:
-            driver.kill()
-    assert driver.returncode == ENDS[number][0] and ENDS[number][1] in said, said
+    with open(tmp_path / "errors", "w") as errors:
+        driver = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+    try:
+        while driver.poll() is None and not list(output.glob("part-*.parquet")):
+            time.sleep(0.01)
+        driver.send_signal(number)
+        if number != signal.SIGKILL:  # it may let its worker end what it has in hand
+            gate.touch()
+        status = driver.wait()
+    finally:
+        driver.kill()
+        driver.wait()
+    assert status == ENDS[number][0] and ENDS[number][1] in (tmp_path / "errors").read_text()
     before = {file.name: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")}
     assert 0 < len(before) < 22 if number == signal.SIGKILL else before
     for file in output.glob("part-*.parquet"):
