@@ -232,12 +232,14 @@ def test_an_ended_driver_is_resumed_by_the_same_command(model, photos, tmp_path,
             while driver.poll() is None and not list(output.glob("part-*.parquet")):
                 time.sleep(0.01)
             driver.send_signal(number)
+            if number != signal.SIGKILL:  # it may let its worker end what it has in hand
+                gate.touch()
             _, said = driver.communicate()
         finally:
             driver.kill()
     assert driver.returncode == ENDS[number][0] and ENDS[number][1] in said, said
     before = {file.name: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")}
-    assert 0 < len(before) <= 3
+    assert 0 < len(before) < 22 if number == signal.SIGKILL else before
     for file in output.glob("part-*.parquet"):
         assert pq.read_table(file).num_rows == 1  # whole
     gate.touch()

@@ -133,10 +133,9 @@ def test_knn_is_exact_where_the_expanded_form_is_not():
 
 
 def test_overflow_in_the_screen_hides_nothing():
-    query = torch.randn(40, 8)
-    gallery = torch.randn(300, 8)
-    gallery[7] = 3e37
-    query[3] = 3e37
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(40, 8, generator=generator), torch.randn(300, 8, generator=generator)
+    query[3] = gallery[7] = 6e18  # a squared distance fits in float32, the sum of two squared norms does not
     distances, indices = knn(query, gallery, 2)
     wanted, places = reference.knn(query, gallery, 2)
     assert torch.equal(indices, places)
