@@ -68,8 +68,11 @@ def test_timms_lite0_with_the_packages_weights_gives_the_built_in_backbones_feat
     torch.save(dict(zip(slots, (value for _, value in weights), strict=True)), path)
     images = torch.rand(1, 3, 128, 128)
     for mine, own in [
-        (["blocks.2.0.bn1", "blocks.3.0.bn1", "blocks.5.0.bn1"], None),  # expanded activations
-        (None, ["_blocks.2", "_blocks.4", "_blocks.10"]),  # outputs of the stages
+        (
+            ["blocks.2.0.bn1", "blocks.3.0.bn1", "blocks.5.0.bn1"],
+            ["_blocks.3._swish", "_blocks.5._swish", "_blocks.11._swish"],
+        ),  # expanded activations
+        (None, None),  # outputs of the stages
     ]:
         timms = load_backbone("timm:tf_efficientnet_lite0.in1k", weights=path, layers=mine)
         built_in = load_backbone("efficientnet_lite0", layers=own)

@@ -121,6 +121,7 @@ def emulated(path: Path) -> Callable[..., list[Answer]]:
 def fault(how: str) -> None:
     query, gallery = (guarded(torch.ones(1, 3, 40, 40), "planes", how == "read-after") for _ in range(2))
     address, code, shape, strides = describe(gallery)
+    shape = list(shape)
     if how == "read-after":
         shape[2] += 1
     if how == "read-before":

@@ -40,7 +40,7 @@ MEMORY = torch.ones(4096)
 def truth() -> dict[str, Any]:
     """A call as it should be, of two images against two, with two levels."""
     levels = [MEMORY[:480].view(2, 5, 8, 6), MEMORY[:144].view(2, 6, 4, 3)]
-    described = [list(describe(level)) for level in levels]
+    described = [[list(part) if isinstance(part, tuple) else part for part in describe(level)] for level in levels]
     arguments = {"query": described, "gallery": copy.deepcopy(described), "gallery_index": 0, "gallery_count": 2, "kappa": 2}
     return arguments | {"upsample": 1, "threads": 1, "prune": True}
 

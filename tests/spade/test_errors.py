@@ -159,7 +159,7 @@ def test_errors_of_cuda_calls_become_python_s_with_the_call_they_come_from():
         _translated(_raises(engine.CudaError("kernel launch failed: gallery (1, 8, 4, 4)")), engine, device=0)
     if not torch.cuda.is_available():  # the driver is missing, or sees no device: the first call says so
         with pytest.raises(EngineError, match=r"^cuda\w+ failed: cudaError\w+ \(.*\) on device 0"):
-            _translated(engine.cuda_gallery_bytes, engine, device=0, gallery=[(8, 4, 4)], images=1, upsample=0, bfloat16=False)
+            _translated(engine.cuda_gallery_layout, engine, device=0, gallery=[(8, 4, 4)], images=1, upsample=0, bfloat16=False)
 
 
 def _raises(error):
