@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fault_table import pytest_addoption, pytest_sessionfinish, record_fault  # noqa: F401 (a plugin's hooks and fixture)
+from durations import add, write
+from fault_table import record_fault, write_faults  # noqa: F401 (record_fault is a fixture)
 from tiny import picture
 
 from fastspade.search.cuda import has_cuda_engine
@@ -22,6 +23,22 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["PYTHONPATH"] = os.pathsep.join([*HELPERS, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-faults", action="store_true", help="bring SECURITY.md's table up to date for the tests run")
+    parser.addoption("--write-durations", action="store_true", help="keep the seconds of every test file that ran")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    add(report.location[0], report.duration)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--write-faults"):
+        write_faults()
+    if session.config.getoption("--write-durations"):
+        write()
 
 
 @pytest.fixture

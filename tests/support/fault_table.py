@@ -23,16 +23,12 @@ Fault = tuple[str, int, str]  # what was tried, how many times, what happens
 _tried: dict[str, list[Fault]] = {}  # by test
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-faults", action="store_true", help="bring SECURITY.md's table up to date for the tests run")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("--write-faults"):
-        kept = {test: faults for test, faults in read_records().items() if is_test(test)} | _tried
-        lines = [f"{json.dumps(test)}: {json.dumps(faults)}" for test, faults in sorted(kept.items())]
-        RECORDS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), table(kept)), encoding="utf-8")
+def write_faults() -> None:
+    """Brings faults.json and SECURITY.md up to date for the tests that ran."""
+    kept = {test: faults for test, faults in read_records().items() if is_test(test)} | _tried
+    lines = [f"{json.dumps(test)}: {json.dumps(faults)}" for test, faults in sorted(kept.items())]
+    RECORDS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), table(kept)), encoding="utf-8")
 
 
 @pytest.fixture
