@@ -151,7 +151,7 @@ def test_manifests_with_a_valid_checksum_and_wrong_contents(tmp_path, record_fau
     """What somebody hostile would write, who computes checksums too."""
     path, chance = tmp_path / "bank", random.Random(3)
     model = Spade(TinyNet(), layers=LAYERS, k=2, resize=64, crop=64, device="cpu", progress=False)
-    model.fit(np.zeros((3, 64, 64, 3), np.uint8), path=path)
+    model.fit(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8), path=path)
     model.calibrate()
     model.save(path)
     good = json.loads((path / "manifest.json").read_text())["bank"]
