@@ -97,9 +97,9 @@ def test_an_interrupted_command_leaves_what_was_there(tmp_path, images, fitted, 
     before = contents(tmp_path)
     status, word, name = SIGNALS[number]
     ended, errors = interrupted(moment, number, command(kind, tmp_path, images))
-    *before, last = errors.splitlines()
+    *told, last = errors.splitlines()
     assert ended == status and last == f"fastspade: {word}; nothing is half-written"
-    assert all(line.startswith("fastspade: warning: there are 12 normal images") for line in before)
+    assert all(line.startswith("fastspade: warning: there are 12 normal images") for line in told)
     assert contents(tmp_path) == before
     record_fault(f"{name} in the middle of `fastspade {kind.split()[0]}`", 1, f"exit status {status}; {UNCHANGED}")
 
