@@ -38,7 +38,7 @@ def scores() -> None:
     assert_type(result.image_scores, Floats)
     assert_type(result.anomaly_maps, Floats | list[Floats])
     assert_type(result.neighbors, Integers)
-    assert_type(result.matched_y, Integers)
+    assert_type(result.matched_y, Integers | list[Integers])
     assert_type(result.decisions, Marks)
     assert_type(result.overlay(0), Image.Image)
     assert_type(model.score_batches("test"), Iterator[ScoredImage])

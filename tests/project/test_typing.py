@@ -59,7 +59,7 @@ def test_the_stub_names_the_cuda_functions_that_the_bindings_define():
     source = "".join((BINDINGS / name).read_text(encoding="utf-8") for name in ("cuda.hpp", "cuda.cpp"))
     defined = {}
     for part in re.split(r"module\.def\(", source)[1:]:
-        defined[re.match(r'"(\w+)"', part)[1]] = re.findall(r'arg\("(\w+)"\)', part)
+        defined[re.match(r'\s*"(\w+)"', part)[1]] = re.findall(r'arg\("(\w+)"\)', part)
     classes = re.findall(r'(?:register_exception|class_)<[^(]+>\(module, "(\w+)"', source)
     named = {name: of for name, of in stub().items() if OF_CUDA.match(name)}
     assert len(defined) == 7 and {**defined, **dict.fromkeys(classes)} == named
