@@ -220,7 +220,7 @@ ENDS = {signal.SIGKILL: (-9, ""), signal.SIGINT: (130, "interrupted"), signal.SI
 
 def wait_for_part(output, process=None):
     """The first part of a run that is under way in another thread or process."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until and (process is None or process.poll() is None):
         for file in sorted(output.glob("part-*.parquet")):
             return file
@@ -261,7 +261,7 @@ def test_an_ended_driver_is_resumed_by_the_same_command(saved, expected, photos,
         try:
             wait_for_part(output, driver)
             driver.send_signal(number)
-            status = driver.wait(60)
+            status = driver.wait(200)
         finally:
             driver.kill()
             driver.wait()
