@@ -162,3 +162,12 @@ def test_paths_arrays_tensors_and_loaders_score_alike(folder):
     wanted = model.score(folder / "2.png").anomaly_maps
     for form in (str(folder / "2.*"), Image.fromarray(array), array, tensor, tensor[None] / 255, loader):
         assert np.allclose(model.score(form).anomaly_maps, wanted, atol=1e-5)
+
+
+def test_few_normal_images_are_told_of_once_by_fit_and_all_scoring_after_it(normal, recwarn):
+    model = tiny_spade(k=50, preset="default").fit(normal)
+    model.score(normal[0])
+    model.score(normal[1])
+    assert [str(told.message) for told in recwarn if "using all of them" in str(told.message)] == [
+        "k=50 but there are 6 normal images; using all of them"
+    ]

@@ -143,8 +143,8 @@ class Spade(_Attributes):
         self.bank, self.threshold, self.ceiling, self.skipped = bank, None, None, list(skipped)
         self.shared_size = extractor.resize if isinstance(extractor.resize, tuple) else None
         self.foreground = extractor.foreground
-        self.border = border_profile(self, bank.snapshot, mirrored)
         self._told_few_images = False
+        self.border = border_profile(self, bank.snapshot, mirrored)
 
     def add(self, normal_images: Images, *, skip_bad: bool = False) -> tuple[int, ...]:
         """Add normal images to those fitted, without computing theirs again; returns the new images' ids (Bank.add).
