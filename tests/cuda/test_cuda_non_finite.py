@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastspade.errors import InputError
 from fastspade.search.cpu import search_cpu
 from fastspade.search.cuda import search_cuda
 
@@ -65,10 +66,14 @@ def test_large_finite_features_give_the_cpu_s_bits(search, size, kappa):
         [torch.randn(n, 5, 4, 4, generator=generator), torch.randn(n, 3, 2, 2, generator=generator)] for n in (1, 3)
     )
     query[0][0, :, 1, 2], gallery[0][1, :, 2, 2], gallery[1][2, 1, 0, 1] = size, size, size
-    expected = search_cpu(query, gallery, kappa, None, 1)
     found = search(query, gallery, kappa, True)
-    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     search(query, gallery, kappa, False)
+    if found[0].isinf().any():
+        with pytest.raises(InputError, match="leave float32"):
+            search_cpu(query, gallery, kappa, None, 1)
+    else:
+        expected = search_cpu(query, gallery, kappa, None, 1)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
