@@ -126,6 +126,7 @@ def test_tensor_cores_and_asynchronous_copies_are_used(code):
             assert re.search(rf"HMMA\.16816\.F32{'.' + suffix if suffix else ''}", text), architecture
             assert re.search(r"LDGSTS\.E\.[A-Z.]*128", text), "no 16-byte asynchronous copies"
             assert "LDSM.16.M88.4" in text
+            assert not re.search(r"\b(DADD|DMUL|DFMA|DSETP|MUFU\.RCP64H)\b", text), "float64, which most GPUs have little of"
             assert not re.search(r"\b(LDL|STL)\b", text), "local memory in the search"
 
 

@@ -45,6 +45,14 @@ def _place(device: torch.device) -> tuple[int, int]:
     return index, torch.cuda.current_stream(index).cuda_stream
 
 
+def _captured(device: torch.device) -> bool:
+    """Whether work on the device's current stream goes into a CUDA graph, which nothing can wait for."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_current_stream_capturing())
+
+
 def _path() -> int:
     """Which search kernel FASTSPADE_CUDA_PATH asks for, as the engine numbers them: "sm80", "sm90a" or, by default, "auto"."""
     wanted = os.environ.get("FASTSPADE_CUDA_PATH") or "auto"
@@ -228,6 +236,6 @@ def search_cuda(
         counters=counters.data_ptr(),
         workspace=workspace.data_ptr(),
     )
-    if check and not (where.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if check and not _captured(where):
         check_answer(distances, indices, query, gallery, gallery_index)
     return distances, indices, counters
