@@ -145,7 +145,7 @@ class DistributedSpade(Spade):
     ) -> SharedSource:
         return SharedSource(self.ranks, lambda: self._open_here(images, skip_bad, argument))
 
-    def _features(  # type: ignore[override]  # no region of interest
+    def features(  # type: ignore[override]  # no region of interest
         self, pixels: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Every rank extracts some of the images; an image's features do not depend on those that come with it."""
