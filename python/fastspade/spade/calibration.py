@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastspade.errors import InputError
 from fastspade.spade import checks
 from fastspade.spade.duplicates import tell_duplicates, without_duplicates
+from fastspade.spade.fitted import FittedModel
 from fastspade.spade.leave_one_out import judged, left_out_scores, picture_scores
 from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
 
-if TYPE_CHECKING:
-    from fastspade.spade.spade import Spade
 
-
-def calibrated(model: Spade, target_fpr: float, pixel_target_fpr: float) -> Threshold:
+def calibrated(model: FittedModel, target_fpr: float, pixel_target_fpr: float) -> Threshold:
     """As Spade.calibrate says."""
     bank = model.fitted_bank().snapshot
     checks.share("target_fpr", target_fpr)
@@ -46,7 +43,7 @@ def calibrated(model: Spade, target_fpr: float, pixel_target_fpr: float) -> Thre
     return threshold
 
 
-def normal_scores(model: Spade) -> np.ndarray:
+def normal_scores(model: FittedModel) -> np.ndarray:
     """As Spade.normal_scores says."""
     bank = model.fitted_bank().snapshot
     if len(bank) < 2:

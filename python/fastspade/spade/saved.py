@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,18 +15,16 @@ from fastspade.errors import FastspadeError, ModelFileError
 from fastspade.images import sides
 from fastspade.search.device import pick_device
 from fastspade.spade.border import as_profile
+from fastspade.spade.fitted import FittedModel
 from fastspade.spade.leave_one_out import current_ceiling
 from fastspade.spade.options import Options, completed
 from fastspade.spade.relative import Ceiling
 from fastspade.spade.threshold import Threshold
 
-if TYPE_CHECKING:
-    from fastspade.spade.spade import Spade
-
-Model = TypeVar("Model", bound="Spade")
+Model = TypeVar("Model", bound=FittedModel)
 
 
-def record(model: Spade) -> dict[str, Any]:
+def record(model: FittedModel) -> dict[str, Any]:
     """The options that scores depend on and what fit and calibrate found, as plain values."""
     current_ceiling(model, model.fitted_bank().snapshot)  # made now, so that who loads the model need not
     found = {
@@ -40,7 +38,7 @@ def record(model: Spade) -> dict[str, Any]:
 
 
 def load(
-    kind: type[Model], path: Path, module: torch.nn.Module | None, weights: str | Path | None, running: Mapping[str, Any]
+    kind: Callable[..., Model], path: Path, module: torch.nn.Module | None, weights: str | Path | None, running: Mapping[str, Any]
 ) -> Model:
     """A `kind` of what lies at `path`, a folder or a file. running: options of how and where the work is done."""
     Options(**running)  # what the caller gave is not to be blamed on the file

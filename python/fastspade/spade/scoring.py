@@ -18,6 +18,7 @@ from fastspade.images import ImageBatch, ImageSource
 from fastspade.images.geometry import CropBox, part_of
 from fastspade.images.region import cut_mask, masks_of
 from fastspade.images.views import ViewName
+from fastspade.spade.fitted import FittedModel
 from fastspade.spade.matching import Matches
 from fastspade.spade.mosaic import Mosaic
 from fastspade.spade.result import KeptPicture, ScoredImage, resized
@@ -25,8 +26,6 @@ from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from fastspade.spade.spade import Spade
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Found:
 class Scoring:
     """A fitted model and the state of its bank that images are scored against. The thresholds are told with every picture."""
 
-    model: Spade
+    model: FittedModel
     bank: Snapshot
     threshold: float | None
     pixel_threshold: float | None
