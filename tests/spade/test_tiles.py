@@ -10,9 +10,8 @@ from tiny import TinyNet, picture, tiny_spade
 from fastspade import Spade
 from fastspade.cli import main
 from fastspade.errors import InputError
-from fastspade.images.views import Tiling, ViewName, turned, turned_pixels
+from fastspade.images.views import Tiling, ViewName, checked_turns, turned, turned_pixels
 from fastspade.nn import SpadeModule
-from fastspade.spade import checks
 
 LARGE = [picture(seed, 160, 200) for seed in range(4)]
 TILED = dict(resize="whole", crop=None, tile=64, image_score="max", reflect_border=True)
@@ -138,7 +137,7 @@ def test_a_module_refuses_tiles(tiled):
     ],
 )
 def test_turns_as_they_may_be_given(given, kept):
-    assert checks.turns("augment", given) == kept
+    assert checked_turns("augment", given) == kept
 
 
 @pytest.mark.parametrize("given", ["turns", [90, "sideways"], float("nan"), [None]])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastspade import checks
 from fastspade.errors import InputError
 from fastspade.evaluate.arrays import MetricValue, split
 from fastspade.evaluate.category import Category, TestImage
@@ -16,7 +17,7 @@ from fastspade.evaluate.metrics import average_precision_of, f1_max_of, roc_auc_
 from fastspade.evaluate.pro import check_limit, pro_curve, pro_of, split_pixels
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, placed_map
 from fastspade.maps import place_in_image
-from fastspade.spade import Spade, checks
+from fastspade.spade import Spade
 from fastspade.spade.result import ScoredImage
 from fastspade.spade.threshold import Threshold
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from fastspade import checks
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.entry import Images
 from fastspade.images.geometry import Fitting
@@ -56,11 +55,11 @@ def open_source(
     Raises, before anything is decoded: MissingFileError (path, empty folder or pattern without a match),
     ImageReadError (a named file is not of an image type), DtypeError, InputError.
     """
-    _check_int("batch_size", batch_size, 1)
+    batch_size = checks.count("batch_size", batch_size)
     resize = None if resize is None else pixels_or_whole("resize", resize)
     crop = optional_pixels("crop", crop)
-    _check_int("num_workers", num_workers, 0, optional=True)
-    _check_int("max_pixels", max_pixels, 1, optional=True)
+    num_workers = checks.optional_workers("num_workers", num_workers)
+    max_pixels = checks.optional_count("max_pixels", max_pixels)
     check_crop(resize, crop)
     options: dict[str, Any] = dict(
         resize=resize,
@@ -96,12 +95,3 @@ def open_source(
             raise found.bad[0][1]
         raise InputError(f"{argument} must hold at least one image, got an empty {type(images).__name__}")
     return ImageSource(found.entries, len(found.entries), found.left_out, found.bad, **options)
-
-
-def _check_int(name: str, value: object, least: int, *, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"{name} must be an integer{' or None' if optional else ''}, got {type(value).__name__}")
-    if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}")

@@ -20,6 +20,7 @@ import ray
 import ray.data
 import torch
 
+from fastspade import checks
 from fastspade.errors import DeviceError, EngineError, InputError
 from fastspade.files.progress import progress_bar
 from fastspade.files.signals import keeps_handler
@@ -30,7 +31,7 @@ from fastspade.ray.shipping import Shipped
 from fastspade.ray.sources import IMAGE_COLUMNS, Listing, Source, check_column, list_source
 from fastspade.ray.storage import FileSystem, Place, locate
 from fastspade.ray.worker import Attempts, Job, PartScorer, RowScorer, part_file
-from fastspade.spade import Spade, checks
+from fastspade.spade import Spade
 
 BATCHES_PER_PART = 32
 BLOCKS_PER_ACTOR = 64  # parts travel to actors in this many blocks or more, so that no actor is left with a long one
@@ -100,12 +101,10 @@ def score(
     Raises InputError, MissingFileError, ImageReadError, ModelFileError, DeviceError; EngineError where workers keep dying.
     """
     begun = time.perf_counter()
-    for name, value in (("batch_size", batch_size), ("images_per_part", images_per_part or BATCHES_PER_PART * batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number from 1 up, got {value!r}")
+    batch_size = checks.count("batch_size", batch_size)
+    images_per_part = checks.optional_count("images_per_part", images_per_part) or BATCHES_PER_PART * batch_size
     checks.optional_number("threshold", threshold)
     checks.optional_number("pixel_threshold", pixel_threshold)
-    images_per_part = images_per_part or BATCHES_PER_PART * batch_size
     place = locate(output, "output", filesystem)
     fingerprint = model_fingerprint(model)
     dataset = images if isinstance(images, ray.data.Dataset) else None

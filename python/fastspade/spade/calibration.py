@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from fastspade import checks
 from fastspade.errors import InputError
-from fastspade.spade import checks
 from fastspade.spade.duplicates import tell_duplicates, without_duplicates
 from fastspade.spade.fitted import FittedModel
 from fastspade.spade.leave_one_out import judged, left_out_scores, picture_scores

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from fastspade import checks
 from fastspade.errors import InputError
 from fastspade.images import sides
 from fastspade.images.region import check_roi
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
-from fastspade.spade import checks
+from fastspade.images.views import checked_turns
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ class Options:
         scope="model", paper=False, flag={"action": argparse.BooleanOptionalAction},
     )  # fmt: skip
     tile: tuple[int, int] | None = option(
-        None, checks.optional_tile,
+        None, sides.optional_tile,
         "cut images into tiles of so many pixels a side, or HEIGHTxWIDTH (a pair), each compared by itself: for small defects in "
         "large images, which then keep their size unless resize is given",
         scope="model", paper=False, flag={"metavar": "SIZE"},
@@ -120,7 +121,7 @@ class Options:
     aligned: bool = option(False, checks.truth, "compare a tile with those of the same place alone: for parts that all lie alike",
                            scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
     augment: Sequence[float | str] = option(
-        (), checks.turns,
+        (), checked_turns,
         "also compare with turned copies of the normal images: rotations (by 90, 180 and 270 degrees), flips, or degrees one by one, "
         "horizontal, vertical",
         scope="model", paper=False, flag={"nargs": "+", "metavar": "TURN"},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fastspade import checks
 from fastspade.backbones import Backbone, load_backbone
 from fastspade.backbones.extractor import Extractor, Features
 from fastspade.backbones.foreground import Foreground
@@ -23,7 +24,7 @@ from fastspade.images import ImageSource
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
-from fastspade.spade import calibration, checks, saved
+from fastspade.spade import calibration, saved
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.leave_one_out import border_profile, current_ceiling
 from fastspade.spade.matching import Matcher
