@@ -48,7 +48,7 @@ struct Interrupted : std::exception {
 struct NonFinite : std::runtime_error {
     NonFinite(const char* side, int64_t level, int64_t image)
         : std::runtime_error(std::string(side) + "[" + std::to_string(level) + "] holds NaN or infinite values in image " +
-                             std::to_string(image)) {}
+                             std::to_string(image) + "; features must be finite") {}
 };
 
 // One axis of a level as seen from the finest grid. The finest level's own axes are not stored: a gallery of a million

@@ -164,7 +164,8 @@ FASTSPADE_DEVICE double exact_distance(const PyramidView& query, int64_t query_i
         distance = rounded_sum(distance, sum);
         sum = 0.0;
     }
-    return distance;
+    // Squares of finite features do not leave float64; what does is NaN, which sorts first, so that no answer hides it.
+    return distance - distance == 0.0 ? distance : bits_float(0x7fc00000u);
 }
 
 }  // namespace fastspade::cuda

@@ -9,7 +9,8 @@ from search_checks import assert_exact
 from tiny import picture, tiny_spade
 
 from fastspade import pyramid_knn
-from fastspade.search import PreparedGallery, last_statistics, reference
+from fastspade.errors import InputError
+from fastspade.search import last_statistics, reference
 
 pytestmark = pytest.mark.gpu
 CASE = next(case for case in CASES if case.name == "paper_like")
@@ -40,20 +41,18 @@ def test_runs_on_the_current_stream():
     assert equal(found, expected)
 
 
-def test_does_not_wait_for_the_device():
-    query, gallery = on_gpu(2, 1), PreparedGallery(on_gpu(4, 2))
-    pyramid_knn(query, gallery, 1)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        torch.cuda._sleep(500_000_000)
-        mark = torch.cuda.Event()
-        pyramid_knn(query, gallery, 1)
-        mark.record()
-        assert not mark.query()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    torch.cuda.synchronize()
+def test_refuses_what_is_not_finite_except_in_a_graph_whose_answer_is_then_nan():
+    query, gallery = on_gpu(2, 1), on_gpu(4, 2)
+    pyramid_knn(query, gallery, 3)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        distances, _ = pyramid_knn(query, gallery, 3)
+    gallery[1][2, 0, 0, 0] = torch.inf
+    graph.replay()
+    assert distances[..., 0].isnan().all()
+    for stored in (gallery, [level.cpu() for level in gallery]):
+        with pytest.raises(InputError, match=r"gallery\[1\] holds NaN or infinite values in image 2"):
+            pyramid_knn(query, stored, 3)
 
 
 @pytest.mark.parametrize("index", [None, [[3, 1], [0, 2]]], ids=["all", "chosen"])

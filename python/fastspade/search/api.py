@@ -15,7 +15,7 @@ from fastspade.search import ops
 from fastspade.search.cuda import COUNTERS, has_cuda_engine
 from fastspade.search.interchange import library_of, named_levels
 from fastspade.search.prepared import PreparedGallery
-from fastspade.search.streamed import search_streamed
+from fastspade.search.streamed import search_from_host
 from fastspade.search.validation import (
     PRECISIONS,
     UPSAMPLES,
@@ -127,9 +127,7 @@ def pyramid_knn(
     kappa: how many neighbours, from 1 to K * H_1 * W_1.
     gallery_index: (B, K) int64; query image b is searched against gallery images gallery_index[b]. None: all N. On CUDA
         the values are not looked at beforehand: those outside the gallery are skipped. Where the gallery is streamed, they
-        may be in host memory too: the host must know which images to bring, and values on the device are copied back
-        once, for which the call waits. Nothing else in a CUDA search waits for the device, except that staging memory of
-        a gallery that is not pinned is filled anew only when its last copy has left.
+        may be in host memory too: the host must know which images to bring.
     upsample: "bilinear" or "nearest".
     precision: "exact", or "fast", which lets the CUDA engine skip its recheck of uncertain rows; the CPU engine is
         always exact.
@@ -137,13 +135,13 @@ def pyramid_knn(
     Returns distances (B, H_1, W_1, kappa) float32, squared L2, ascending, ties to the lower index; and indices
     (B, H_1, W_1, kappa) int64, flat: image * H_1 * W_1 + y * W_1 + x. Ties are distances equal as returned, in float32:
     so the kappa nearest of the results over parts of a gallery are bit-identical to the result over all of it. With
-    precision="exact" CPU and CUDA return bit-identical results for finite features of any size.
+    precision="exact" CPU and CUDA return bit-identical results.
 
-    Features must be finite. On the CPU NaN and infinity raise InputError, naming the level and the image. A CUDA search does
-    not wait for such a check: a pair's distance is what arithmetic makes of it, NaN or infinity, and NaN sorts before all
-    numbers, so that it is seen. Finite pairs keep their distances.
-
-    Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
+    Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument. Features that are not finite, in
+    images that are searched, raise InputError naming level and image, as do features so far apart that a distance in the
+    answer leaves float32. To find out, a call on CUDA waits for its answer, as torch.linalg.inv does. Only where a CUDA
+    graph is being captured it does not: then a pair that is not finite has the distance NaN, which comes before all
+    numbers, and a pair beyond float32 infinity.
     """
     library = library_of(*named_levels("query", query), *named_levels("gallery", gallery), ("gallery_index", gallery_index))
     queries = check_pyramid("query", library.levels("query", query))
@@ -186,10 +184,9 @@ def knn(query: Any, gallery: Any, kappa: int, *, precision: str = "exact") -> tu
         `pyramid_knn`. kappa: from 1 to G.
     precision: as in `pyramid_knn`.
 
-    Returns distances (Q, kappa) float32, ascending, ties to the lower index; indices (Q, kappa) int64. Vectors must be finite:
-    for NaN and infinity see `pyramid_knn`.
+    Returns distances (Q, kappa) float32, ascending, ties to the lower index; indices (Q, kappa) int64.
 
-    Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument.
+    Raises InputError, DtypeError or DeviceError (fastspade.errors), naming the argument; of what is not finite see `pyramid_knn`.
     """
     library = library_of(("query", query), ("gallery", gallery))
     queries = check_tensor("query", library.tensor("query", query), "(Q, D)")
@@ -224,13 +221,7 @@ def _search(
             "move them to the CPU, or build with CUDA (see README)"
         )
     if device.type == "cuda" and gallery[0].device.type == "cpu":
-        distances, indices, counters = search_streamed(
-            gallery,
-            kappa,
-            gallery_index,
-            device,
-            lambda levels, index, reach: ops.search(query, levels, None, reach, index, upsample, precision, operand),
-        )
+        distances, indices, counters = search_from_host(query, gallery, kappa, gallery_index, upsample, precision, operand)
     else:
         distances, indices, counters = ops.search(query, gallery, prepared, kappa, gallery_index, upsample, precision, operand)
     if not torch.compiler.is_compiling():

@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 
 from fastspade.errors import EngineError, InputError
-from fastspade.search.validation import DTYPES
+from fastspade.search.validation import DTYPES, check_answer
 
 
 def compiled_engine() -> ModuleType:
@@ -43,6 +43,7 @@ def search_cpu(
 
     `prune=False` evaluates every pair: the same results, for tests and measurements. radius: only pairs at most so many rows and
     columns of the finest level apart; (-1, -1) is all. Where a query has fewer than kappa, the rest is infinity and -1.
+    Raises as check_answer does.
     """
     engine = compiled_engine()
     query, gallery = [aligned(q) for q in query], [aligned(g) for g in gallery]
@@ -68,13 +69,7 @@ def search_cpu(
             row_radius=radius[0],
             column_radius=radius[1],
         )
-    except engine.NonFinite as error:
-        raise InputError(f"{error}; features must be finite") from None
-    except ValueError as error:  # the engine's own checks; only sizes beyond its range get so far
+    except ValueError as error:  # what is not finite, and sizes beyond the engine's range
         raise InputError(str(error)) from None
-    if (torch.isinf(distances) & (indices >= 0)).any():
-        raise InputError(
-            "query and gallery are so far apart that squared distances leave float32 (3.4e38); "
-            "scale both down, to values below 1e17"
-        )
+    check_answer(distances, indices, query, gallery, gallery_index)
     return distances, indices, counts

@@ -1,7 +1,7 @@
 """The CUDA engine: allocates outputs and workspace with torch and passes addresses and the current stream to the kernels.
 
-Nothing here waits for the device. `engine` is the compiled module; tests pass one that runs the same kernels emulated on
-the host, with CPU tensors.
+Nothing here waits for the device but check_answer. `engine` is the compiled module; tests pass one that runs the same kernels
+emulated on the host, with CPU tensors.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from fastspade.errors import EngineError, InputError
 from fastspade.search.cpu import compiled_engine, describe
 from fastspade.search.levels import Shape
+from fastspade.search.validation import check_answer
 
 if TYPE_CHECKING:
     from fastspade._engine import CudaPlan
@@ -186,11 +187,14 @@ def search_cuda(
     redo: bool,
     bfloat16: bool = False,
     engine: ModuleType | None = None,
+    check: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Distances (B * P, kappa) float32, flat indices (B * P, kappa) int64, and int64 COUNTERS.
 
     gallery_index entries outside the gallery are skipped; where fewer than kappa pixels remain, the rest of a row has
-    distance infinity and index -1. redo=False leaves failed rows as the 16-bit pass found them.
+    distance infinity and index -1. redo=False leaves failed rows as the 16-bit pass found them. check: wait for the answer and
+    raise as check_answer does, unless a CUDA graph is being captured; without it pairs that are not finite have the distance NaN,
+    and come first, and pairs beyond float32 infinity.
     """
     engine = compiled_engine() if engine is None else engine
     if prepared is None:
@@ -224,4 +228,6 @@ def search_cuda(
         counters=counters.data_ptr(),
         workspace=workspace.data_ptr(),
     )
+    if check and not (where.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        check_answer(distances, indices, query, gallery, gallery_index)
     return distances, indices, counters

@@ -25,7 +25,7 @@ _library.define(
 )
 
 
-def _bfloat16(operand: str) -> bool:
+def is_bfloat16(operand: str) -> bool:
     if operand not in OPERANDS:
         raise InputError(f"operand must be one of {', '.join(map(repr, OPERANDS))}, got {operand!r}")
     return operand == "bfloat16"
@@ -37,7 +37,7 @@ def _prepare_cpu(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -
 
 
 def _prepare_cuda(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -> torch.Tensor:
-    return prepare_gallery_cuda(list(gallery), UPSAMPLES[upsample], _bfloat16(operand))
+    return prepare_gallery_cuda(list(gallery), UPSAMPLES[upsample], is_bfloat16(operand))
 
 
 def _prepare_fake(gallery: Sequence[torch.Tensor], upsample: str, operand: str) -> torch.Tensor:
@@ -82,7 +82,7 @@ def _search_cuda(
         gallery_index,
         UPSAMPLES[upsample],
         redo=precision == "exact",
-        bfloat16=_bfloat16(operand),
+        bfloat16=is_bfloat16(operand),
     )
 
 

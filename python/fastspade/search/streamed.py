@@ -15,10 +15,12 @@ import torch
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.search import ops
+from fastspade.search.cuda import search_cuda
 from fastspade.search.levels import Levels, MemoryLevels, image_bytes
 from fastspade.search.validation import (
     PRECISIONS,
     UPSAMPLES,
+    check_answer,
     check_choice,
     check_gallery_index,
     check_kappa,
@@ -26,7 +28,7 @@ from fastspade.search.validation import (
     check_pyramid,
 )
 
-Search = Callable[[list[torch.Tensor], "torch.Tensor | None", int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+Search = Callable[[list[torch.Tensor], "torch.Tensor | None", int], ops.Answer]
 
 # Bytes of one part. On a device two are held at a time, each with its 16-bit copy, so about three times this is used; on
 # the CPU two are held.
@@ -36,10 +38,11 @@ PART_BYTES = 256 << 20
 def merge_nearest(
     distances: torch.Tensor, indices: torch.Tensor, more: torch.Tensor, more_indices: torch.Tensor, kappa: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kappa nearest of two results (rows, any). Ties go to the first one, whose images must precede the second's."""
+    """The kappa nearest of two results (rows, any), NaN before all numbers. Ties go to the first one, whose images must precede
+    the second's."""
     joined = torch.cat([distances, more], dim=1)
-    ordered, places = torch.sort(joined, dim=1, stable=True)
-    return ordered[:, :kappa], torch.cat([indices, more_indices], dim=1).gather(1, places[:, :kappa])
+    places = torch.where(joined.isnan(), -1.0, joined).argsort(dim=1, stable=True)[:, :kappa]
+    return joined.gather(1, places), torch.cat([indices, more_indices], dim=1).gather(1, places)
 
 
 def parts_of(source: Levels, wanted: torch.Tensor, part_bytes: int) -> list[torch.Tensor]:
@@ -135,12 +138,12 @@ def search_streamed(
     search: Search,
     *,
     part_bytes: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> ops.Answer:
     """Runs `search(levels, gallery_index, kappa)` over parts of a gallery and merges the results.
 
     `search` answers with indices into the part, and skips negative entries of gallery_index; part_bytes bounds a part, None
     is PART_BYTES. gallery_index may be on the device or the host, which must know what to bring: values on the device are
-    copied back, and that is the one wait for what the device has to do. Beyond it, staging memory of galleries that are not
+    copied back, and that is the one wait here for what the device has to do. Beyond it, staging memory of galleries that are not
     pinned is filled anew only when its last copy has left.
     """
     stored: Levels = MemoryLevels(gallery) if isinstance(gallery, list) else gallery
@@ -179,6 +182,29 @@ def search_streamed(
         else:
             answer = (*merge_nearest(answer[0], answer[1], distances, indices, kappa), answer[2] + counters)
     assert answer is not None  # a gallery has at least one image, so there is at least one part
+    return answer
+
+
+def search_from_host(
+    query: list[torch.Tensor],
+    gallery: list[torch.Tensor] | Levels,
+    kappa: int,
+    gallery_index: torch.Tensor | None,
+    upsample: str,
+    precision: str,
+    operand: str,
+    *,
+    part_bytes: int | None = None,
+) -> ops.Answer:
+    """Queries on CUDA against a gallery that is not: search_streamed, with one wait for the whole answer to be checked."""
+
+    def search(levels: list[torch.Tensor], index: torch.Tensor | None, reach: int) -> ops.Answer:
+        exact, bfloat16 = precision == "exact", ops.is_bfloat16(operand)
+        return search_cuda(query, levels, None, reach, index, UPSAMPLES[upsample], exact, bfloat16, check=False)
+
+    answer = search_streamed(gallery, kappa, gallery_index, query[0].device, search, part_bytes=part_bytes)
+    stored = gallery if isinstance(gallery, list) else gallery.whole or ()  # a bank's folder checks what it reads
+    check_answer(answer[0], answer[1], query, stored, gallery_index)
     return answer
 
 
@@ -232,13 +258,8 @@ def streamed_pyramid_knn(
     if device.type == "cpu":
         distances, indices = _on_cpu(queries, gallery, kappa, gallery_index, upsample)
     else:
-        distances, indices, _ = search_streamed(
-            source,
-            kappa,
-            gallery_index,
-            device,
-            lambda levels, index, reach: ops.search(queries, levels, None, reach, index, upsample, precision, "float16"),
-            part_bytes=gallery.part_bytes,
+        distances, indices, _ = search_from_host(
+            queries, source, kappa, gallery_index, upsample, precision, "float16", part_bytes=gallery.part_bytes
         )
     shape = (len(queries[0]), height, width, kappa)
     return distances.reshape(shape), indices.reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -104,6 +105,32 @@ def check_pair(query: list[torch.Tensor], gallery: list[torch.Tensor]) -> None:
                 "channels, height and width must agree"
             )
     check_devices(query[0].device, gallery[0].device)
+
+
+def check_answer(
+    distances: torch.Tensor,
+    indices: torch.Tensor,
+    query: Sequence[torch.Tensor],
+    gallery: Sequence[torch.Tensor],
+    gallery_index: torch.Tensor | None,
+) -> None:
+    """Raises InputError where features are not finite, naming level and image, or distances leave float32. Waits for the search.
+
+    The answer tells: a search sorts what is not finite first, and distances beyond float32 are infinite. Infinity with index -1
+    stands where a query has fewer than kappa pixels.
+    """
+    if math.isfinite(distances.sum(dtype=torch.float64).item()) or bool((distances.isfinite() | (indices < 0)).all()):
+        return
+    for side, levels, searched in (("query", query, None), ("gallery", gallery, gallery_index)):
+        for number, level in enumerate(levels):
+            bad = (~level.isfinite()).flatten(1).any(1).nonzero()[:, 0]
+            if searched is not None:
+                bad = bad[torch.isin(bad, searched.to(bad.device))]
+            if len(bad):
+                raise InputError(f"{side}[{number}] holds NaN or infinite values in image {int(bad[0])}; features must be finite")
+    raise InputError(
+        "query and gallery are so far apart that squared distances leave float32 (3.4e38); scale both down, to values below 1e17"
+    )
 
 
 def check_devices(query: torch.device, gallery: torch.device) -> None:
