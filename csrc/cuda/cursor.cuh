@@ -4,6 +4,7 @@
 
 #include "cuda/device.cuh"
 #include "cuda/parameters.hpp"
+#include "cuda/slots.cuh"
 
 namespace fastspade::cuda {
 
@@ -24,11 +25,11 @@ FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
 FASTSPADE_DEVICE void open_unit(const SearchParameters& p, Cursor& c, int query_image) {
     for (; c.unit < p.slots * p.segments; c.unit += p.splits) {
         const int slot = c.unit / p.segments, segment = c.unit - slot * p.segments;
-        const int64_t image = p.gallery_index ? p.gallery_index[static_cast<int64_t>(query_image) * p.slots + slot] : slot;
+        const int64_t image = image_of_slot(p, query_image, slot);
         c.image = static_cast<int>(image);
         c.job = static_cast<int>(static_cast<int64_t>(p.job_count) * segment / p.segments);
         c.last_job = static_cast<int>(static_cast<int64_t>(p.job_count) * (segment + 1) / p.segments);
-        if (image >= 0 && image < p.gallery_images && c.job < c.last_job) {
+        if (image >= 0 && c.job < c.last_job) {
             open_job(p, c);
             return;
         }

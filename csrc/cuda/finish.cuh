@@ -6,6 +6,7 @@
 
 #include "cuda/candidates.cuh"
 #include "cuda/pyramid.cuh"
+#include "cuda/slots.cuh"
 
 namespace fastspade::cuda {
 
@@ -25,33 +26,44 @@ FASTSPADE_DEVICE QueryRow query_row(const FinishParameters& p, int local) {
     return at;
 }
 
-FASTSPADE_DEVICE int64_t image_of_slot(const FinishParameters& p, int64_t query_image, int slot) {
-    return p.gallery_index ? p.gallery_index[query_image * p.slots + slot] : slot;
-}
-
 // In scaled units, rounded up; distances that round to the same float32, also the smallest there is, are ties.
 FASTSPADE_DEVICE float rounded_up(float distance, float scale) {
     const float squared = scale * scale;
     return distance * squared * (1.0f + 0x1p-20f) + 0x1p-149f * squared;
 }
 
-// Writes a row's answer from `count` keys of (exact distance, place); places beyond the keys are infinitely far.
+FASTSPADE_DEVICE int slot_of(const FinishParameters& p, uint64_t key) {
+    return static_cast<int>(key_place(key) / static_cast<uint32_t>(p.pixels));
+}
+
+// Writes a row's answer from `count` keys of (exact distance, place), each as often as its image is named; places beyond
+// them are infinitely far.
 FASTSPADE_DEVICE void write_answer(const FinishParameters& p, int64_t row, int64_t query_image, const uint64_t* keys, int count,
                                    int lane) {
     float* const distances = p.distances + row * p.kappa;
     int64_t* const indices = p.indices + row * p.kappa;
-    for (int i = count + lane; i < p.kappa; i += 32) {
+    int more = 0;  // places taken beyond one a key
+    if (p.gallery_index)
+        for (int i = lane; i < count; i += 32) more += copies_of_slot(p, query_image, slot_of(p, keys[i])) - 1;
+    for (int mask = 16; mask > 0; mask >>= 1) more += warp_shuffle_xor(more, mask);
+    for (int i = count + more + lane; i < p.kappa; i += 32) {
         distances[i] = bits_float(0x7f800000u);
         indices[i] = -1;
     }
     for (int i = lane; i < count; i += 32) {
         const uint64_t key = keys[i];
-        const int rank = rank_among(keys, count, key);
-        if (rank >= p.kappa) continue;
-        const uint32_t place = key_place(key);
-        const int slot = static_cast<int>(place / static_cast<uint32_t>(p.pixels));
-        distances[rank] = key_value(key);
-        indices[rank] = image_of_slot(p, query_image, slot) * p.pixels + place % static_cast<uint32_t>(p.pixels);
+        int rank = rank_among(keys, count, key), copies = 1;
+        if (more > 0) {
+            copies = copies_of_slot(p, query_image, slot_of(p, key));
+            for (int j = 0; j < count; ++j)
+                if (keys[j] < key) rank += copies_of_slot(p, query_image, slot_of(p, keys[j])) - 1;
+        }
+        const int64_t index =
+            image_of_slot(p, query_image, slot_of(p, key)) * p.pixels + key_place(key) % static_cast<uint32_t>(p.pixels);
+        for (const int end = rank + copies < p.kappa ? rank + copies : p.kappa; rank < end; ++rank) {
+            distances[rank] = key_value(key);
+            indices[rank] = index;
+        }
     }
 }
 
@@ -113,8 +125,7 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
         const uint32_t found = warp_ballot(wanted) & 0x01010101u;
         if (found == 0u) continue;
         const uint32_t place = wanted ? key_place(key) : 0u;
-        const int slot = static_cast<int>(place / static_cast<uint32_t>(p.pixels));
-        const int64_t image = wanted ? image_of_slot(p, query_image, slot) : 0;
+        const int64_t image = wanted ? image_of_slot(p, query_image, slot_of(p, key)) : 0;
         const double distance = exact_distance(p.query, query_image, query_pixel, p.gallery, image,
                                                static_cast<int>(place % static_cast<uint32_t>(p.pixels)), lane);
         if (wanted && lane % 8 == 0)

@@ -104,7 +104,7 @@ struct SearchParameters {
     const float *query_scale, *gallery_scale;
     const uint32_t* repeats;  // as RepeatParameters', from the launch's first query image on
     int repeat_words;
-    const int64_t* gallery_index;  // (query images, slots) ascending, or null; entries outside the gallery are skipped
+    const int64_t* gallery_index;  // (query images, slots) ascending, or null; see slots.cuh
     int64_t gallery_images;
     int slots, segments;            // gallery images per query; pieces that an image is cut into
     int query_pixels, query_tiles;  // tiles per image
@@ -123,6 +123,7 @@ struct SearchParameters {
 struct FinishParameters {
     PyramidView query, gallery;
     const int64_t* gallery_index;
+    int64_t gallery_images;
     const float* query_scale;
     int first_tile, tile_rows, query_tiles;  // as the search's
     int rows;                                // of the launch, padding included

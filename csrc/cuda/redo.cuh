@@ -122,7 +122,7 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
                 const int64_t pair = first + warp * redo_share + k * 32 + lane;
                 const int slot = static_cast<int>(pair / f.pixels), pixel = static_cast<int>(pair % f.pixels);
                 const int64_t image = pair < all ? image_of_slot(f, at.image, slot) : -1;
-                const bool real = image >= 0 && image < s.gallery_images && !repeats(s, static_cast<int>(at.image), slot, pixel);
+                const bool real = image >= 0 && !repeats(s, static_cast<int>(at.image), slot, pixel);
                 bool left = false;
                 if (real) {
                     const Terms gallery = s.gallery_terms[image * f.pixels + pixel];

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/pyramid.cuh"
+#include "cuda/slots.cuh"
 
 namespace fastspade::cuda {
 
@@ -44,9 +45,9 @@ FASTSPADE_KERNEL(repeat_threads, 1) repeat_kernel(const RepeatParameters p) {
     const int64_t line = item / p.words;
     const int row = static_cast<int>(line / p.slots), slot = static_cast<int>(line % p.slots);
     if (row >= p.rows) return;
-    const int64_t image = p.gallery_index ? p.gallery_index[line] : slot;
+    const int64_t image = image_of_slot(p, row, slot);
     const int pixel = static_cast<int>(item % p.words) * 32 + lane;
-    const bool real = image >= 0 && image < p.gallery_images && pixel < p.pixels;
+    const bool real = image >= 0 && pixel < p.pixels;
     int wanted = p.kappa;  // as long as it is positive, fewer than kappa equals have been found
     if (real) {
         const Equals own = p.equals[image * p.pixels + pixel];

@@ -235,6 +235,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     again.capacity = plan.redo_capacity;
     FinishParameters& f = again.finish;
     f.gallery = pyramid_view(request.gallery, 0, gallery, plan.before);
+    f.gallery_images = gallery.images;
     f.query_scale = p.query_scale;
     f.tile_rows = plan.tile_rows;
     f.query_tiles = plan.query_tiles;

@@ -46,7 +46,7 @@ def levels(images: int, seed: int) -> list[torch.Tensor]:
     return [torch.randn(images, *shape, generator=generator) for shape in ((7, 9, 8), (5, 5, 4))]
 
 
-@pytest.mark.parametrize("chosen", [None, [[5, 1, 6, 3], [4, 1, 2, 0]]])
+@pytest.mark.parametrize("chosen", [None, [[5, 1, 6, 3], [4, 1, 2, 0]], [[1, 5, 1, 1], [4, 0, 4, 0]]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_parts_of_any_size_give_the_bits_of_one_search(chosen, dtype):
     query, gallery = levels(2, 1), [level.to(dtype) for level in levels(7, 2)]

@@ -83,6 +83,15 @@ def test_ties_go_to_the_lowest_of_the_images_that_are_searched(engine, kappa):
     assert_same_as_cpu((distances, indices), query, gallery, kappa, index)
 
 
+@pytest.mark.parametrize("kappa", [1, 4, 30, 250, 256])
+@pytest.mark.parametrize("black", [0.0, 0.5, 1.0])
+def test_an_image_named_several_times_has_its_pixels_as_often_side_by_side(engine, kappa, black):
+    query, gallery = objects(CASE, 3, 1, black), objects(CASE, 6, 2, black)
+    index = torch.tensor([[3, 1, 3, 3], [5, 0, 0, 5], [2, 2, 2, 2]])
+    found = search_cuda(query, gallery, None, kappa, index, 1, True, engine=engine)
+    assert_same_as_cpu(found[:2], query, gallery, kappa, index)
+
+
 def test_equal_hashes_of_different_vectors_are_compared(emulated, monkeypatch):
     """Where every hash is the same, neighbours in the order that differ are told apart by their vectors."""
     emulated.set_device(232448, 4)

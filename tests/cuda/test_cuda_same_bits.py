@@ -52,7 +52,8 @@ def search_of(seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor], int, t
         query = [level[:1].expand(queries, -1, -1, -1).contiguous() for level in gallery]
     index = None
     if draw.random() < 0.4:
-        index = torch.tensor([draw.sample(range(images), (images + 1) // 2) for _ in range(queries)])
+        pick = draw.choice([lambda n: draw.sample(range(images), n), lambda n: draw.choices(range(images), k=n)])
+        index = torch.tensor([pick((images + 1) // 2) for _ in range(queries)])
     slots = images if index is None else index.shape[1]
     return (
         query,

@@ -114,9 +114,9 @@ class Unread(MemoryLevels):
         return [level[images] for level in self.levels]
 
 
-def test_a_gallery_read_in_parts_gives_the_same_bits(monkeypatch):
-    query, gallery = pyramid(3, 7, 12, 15), pyramid(6, 8, 12, 15)
-    chosen = torch.tensor([[5, 1, 0], [0, 2, 3], [5, 4, 3]])
+@pytest.mark.parametrize("chosen", [[[5, 1, 0], [0, 2, 3], [5, 4, 3]], [[5, 1, 5], [0, 0, 0], [3, 4, 4]]])
+def test_a_gallery_read_in_parts_gives_the_same_bits(monkeypatch, chosen):
+    query, gallery, chosen = pyramid(3, 7, 12, 15), pyramid(6, 8, 12, 15), torch.tensor(chosen)
     whole = windowed_pyramid_knn(query, gallery, 12, (1, 2), gallery_index=chosen)
     monkeypatch.setattr("fastspade.search.windowed.PART_BYTES", 1)  # an image at a time: six pixels a corner, twelve wanted
     parts = windowed_pyramid_knn(query, Unread(gallery), 12, (1, 2), gallery_index=chosen)

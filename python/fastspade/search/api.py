@@ -125,7 +125,8 @@ def pyramid_knn(
         the work of preparing it each time. With queries on CUDA, a gallery in host memory is streamed to the device, best
         from pinned memory.
     kappa: how many neighbours, from 1 to K * H_1 * W_1.
-    gallery_index: (B, K) int64; query image b is searched against gallery images gallery_index[b]. None: all N. On CUDA
+    gallery_index: (B, K) int64; query image b is searched against gallery images gallery_index[b]. None: all N. An image that
+        is named twice has each of its pixels as two neighbours, side by side. On CUDA
         the values are not looked at beforehand: those outside the gallery are skipped. Where the gallery is streamed, they
         may be in host memory too: the host must know which images to bring.
     upsample: "bilinear" or "nearest".

@@ -49,6 +49,11 @@ def parts_of(source: Levels, wanted: torch.Tensor, part_bytes: int) -> list[torc
     return list(wanted.split(max(1, part_bytes // image_bytes(source))))
 
 
+def positions_within(part: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """(1, n): where, in the ascending images of a part, those that a row of gallery_index names are; as often as it does."""
+    return torch.searchsorted(part, row[torch.isin(row, part)])[None]
+
+
 def read_ahead(source: Levels, parts: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """The levels of each part, the next one read by a thread meanwhile. No more than two are held, if the caller drops one
     before it asks for the next."""
@@ -272,7 +277,7 @@ def _on_cpu(
     is read is what it is compared with. Without a gallery_index every part is searched for all of them."""
     source = gallery.source
     pixels = source.shapes[0][1] * source.shapes[0][2]
-    tasks: list[tuple[int | None, torch.Tensor]]
+    tasks: list[tuple[int | None, torch.Tensor]] = []
     if gallery_index is None:
         tasks = [(None, part) for part in parts_of(source, torch.arange(len(source), device="cpu"), gallery.part_bytes)]
     else:
@@ -281,15 +286,15 @@ def _on_cpu(
             raise InputError(
                 f"gallery_index must lie in [0, {len(source)}), the gallery's images; got values from {low} to {high}"
             )
-        ascending = [row.sort().values for row in gallery_index]
-        tasks = [(b, part) for b, row in enumerate(ascending) for part in parts_of(source, row, gallery.part_bytes)]
+        tasks = [(b, part) for b, row in enumerate(gallery_index) for part in parts_of(source, row.unique(), gallery.part_bytes)]
     coming = read_ahead(source, [part for _, part in tasks])
     answers: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {}
     for b, part in tasks:
         levels = next(coming)
         asked = query if b is None else [level[b : b + 1] for level in query]
-        reach = min(kappa, len(part) * pixels)
-        distances, indices, _ = ops.search(asked, levels, None, reach, None, upsample, "exact", "float16")
+        index = None if b is None or gallery_index is None else positions_within(part, gallery_index[b])
+        reach = min(kappa, len(part if index is None else index[0]) * pixels)
+        distances, indices, _ = ops.search(asked, levels, None, reach, index, upsample, "exact", "float16")
         del levels
         indices = part[indices // pixels] * pixels + indices % pixels
         known = answers.get(b)

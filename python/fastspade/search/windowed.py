@@ -12,7 +12,7 @@ import torch
 from fastspade.errors import DtypeError, InputError
 from fastspade.search.cpu import search_cpu
 from fastspade.search.levels import Levels, MemoryLevels
-from fastspade.search.streamed import PART_BYTES, merge_nearest, parts_of, read_ahead
+from fastspade.search.streamed import PART_BYTES, merge_nearest, parts_of, positions_within, read_ahead
 from fastspade.search.validation import (
     UPSAMPLES,
     check_choice,
@@ -74,12 +74,12 @@ def windowed_pyramid_knn(
     for part in parts:
         levels = next(source)
         for b in range(count):
-            (mine,) = torch.isin(part, gallery_index[b]).nonzero(as_tuple=True)
-            if len(mine) == 0:
+            mine = positions_within(part, gallery_index[b])
+            if mine.numel() == 0:
                 continue
             one = [level[b : b + 1] for level in queries]
-            reach = min(kappa, len(mine) * height * width)
-            found, at, _ = search_cpu(one, levels, reach, mine[None], UPSAMPLES[upsample], radius=radius)
+            reach = min(kappa, mine.numel() * height * width)
+            found, at, _ = search_cpu(one, levels, reach, mine, UPSAMPLES[upsample], radius=radius)
             flat = torch.where(at < 0, -1, part[(at // (height * width)).clamp_min(0)] * height * width + at % (height * width))
             best[b], places[b] = merge_nearest(best[b], places[b], found, flat, kappa)
         del levels  # before the next is asked for
