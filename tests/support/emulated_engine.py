@@ -9,18 +9,43 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "cuda" / "emulator"
 MACHINE = ["tests/cuda/emulator/simt.cpp", "tests/cuda/emulator/simt_hopper.cpp"]
-UNCHANGING = ["tests/cuda/emulator/runner.cpp", *MACHINE]  # what no mutation touches: compiled once
-ENGINE = ["tests/cuda/emulator/engine.cpp", "csrc/cuda/plan.cpp", "csrc/cuda/plan_sm90.cpp"]
+
+
+class Unit(NamedTuple):
+    """What becomes one object file."""
+
+    source: str
+    options: tuple[str, ...] = ()
+
+
+def _kernels(kind: str, operand: str) -> Unit:
+    return Unit("tests/cuda/emulator/kernels.cpp", (f"-DFASTSPADE_KIND=FASTSPADE_{kind}", f"-DFASTSPADE_OPERAND={operand}"))
+
+
+UNITS = {
+    "runner": Unit("tests/cuda/emulator/runner.cpp", ("-O1",)),
+    "engine": Unit("tests/cuda/emulator/engine.cpp"),  # with all kernels but the searches
+    "sm80": _kernels("SM80", "HalfOperand"),
+    "sm90": _kernels("SM90", "HalfOperand"),
+    "sm80_bfloat16": _kernels("SM80", "BFloat16Operand"),
+    "sm90_bfloat16": _kernels("SM90", "BFloat16Operand"),
+    "plan": Unit("csrc/cuda/plan.cpp"),
+    "plan_sm90": Unit("csrc/cuda/plan_sm90.cpp"),
+    "machine": Unit(MACHINE[0]),
+    "machine_hopper": Unit(MACHINE[1]),
+}
 numbers = itertools.count()
 
 
@@ -36,44 +61,38 @@ def _run(command: list[str]) -> None:
     assert ended.returncode == 0, ended.stderr[-4000:]
 
 
-def _compile(root: Path, sources: list[str], folder: Path, optimise: str = "-O2") -> list[str]:
-    """Object files of `sources`, found below `root`, two compilations at a time."""
+def _compile(root: Path, names: Iterable[str], folder: Path, optimise: str) -> dict[str, str]:
+    """Object files of units, found below `root`, two compilations at a time."""
     pybind11 = pytest.importorskip("pybind11", reason="the emulated CUDA engine is built with pybind11")
     includes = [root / "csrc", root / "tests" / "cuda" / "emulator", pybind11.get_include(), sysconfig.get_paths()["include"]]
-    options = [
-        "-std=c++20",
-        optimise,
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wno-unknown-pragmas",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-DFASTSPADE_EMULATE",
-    ]
-    targets = [str(folder / Path(source).with_suffix(".o").name) for source in sources]
+    options = ["-std=c++20", optimise, "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", "-fPIC"]
+    options += ["-fvisibility=hidden", "-DFASTSPADE_EMULATE", *(f"-I{path}" for path in includes)]
+    targets = {name: str(folder / f"{name}.o") for name in names}
 
-    def compile_one(source: str, target: str) -> None:
-        _run([_compiler(), *options, *(f"-I{path}" for path in includes), "-c", str(root / source), "-o", target])
+    def compile_one(name: str) -> None:
+        unit = UNITS[name]
+        _run([_compiler(), *options, *unit.options, "-c", str(root / unit.source), "-o", targets[name]])
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, sources, targets))
+        list(pool.map(compile_one, targets))
     return targets
 
 
 @cache
-def _unchanging_objects() -> list[str]:
+def _objects() -> dict[str, str]:
+    """All units as they are, compiled once."""
     folder = tempfile.mkdtemp(prefix="fastspade-emulator-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return _compile(ROOT, UNCHANGING, Path(folder))
+    return _compile(ROOT, UNITS, Path(folder), "-O2")
 
 
-def build(folder: Path, replace: dict[str, tuple[str, str]] | None = None) -> ModuleType:
-    """The emulated engine, compiled in `folder`.
+def build(folder: Path, replace: dict[str, tuple[str, str]] | None = None, units: Iterable[str] = ()) -> ModuleType:
+    """The emulated engine, linked in `folder`.
 
     replace: file of csrc/cuda, below the repository -> (text, other text): changes made to a copy of the sources, for
-    mutation tests. They must not change what kernels are told (parameters.hpp, plan.hpp).
+    mutation tests. units: those that are compiled anew for it; where a function is in others too, theirs is used.
     """
-    root = ROOT
+    objects = dict(_objects())
     if replace:
         root = folder / "sources"
         shutil.copytree(ROOT / "csrc", root / "csrc")
@@ -83,15 +102,15 @@ def build(folder: Path, replace: dict[str, tuple[str, str]] | None = None) -> Mo
             before = path.read_text()
             assert before.count(text) == 1, f"{name} holds {text!r} {before.count(text)} times"
             path.write_text(before.replace(text, other))
-    # A mutant runs few searches, so it is compiled fast rather than well.
-    objects = [*_compile(root, ENGINE, folder, "-O1" if replace else "-O2"), *_unchanging_objects()]
+        changed = _compile(root, units, folder, "-O1")  # a mutant runs few searches: compiled fast rather than well
+        objects = {**changed, **{name: path for name, path in objects.items() if name not in changed}}
     # A name of its own: loaded under one name, a second file would answer with the first one's module.
     name = f"fastspade_emulated_{next(numbers)}"
     target = folder / f"{name}.so"
     renamed = folder / "renamed.o"
-    _run(["objcopy", "--redefine-sym", f"PyInit_fastspade_emulated=PyInit_{name}", objects[len(ENGINE)], str(renamed)])
-    objects[len(ENGINE)] = str(renamed)
-    _run([_compiler(), "-shared", *objects, "-o", str(target)])
+    _run(["objcopy", "--redefine-sym", f"PyInit_fastspade_emulated=PyInit_{name}", objects["runner"], str(renamed)])
+    objects["runner"] = str(renamed)
+    _run([_compiler(), "-shared", *objects.values(), "-o", str(target)])
     spec = importlib.util.spec_from_file_location(name, target)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -3,9 +3,16 @@
 
 #include <cstring>
 
-#include "cuda/search_sm90.cuh"
 #include "cuda/sequence.hpp"
+#include "kernels.hpp"
 #include "simt.hpp"
+
+namespace fastspade::cuda {
+FASTSPADE_SM80(extern, HalfOperand)
+FASTSPADE_SM80(extern, BFloat16Operand)
+FASTSPADE_SM90(extern, HalfOperand)
+FASTSPADE_SM90(extern, BFloat16Operand)
+}  // namespace fastspade::cuda
 
 namespace fastspade::emulate {
 
