@@ -108,7 +108,8 @@ class Backbone:
         with self._running:
             outputs = self._run(images)
         self._check_finite(outputs)
-        return self.reader.read(self.module, outputs, images)
+        with torch.no_grad():
+            return self.reader.read(self.module, outputs, images)
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The wanted modules' outputs in one forward pass."""

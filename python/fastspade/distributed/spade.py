@@ -41,7 +41,7 @@ class DistributedSpade(Spade):
     of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
     ignored (None will do); pictures for overlays stay on rank 0.
 
-    Options are Spade's, but for tile, augment, roi, and window with kappa > 1.
+    Options are Spade's, but for tile, augment, roi, per_level, and window with kappa > 1.
     timeout: seconds that a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
     one batch, or its share of fit.
     """
@@ -52,15 +52,15 @@ class DistributedSpade(Spade):
 
     def __init__(
         self,
-        backbone: str | torch.nn.Module | Backbone = "wide_resnet50_2",
+        backbone: str | torch.nn.Module | Backbone | None = None,
         *,
         timeout: float = TIMEOUT,
         **options: Unpack[OptionsDict],
     ) -> None:
         self.ranks = Ranks(timeout)
         super().__init__(backbone, **options)
-        for name in ("tile", "augment", "roi"):
-            if getattr(self, name) not in (None, ()):
+        for name in ("tile", "augment", "roi", "per_level"):
+            if getattr(self, name) not in (None, (), False):
                 raise InputError(f"{name} is not for a bank split over processes; use fastspade.Spade, or fastspade.ray to score")
         self.settings = replace(self.settings, progress=self.progress and self.ranks.rank == 0)
 

@@ -28,7 +28,7 @@ from fastspade.spade import calibration, saved
 from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.leave_one_out import border_profile, current_ceiling
 from fastspade.spade.matching import Matcher
-from fastspade.spade.options import DEFAULT_BACKBONE, Options, given, names, takes_options
+from fastspade.spade.options import Options, backbone_of, given, names, takes_options
 from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling
 from fastspade.spade.result import Result, ScoredImage
@@ -56,8 +56,9 @@ _device_bank_guard = threading.Lock()
 class Spade(_Attributes):
     """Finds and outlines defects, having seen only good images. Fit once, score many.
 
-    backbone: "wide_resnet50_2" (the paper's), "resnet18", "resnet50", "efficientnet_lite0", or any torch.nn.Module with
-        `layers` naming the modules whose outputs are the pyramid, or a Backbone from fastspade.backbones.load_backbone.
+    backbone: "wide_resnet50_2" (the paper's), "resnet18", "resnet50", "efficientnet_lite0", "timm:NAME", or any torch.nn.Module
+        with `layers` naming the modules whose outputs are the pyramid, or a Backbone from fastspade.backbones.load_backbone.
+        None: the preset's, which is the paper's but for preset "rad".
     options: those of `fastspade.spade.Options`, by name; each is an attribute, too. The paper uses 50 for both k and k_image;
         published reproductions of its image ROC-AUC use 3 to 5 for k_image.
 
@@ -72,10 +73,13 @@ class Spade(_Attributes):
     device: torch.device
 
     @takes_options()
-    def __init__(self, backbone: str | torch.nn.Module | Backbone = DEFAULT_BACKBONE, **options: Unpack[OptionsDict]) -> None:
-        self.settings = Options(**given(dict(options), "Spade()"))
+    def __init__(self, backbone: str | torch.nn.Module | Backbone | None = None, **options: Unpack[OptionsDict]) -> None:
+        self.settings = Options(**given(dict(options), "Spade()", loaded=isinstance(backbone, Backbone)))
         self.device = pick_device(self.settings.device)
-        self.backbone: Backbone = load_backbone(backbone, layers=self.layers, weights=self.weights, device=self.device)
+        self.backbone: Backbone = load_backbone(
+            backbone_of(dict(options)) if backbone is None else backbone,
+            layers=self.layers, embedding=self.embedding, cosine=self.cosine, weights=self.weights, device=self.device,
+        )  # fmt: skip
         self.bank: Bank | None = None
         self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
@@ -343,7 +347,10 @@ class Spade(_Attributes):
         if usable < 1:
             raise InputError("calibrate needs at least 2 normal images, got 1")
         k, k_image = (min(value, usable) for value in wanted)
-        same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
+        same = {
+            name: getattr(self, name)
+            for name in ("kappa", "upsample", "sigma", "truncate", "image_score", "window", "per_level", "precision")
+        }
         if (left_out or not border) and self.image_score == "relative":  # these scores come when all maps are known
             same["image_score"] = "max"
         ceiling = None if same["image_score"] != "relative" else current_ceiling(self, bank)
@@ -371,7 +378,7 @@ def score(
     test_images: Images,
     normal_images: Images,
     *,
-    backbone: str | torch.nn.Module | Backbone = DEFAULT_BACKBONE,
+    backbone: str | torch.nn.Module | Backbone | None = None,
     skip_bad: bool = False,
     **options: Unpack[OptionsDict],
 ) -> Result:
