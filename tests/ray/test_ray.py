@@ -27,10 +27,11 @@ from tiny import LAYERS, TinyNet, picture, tiny_spade
 
 from fastspade import Spade
 from fastspade.cli import main
-from fastspade.errors import EngineError, ImageReadError, InputError, MissingFileError
+from fastspade.errors import EngineError, ImageReadError, InputError, LeftOutWarning, MissingFileError
 from fastspade.images import Entry
 from fastspade.ray import decode_map, score
 from fastspade.ray.shipping import Shipped
+from fastspade.ray.sources import list_source
 from fastspade.ray.storage import locate
 from fastspade.ray.worker import MOST_ATTEMPTS, Attempts, Job, Scorer
 
@@ -141,6 +142,30 @@ def test_unreadable_images_are_recorded_or_stop_the_run(model, photos, tmp_path)
     assert "cannot read image" in rows[1]["error"] and rows[1]["score"] is None and rows[1]["map"] is None
     good = model.score([str(folder / f"{i}.png") for i in (0, 2, 3)])
     assert [row["score"] for row in rows if row["error"] is None] == [image.score for image in good.images]
+
+
+def test_what_is_left_out_is_told(model, photos, tmp_path):
+    there = (
+        "photos/a.png",
+        "photos/deep/b.png",
+        "photos/.c.png",
+        "photos/.hidden/d.png",
+        "photos/.hidden/e.png",
+        "photos/notes.txt",
+    )
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    store = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    for where, options in ((str(tmp_path / "photos"), {}), ("photos", {"filesystem": store})):
+        with pytest.warns(
+            UserWarning, match=r"photos: 3 files or folders are no images, or hidden, and left out; the first is .*\.c\.png"
+        ):
+            assert list_source(where, 10, **options).images == 2
+    frames = [picture(seed) for seed in range(3)]
+    frames[0].save(tmp_path / "several.tif", save_all=True, append_images=frames[1:])
+    with pytest.warns(LeftOutWarning, match=r"2 further pages or frames of 1 file .*several\.tif holds 3 pictures"):
+        assert score(str(tmp_path / "several.tif"), model, output=tmp_path / "out", concurrency=1).further == 2
 
 
 def test_another_run_into_the_same_output_is_refused(model, photos, tmp_path):

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
 from fastspade.images.decode import Decoded, check_array, check_tensor, decode_array, decode_tensor, read_file, standardise
 from fastspade.images.entry import Entry
+from fastspade.images.further import first_alone
 from fastspade.images.orientation import upright_size
 from fastspade.images.paths import find
-from fastspade.images.safe_file import read_lazily, read_size
+from fastspade.images.safe_file import count_pictures, read_lazily, read_size
 
 NARROWEST = 32  # pixels that a picture of a gray stack (N, H, W) is wide, so that channels are not taken for columns
 
@@ -34,6 +35,16 @@ class Opened:
     bad: list[tuple[str, FastspadeError]] = field(default_factory=list)
 
 
+@dataclass
+class _Frames:
+    """A Pillow image of several pages or frames, and how many of these were taken."""
+
+    image: Image.Image | None = None
+    name: str = ""
+    count: int = 0
+    taken: int = 0
+
+
 class Opener:
     """Opens items one after another, numbering the pictures that have no name.
 
@@ -44,6 +55,7 @@ class Opener:
     def __init__(self, *, skip_bad: bool, max_pixels: int | None, copies: bool = False) -> None:
         self._skip_bad, self._max_pixels, self._copies = skip_bad, max_pixels, copies
         self._count = 0
+        self._frames = _Frames()
 
     def open(self, label: str, item: object) -> Opened:
         """The pictures of one item. Raises DtypeError, InputError and, unless skip_bad, MissingFileError and ImageReadError."""
@@ -73,6 +85,10 @@ class Opener:
             if 0 in item.size:
                 raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
             name = getattr(item, "filename", "") or self._name(opened)
+            if self._is_one_of_several(label, item, name, opened) and self._copies:  # it may go on to its next frame
+                decoded = _load_pil(item, name, self._max_pixels)
+                opened.entries.append(Entry(name, lambda: decoded, True))
+                return
             # One that is still to be read from its file is no buffer that anyone writes to.
             own = item.copy() if self._copies and not isinstance(item, ImageFile.ImageFile) else item
             opened.entries.append(Entry(name, partial(_load_pil, own, name, self._max_pixels), True, partial(upright_size, own)))
@@ -86,6 +102,26 @@ class Opener:
             pictures = array_stack(label, item)
             for array in pictures.copy() if self._copies else pictures:
                 opened.entries.append(Entry(self._name(opened), partial(decode_array, array), True, partial(_sides, array.shape)))
+
+    def _is_one_of_several(self, label: str, image: Image.Image, name: str, opened: Opened) -> bool:
+        """Whether Pillow has it from a file with further pages or frames. Of those that do not come, too, `left_out` tells."""
+        if image is self._frames.image:  # as PIL.ImageSequence yields them
+            if not self._copies:
+                raise InputError(f"{label} is the same Pillow image of {self._frames.count} frames as before, which shows only one of "
+                                 "them; give frame.copy() of each")  # fmt: skip
+            self._frames.taken += 1
+            return True
+        opened.left_out += self.frames_left()
+        count = count_pictures(image)
+        if count > 1:
+            # Whoever has gone on to another frame has chosen it.
+            self._frames = _Frames(image, name, count, 1 if image.tell() == 0 else count)
+        return count > 1
+
+    def frames_left(self) -> list[tuple[str, FastspadeError]]:
+        """What `skipped` says of the last such file, of which no more will come."""
+        last, self._frames = self._frames, _Frames()
+        return [first_alone(last.name, last.count - last.taken)] if last.taken < last.count else []
 
     def _name(self, opened: Opened) -> str:
         return f"image_{self._count + len(opened.entries):05d}"
@@ -127,6 +163,7 @@ class Stream:
             opened = opener.open(f"{self._argument}: item {step}", item)
             self.skipped += opened.left_out + opened.bad
             yield from opened.entries
+        self.skipped += opener.frames_left()
 
     def total(self) -> int | None:
         """The pictures that a DataLoader will yield; None for what cannot be asked."""

@@ -90,6 +90,7 @@ def open_source(
         found.entries += one.entries
         found.left_out += one.left_out
         found.bad += one.bad
+    found.left_out += opener.frames_left()
     if not found.entries:
         if found.bad:
             raise found.bad[0][1]

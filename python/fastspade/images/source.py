@@ -19,6 +19,7 @@ from PIL import Image
 from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, LeftOutError, MissingFileError
 from fastspade.images.decode import Decoded, prepare, size_of, to_show
 from fastspade.images.entry import Entry, ImageBatch
+from fastspade.images.further import Further, first_alone, further_pictures
 from fastspade.images.geometry import CropBox, Fitting, centre_crop, stretch
 from fastspade.images.items import Stream
 from fastspade.images.region import Masks, cut_mask
@@ -33,7 +34,7 @@ MUCH_STRETCHED = 1.25  # one side more than the other
 
 @dataclass
 class _Prepared:
-    """One view. last: of its picture."""
+    """One view. last: of its picture. further: pictures of its file that are not read, told once a file."""
 
     name: str
     pixels: torch.Tensor
@@ -43,6 +44,7 @@ class _Prepared:
     tile: Tile | None = None
     inside: torch.Tensor | None = None
     last: bool = True
+    further: int = 0
 
 
 class ImageSource:
@@ -81,6 +83,7 @@ class ImageSource:
         self._max_pixels, self._argument = max_pixels, argument
         self.total = total
         self.skipped: list[tuple[str, FastspadeError]] = left_out + missing
+        self._further: list[tuple[str, LeftOutError]] = []  # of files whose first picture was read
 
     def __len__(self) -> int:
         if self.total is None:
@@ -156,6 +159,7 @@ class ImageSource:
         """
         self.settle()
         self.skipped = self._left_out + self._missing
+        self._further = []
         batch: list[_Prepared] = []
         first: _Prepared | None = None
         told: set[str] = set()
@@ -181,6 +185,8 @@ class ImageSource:
             yield _collate(batch)
         if isinstance(self._entries, Stream):
             self.skipped += self._entries.skipped
+        self.skipped += self._further
+        Further.of(self.skipped).warn(self._argument)
         if first is None:
             bad = [one for one in self.skipped if not isinstance(one[1], LeftOutError)]
             if bad:
@@ -228,7 +234,8 @@ class ImageSource:
     def _prepare(self, entry: Entry) -> list[_Prepared]:
         """The views of one picture."""
         try:
-            decoded = entry.load()
+            with further_pictures() as further:
+                decoded = entry.load()
             self._check_output(decoded)
             with torch_defaults():
                 found = self._views(ViewName(entry.name), decoded, _original(entry, decoded))
@@ -237,6 +244,7 @@ class ImageSource:
                     found += self._views(ViewName(entry.name, turn), turned(decoded, turn), original)
             for one in found[:-1]:
                 one.last = False
+            found[0].further = sum(further)
             return found
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from error
@@ -320,6 +328,8 @@ class ImageSource:
                 raise
             self.skipped.append((name, error))
         else:
+            if prepared[0].further:
+                self._further.append(first_alone(name, prepared[0].further))
             yield from prepared
 
 

@@ -25,6 +25,7 @@ from fastspade.errors import DeviceError, EngineError, InputError
 from fastspade.files.progress import progress_bar
 from fastspade.files.signals import keeps_handler
 from fastspade.images import DEFAULT_MAX_PIXELS
+from fastspade.images.further import Further
 from fastspade.info import build_info
 from fastspade.ray.manifest import claim, model_fingerprint
 from fastspade.ray.shipping import Shipped
@@ -40,13 +41,15 @@ BLOCKS_PER_ACTOR = 64  # parts travel to actors in this many blocks or more, so 
 @dataclass(frozen=True)
 class RunSummary:
     """output: where. images: rows written, in all parts. parts: of the run; resumed: how many of them an earlier,
-    interrupted run had written. unreadable: images that this run found unreadable. seconds: this run took."""
+    interrupted run had written. unreadable: images that this run found unreadable. further: pages or frames that it left out, of
+    files of which the first picture alone is read. seconds: this run took."""
 
     output: str
     images: int
     parts: int
     resumed: int
     unreadable: int
+    further: int
     seconds: float
 
 
@@ -151,11 +154,12 @@ def score(
     claim(place, {"model": fingerprint, "options": options, "images": source})
     actors = dict(concurrency=concurrency, num_gpus=num_gpus, num_cpus=num_cpus)
     if dataset is None:
-        counts = _score_parts(listing, job, actors, progress)
+        *counts, further = _score_parts(listing, job, actors, progress)
     else:
-        counts = _score_rows(dataset, job, images_per_part, actors, progress)
+        *counts, further = _score_rows(dataset, job, images_per_part, actors, progress)
     place.remove_unfinished()
-    return RunSummary(place.name, *counts, seconds=time.perf_counter() - begun)
+    further.warn("images")
+    return RunSummary(place.name, *counts, further.pictures, seconds=time.perf_counter() - begun)
 
 
 _SCORES_DEPEND_ON = (
@@ -171,11 +175,11 @@ _SCORES_DEPEND_ON = (
 )
 
 
-def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: bool) -> tuple[int, int, int, int]:
-    """Images, parts, parts that were there, and images found unreadable."""
+def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: bool) -> tuple[int, int, int, int, Further]:
+    """Images, parts, parts that were there, images found unreadable, and pages or frames left out."""
     there = {os.path.basename(info.path) for info in job.output.files(recursive=False)}
     left = [i for i in range(len(listing.parts)) if part_file(i) not in there]
-    unreadable = 0
+    unreadable, further = 0, Further()
     with progress_bar(listing.images, "score", progress) as bar:
         bar.update(listing.images - sum(len(listing.parts[i]) for i in left))
         if left:
@@ -185,17 +189,18 @@ def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: b
             work = ray.data.from_items(rows, override_num_blocks=blocks)
             for answer in _answers(work.map_batches(PartScorer, batch_size=1, fn_constructor_args=(job,), **pool)):
                 unreadable += answer["unreadable"]
+                further += Further(answer["pictures"], answer["files"], answer["example"])
                 bar.update(answer["images"])
     there = {os.path.basename(info.path) for info in job.output.files(recursive=False)}
     missing = [part_file(i) for i in left if part_file(i) not in there]
     if missing:
         raise EngineError(f"{len(missing)} parts were not written, the first is {missing[0]}; run it again")
-    return listing.images, len(listing.parts), len(listing.parts) - len(left), unreadable
+    return listing.images, len(listing.parts), len(listing.parts) - len(left), unreadable, further
 
 
 def _score_rows(
     dataset: ray.data.Dataset, job: Job, images_per_part: int, actors: dict[str, Any], progress: bool
-) -> tuple[int, int, int, int]:
+) -> tuple[int, int, int, int, Further]:
     """As _score_parts. Names tell what is done, since nothing else about a dataset's rows is the same from run to run."""
     there = _parts_in(job.output)
     done = set(_names(job.output, there))
@@ -209,13 +214,14 @@ def _score_rows(
             return {name: values[keep] for name, values in batch.items()}
 
         dataset = dataset.map_batches(left, batch_size=None)
-    unreadable = 0
+    unreadable, further = 0, Further()
     pool = _pool(actors, None, reserved=1)  # one CPU must be left for reading, or nothing ever arrives
     with progress_bar(None, "score", progress) as bar:
         bar.update(len(done))
         scorer = dataset.map_batches(RowScorer, batch_size=images_per_part, fn_constructor_args=(job,), **pool)
         for answer in _answers(scorer):
             unreadable += answer["unreadable"]
+            further += Further(answer["pictures"], answer["files"], answer["example"])
             bar.update(answer["images"])
     files = _parts_in(job.output)
     names = _names(job.output, files)
@@ -224,7 +230,7 @@ def _score_rows(
             f"name_column: names must be unique, but of {len(names)} images in {job.output.name} {len(names) - len(set(names))} "
             "share one with another; a resumed run would leave them out"
         )
-    return len(names), len(files), len(there), unreadable
+    return len(names), len(files), len(there), unreadable, further
 
 
 def _answers(results: ray.data.Dataset) -> Iterator[dict[str, Any]]:

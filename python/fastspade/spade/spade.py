@@ -105,6 +105,9 @@ class Spade(_Attributes):
             else:
                 object.__setattr__(self, name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_device_bank": None, "_origins": None}  # which are made anew
+
     # -- fitting
 
     def fit(self, normal_images: Images, *, skip_bad: bool = False, path: str | Path | None = None) -> Spade:
