@@ -155,12 +155,14 @@ def score(
     claim(place, {"model": fingerprint, "options": options, "images": source})
     actors = dict(concurrency=concurrency, num_gpus=num_gpus, num_cpus=num_cpus)
     if dataset is None:
-        *counts, further = _score_parts(listing, job, actors, progress)
+        found = _score_parts(listing, job, actors, progress)
     else:
-        *counts, further = _score_rows(dataset, job, images_per_part, actors, progress)
+        found = _score_rows(dataset, job, images_per_part, actors, progress)
     place.remove_unfinished()
+    images_written, parts, resumed, unreadable, further = found
     further.warn("images")
-    return RunSummary(place.name, *counts, further.pictures, seconds=time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return RunSummary(place.name, images_written, parts, resumed, unreadable, further.pictures, seconds)
 
 
 _SCORES_DEPEND_ON = (
