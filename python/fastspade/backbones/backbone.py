@@ -113,6 +113,8 @@ class Backbone:
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The wanted modules' outputs in one forward pass."""
+        if any(one.training for one in self.module.modules()):  # it is the caller's, who may have trained it meanwhile
+            self.module.eval()
         wanted = self.reader.wanted
         outputs: dict[str, torch.Tensor] = {}
 

@@ -74,6 +74,10 @@ def load_backbone(
         return backbone
     place = check_device(device)
     if isinstance(backbone, nn.Module):
+        if isinstance(backbone, torch.jit.ScriptModule):
+            raise InputError(
+                "backbone must be an nn.Module whose layers can be read, got a ScriptModule; give the module it was made of"
+            )
         if weights is not None:
             raise InputError("weights is for named backbones; load your module's weights before passing it")
         network = Network(backbone, f"module:{type(backbone).__qualname__}")

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,16 @@ class Opener:
         elif isinstance(item, (str, os.PathLike)):
             found = find(label, os.fspath(item))
             limit = self._max_pixels
-            opened.entries += [
-                Entry(str(path), partial(read_file, path, limit), size=partial(read_size, path, limit)) for path in found.files
-            ]
+            for path in found.files:
+                place = path.absolute()  # it is read again later, when the program may have changed its folder
+                opened.entries.append(
+                    Entry(
+                        str(path),
+                        partial(read_file, place, limit),
+                        size=partial(read_size, place, limit),
+                        stamp=partial(_stamp, place),
+                    )
+                )
             opened.left_out += found.left_out
             opened.bad += found.bad
         elif isinstance(item, Image.Image):
@@ -132,7 +140,7 @@ def listed(images: Any) -> list[Any] | None:
     if isinstance(images, (str, os.PathLike, Image.Image, torch.Tensor, Entry)):
         return [images]
     if hasattr(images, "__array__"):  # numpy's, a pandas Series, ...
-        array = np.asarray(images)
+        array = unmasked("images", images)
         if array.dtype.kind not in "OUS":
             return [array]
         return [os.fsdecode(one) if isinstance(one, bytes) else one for one in array.ravel()]
@@ -178,9 +186,26 @@ class Stream:
             return None
 
 
+def unmasked(label: str, images: Any) -> np.ndarray:
+    """As an array. Raises InputError where pixels of it are masked, which an array would show as if they were not."""
+    if np.ma.is_masked(images):
+        raise InputError(f"{label} must not have masked pixels; fill them, and give roi to leave pixels out")
+    return np.asarray(images)
+
+
+def hint(item: object) -> str:
+    """How to give what is none of these."""
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return "; open encoded bytes with PIL.Image.open(io.BytesIO(data))"
+    if hasattr(item, "read"):
+        return "; open a file object with PIL.Image.open(file)"
+    return "; give its values()" if isinstance(item, Mapping) else ""
+
+
 def yields_items(images: Any) -> bool:
-    """Is it a DataLoader, a dataset, a generator or another iterable? A mapping is none: it would yield its keys."""
-    if isinstance(images, (bytes, bytearray, memoryview, Mapping)):
+    """Is it a DataLoader, a dataset, a generator or another iterable? A mapping is none: it would yield its keys, nor a file object:
+    its lines."""
+    if isinstance(images, (bytes, bytearray, memoryview, Mapping)) or hasattr(images, "read"):
         return False
     return isinstance(images, Iterable) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
 
@@ -194,14 +219,16 @@ def pictures_in(label: str, item: Any) -> list[Any]:
     Raises DtypeError for what is none of these, InputError where a picture and its mask cannot be told from two pictures.
     """
     if hasattr(item, "__array__") and not isinstance(item, (np.ndarray, torch.Tensor)):
-        item = np.asarray(item)
+        item = unmasked(label, item)
+    if isinstance(item, np.ma.MaskedArray):
+        item = unmasked(label, item)
     if isinstance(item, np.ndarray) and item.dtype.kind in "OUS":
         item = listed(item)
     if not isinstance(item, (list, tuple)):
         if not _is_picture(item) and not isinstance(item, (np.ndarray, torch.Tensor)):  # whose shape and type are checked later
             raise DtypeError(
                 f"{label} must be a path, PIL image, array or tensor, a sequence of those or (picture, label...), "
-                f"got {type(item).__name__}"
+                f"got {type(item).__name__}{hint(item)}"
             )
         return [item]
     if not item:
@@ -303,6 +330,15 @@ def _load_pil(image: Image.Image, name: str, max_pixels: int | None) -> Decoded:
         raise
     except Exception as error:  # a lazily opened file decodes here
         raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: its size and when it was last written. None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, int]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
+
+from PIL import ImageFile
 
 from fastspade import checks
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.entry import Images
 from fastspade.images.geometry import Fitting
-from fastspade.images.items import Opened, Opener, Stream, listed, yields_items
+from fastspade.images.items import Opened, Opener, Stream, hint, listed, yields_items
 from fastspade.images.region import Masks
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 from fastspade.images.sides import check_crop, optional_pixels, pixels_or_whole
@@ -74,12 +77,17 @@ def open_source(
         max_pixels=max_pixels,
         argument=argument,
     )
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        warnings.warn(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: of files that are cut off the rest is read as gray or black",
+            stacklevel=3,
+        )
     items = listed(images)
     if items is None:
         if not yields_items(images):
             raise DtypeError(
                 f"{argument} must be a path, folder, glob, PIL image, array, tensor, a list or another iterable of those, or a "
-                f"DataLoader; got {type(images).__name__}" + ("; give its values()" if isinstance(images, Mapping) else "")
+                f"DataLoader; got {type(images).__name__}{hint(images)}"
             )
         stream = Stream(images, argument, skip_bad=skip_bad, max_pixels=max_pixels)
         return ImageSource(stream, stream.total(), [], [], **options)

@@ -234,11 +234,12 @@ class ImageSource:
     def _prepare(self, entry: Entry) -> list[_Prepared]:
         """The views of one picture."""
         try:
+            stamp = entry.stamp and entry.stamp()
             with further_pictures() as further:
                 decoded = entry.load()
             self._check_output(decoded)
             with torch_defaults():
-                found = self._views(ViewName(entry.name), decoded, _original(entry, decoded))
+                found = self._views(ViewName(entry.name), decoded, _original(entry, decoded, stamp))
                 for turn in self._turns:
                     original = partial(_turned_original, entry, turn)
                     found += self._views(ViewName(entry.name, turn), turned(decoded, turn), original)
@@ -333,13 +334,15 @@ class ImageSource:
             yield from prepared
 
 
-def _original(entry: Entry, decoded: Decoded) -> Callable[[], Image.Image]:
+def _original(entry: Entry, decoded: Decoded, stamp: object) -> Callable[[], Image.Image]:
     """Shows the picture that was scored: a file is decoded again; of what is in memory the caller may have changed the pixels."""
-    return partial(to_show, decoded) if entry.in_memory else partial(_decoded_again, entry.load)
+    return partial(to_show, decoded) if entry.in_memory else partial(_decoded_again, entry, stamp)
 
 
-def _decoded_again(load: Callable[[], Decoded]) -> Image.Image:
-    return to_show(load())
+def _decoded_again(entry: Entry, stamp: object) -> Image.Image:
+    if entry.stamp is not None and entry.stamp() != stamp:
+        warnings.warn(f"{entry.name} has been written since it was scored, so that the picture may be another", stacklevel=3)
+    return to_show(entry.load())
 
 
 def _pixels_text(prepared: _Prepared) -> str:

@@ -154,13 +154,14 @@ def score(
     claim(place, {"model": fingerprint, "options": options, "images": source})
     actors = dict(concurrency=concurrency, num_gpus=num_gpus, num_cpus=num_cpus)
     if dataset is None:
-        rows, parts, resumed, unreadable, further = _score_parts(listing, job, actors, progress)
+        found = _score_parts(listing, job, actors, progress)
     else:
-        rows, parts, resumed, unreadable, further = _score_rows(dataset, job, images_per_part, actors, progress)
+        found = _score_rows(dataset, job, images_per_part, actors, progress)
     place.remove_unfinished()
+    images_written, parts, resumed, unreadable, further = found
     further.warn("images")
     seconds = time.perf_counter() - begun
-    return RunSummary(place.name, rows, parts, resumed, unreadable, further.pictures, seconds)
+    return RunSummary(place.name, images_written, parts, resumed, unreadable, further.pictures, seconds)
 
 
 _SCORES_DEPEND_ON = (
