@@ -5,16 +5,11 @@ A fault may need a certain order of threads to show, so every mutant runs under 
 
 from __future__ import annotations
 
-import faulthandler
-import json
-import os
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from emulated_engine import build
+from planted_faults import in_a_process_of_its_own
 from search_cases import Case, nearly_equal, pyramid
 from search_checks import assert_exact
 
@@ -164,24 +159,6 @@ def answers(engine, seed: int, ties: bool, sm90: bool):
         distances, indices, counters = search_cuda(query, gallery, None, case.kappa, None, 1, False, engine=engine)
     shape = (1, *query[0].shape[2:], case.kappa)
     return distances.reshape(shape), indices.reshape(shape), counters.tolist(), query, gallery
-
-
-def in_a_process_of_its_own(check: Callable[..., list[str]], *arguments) -> list[str]:
-    """check(*arguments), or how the process ended: a fault may read or write anywhere."""
-    ours, theirs = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does not use
-        child = os.fork()
-    if child == 0:
-        faulthandler.disable()
-        torch.set_num_threads(1)
-        os.write(theirs, json.dumps(check(*arguments)).encode())
-        os._exit(0)
-    os.close(theirs)
-    with os.fdopen(ours) as pipe:
-        told = pipe.read()
-    _, status = os.waitpid(child, 0)
-    return json.loads(told) if status == 0 else [f"ended with status {status}"]
 
 
 def faults(engine, sm90: bool = False) -> list[str]:
