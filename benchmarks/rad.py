@@ -18,7 +18,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from anomalib.models.image.rad.torch_model import RadModel
 from machine import write
