@@ -363,14 +363,3 @@ def test_galleries_beyond_the_numbering_are_refused(emulated):
     huge = torch.empty(1, 1, 1, 1).expand(1, 1, 70000, 65536)
     with pytest.raises(ValueError, match=r"4587520000 gallery pixels.*2\^32"):
         plan_cuda([torch.empty(1, 1, 1, 1)], [huge], 1, 1, 0, engine=emulated)
-
-
-def test_non_finite_features_do_not_hide_other_rows(emulated):
-    query, gallery = pyramid(SOME[1], 1, 1), pyramid(SOME[1], 2, 2)
-    plain = emulated_search(emulated)(query, gallery, 1)
-    query[0][0, 3, 2, 5] = float("nan")
-    distances, _ = emulated_search(emulated)(query, gallery, 1)
-    assert torch.isnan(distances[0, 2, 5]).all()
-    assert torch.isnan(distances).sum() == 1
-    distances[0, 2, 5] = plain[0][0, 2, 5]
-    assert torch.equal(distances, plain[0])
