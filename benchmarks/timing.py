@@ -36,7 +36,8 @@ def those_that_work(contenders: Contenders, device: torch.device) -> Contenders:
 
 
 def measure(contenders: Contenders, repeats: int, device: torch.device, graphs: bool = True) -> dict[str, dict[str, float]]:
-    """Of each: "milliseconds" of a call alone and "host_us" until it returns, medians, contenders taking turns;
+    """Of each: "milliseconds" of a call alone and "host_us" until it returns (fastspade's returns when its answer is there: what
+    its host does alone is in profile_cuda.py's table), medians, contenders taking turns;
     "back_to_back_ms" per call of a queue; "graph_ms" per replay, where a CUDA graph can hold the call. At most `repeats` each:
     fewer of those that take long, but at least 3."""
     times = {

@@ -1,5 +1,5 @@
-"""What the CUDA compiler made of the kernels: no spills, resources that allow the intended launches, tensor-core
-instructions and 16-byte asynchronous copies in the machine code. Needs nvcc, not a GPU."""
+"""What the CUDA compiler made of the kernels in the installed extension, for every architecture that it was built for: no spills,
+resources that allow the intended launches, tensor-core instructions and 16-byte asynchronous copies. Needs cuobjdump, not a GPU."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from fastspade.search.cpu import compiled_engine
+from fastspade.search.cuda import has_cuda_engine
+
 CSRC = Path(__file__).parents[2] / "csrc"
-NVCC, CUOBJDUMP = shutil.which("nvcc"), shutil.which("cuobjdump")
+CUOBJDUMP = shutil.which("cuobjdump")
 if CUOBJDUMP is None and (triton := importlib.util.find_spec("triton")):  # a dependency of torch's CUDA build, with its own copy
     CUOBJDUMP = next(map(str, Path(triton.origin).parent.rglob("nvidia/bin/cuobjdump")), None)
-pytestmark = [pytest.mark.skipif(NVCC is None, reason="no nvcc"), pytest.mark.slow]
-needs_cuobjdump = pytest.mark.skipif(CUOBJDUMP is None, reason="no cuobjdump")
+pytestmark = [
+    pytest.mark.skipif(not has_cuda_engine(), reason="this build of fastspade has no CUDA engine"),
+    pytest.mark.skipif(CUOBJDUMP is None, reason="no cuobjdump"),
+    pytest.mark.slow,
+]
 
-ARCHITECTURES = ["80", "86", "89", "90a"]
 THREADS = {
     "search": 256,
     "redo": 128,
@@ -35,6 +41,8 @@ THREADS |= {"equal": 256, "repeat": 256}
 # kernel's; the others hide their memory latency behind warps.
 BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 3, "largest": 3, "centre": 2, "scale": 1, "schedule": 1}
 BLOCKS |= {"equal": 2, "repeat": 4}
+# Bytes of a thread's stack, for arrays that are indexed at run time.
+STACK = {"terms": 64, "schedule": 88}
 # Loads of features that must be under way before the first is used, a loop each: what is not mixed, and what is.
 LOADS = {
     "finish": [16, 16],
@@ -47,78 +55,78 @@ LOADS = {
 }
 
 
-def compile_with_nvcc(source: str, architecture: str, target: Path) -> str:
-    """Compiles one file of csrc/cuda for one architecture; the compiler's resource report."""
-    ended = subprocess.run(
-        [NVCC, "-std=c++20", "-O3", f"-I{CSRC}", "-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]
-        + ["-Xptxas", "-v", "-c", str(CSRC / "cuda" / source), "-o", str(target)],
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    return ended.stderr
-
-
-def machine_code(target: Path) -> list[str]:
-    """Disassembly, a function at a time."""
-    return subprocess.run([CUOBJDUMP, "-sass", str(target)], capture_output=True, text=True, check=True).stdout.split(
-        "Function : "
-    )[1:]
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda a: f"sm_{a}")
-def compiled(request, tmp_path_factory):
-    """(compiler's resource report, object file) for one architecture."""
-    target = tmp_path_factory.mktemp("cuda") / "engine.o"
-    return compile_with_nvcc("engine.cu", request.param, target), target
+@cache
+def dumped(what: str) -> dict[str, list[str]]:
+    """Architecture -> what cuobjdump says of the extension, a function at a time."""
+    command = [CUOBJDUMP, what, compiled_engine().__file__]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parts = [part for part in text.split("Fatbin ")[1:] if "Function" in part]
+    return {re.search(r"arch = sm_(\w+)", part)[1]: re.split(r"Function\s*:? ", part)[1:] for part in parts}
 
 
 @pytest.fixture(scope="module")
-def compiled_sm90(tmp_path_factory):
-    """The same of the search for sm_90a."""
-    target = tmp_path_factory.mktemp("cuda") / "engine_sm90.o"
-    return compile_with_nvcc("engine_sm90.cu", "90a", target), target
+def code() -> dict[str, list[str]]:
+    """Architecture -> machine code, of the kernels that all devices share."""
+    return {architecture: functions for architecture, functions in dumped("-sass").items() if architecture != "90a"}
 
 
-def kernels(report: str) -> dict[str, dict[str, int]]:
-    """Mangled kernel name -> registers and spill bytes."""
-    found = {}
-    for part in report.split("Compiling entry function '")[1:]:
-        found[part.split("'")[0]] = {
-            "registers": int(re.search(r"Used (\d+) registers", part)[1]),
-            "spills": sum(map(int, re.findall(r"(\d+) bytes spill", part))),
-        }
+@pytest.fixture(scope="module")
+def code_sm90() -> list[str]:
+    """Machine code of Hopper's search."""
+    found = dumped("-sass").get("90a")
+    if found is None:
+        pytest.skip("the extension was not built for sm_90a")
     return found
 
 
+@pytest.fixture(scope="module")
+def registers() -> dict[str, dict[str, tuple[int, int]]]:
+    """Architecture -> mangled kernel name -> registers, and bytes of a thread's stack, where spilled registers go."""
+    return {
+        architecture: {
+            text.split(":")[0].strip(): tuple(int(re.search(rf"{word}:(\d+)", text)[1]) for word in ("REG", "STACK"))
+            for text in functions
+        }
+        for architecture, functions in dumped("-res-usage").items()
+    }
+
+
 def kind(name: str) -> str:
-    return next(kind for kind in THREADS if f"{kind}_kernel" in name)
+    return next(kind for kind in (*THREADS, "search_sm90") if f"{kind}_kernel" in name)
 
 
-def test_no_kernel_spills(compiled):
-    found = kernels(compiled[0])
-    assert {kind(name) for name in found} == set(THREADS)
-    assert sum("search_kernel" in name for name in found) == 12  # two operand types, three tile heights, two steps
-    assert {name: use for name, use in found.items() if use["spills"]} == {}
+def test_every_architecture_has_every_kernel_and_none_spills(registers):
+    assert registers
+    for architecture, found in registers.items():
+        if architecture == "90a":
+            assert len(found) == 4 and all("search_sm90_kernel" in name for name in found)  # two operand types, two tile heights
+        else:
+            assert {kind(name) for name in found} == set(THREADS)
+            assert sum("search_kernel" in name for name in found) == 12  # two operand types, three tile heights, two steps
+        assert {name: stack for name, (_, stack) in found.items() if stack > STACK.get(kind(name), 0)} == {}, architecture
 
 
-def test_registers_allow_the_intended_occupancy(compiled):
-    for name, use in kernels(compiled[0]).items():
-        warps = THREADS[kind(name)] // 32
-        registers = -(-use["registers"] * 32 // 256) * 256 * warps  # allocated by the warp, in units of 256
-        assert registers * BLOCKS[kind(name)] <= 65536, (name, use)
+def test_registers_allow_the_intended_occupancy(registers):
+    for architecture, found in registers.items():
+        for name, (count, _) in found.items():
+            if architecture == "90a":
+                assert count == 168  # at entry: all that 384 threads can have
+                continue
+            warps = THREADS[kind(name)] // 32
+            allocated = -(-count * 32 // 256) * 256 * warps  # by the warp, in units of 256
+            assert allocated * BLOCKS[kind(name)] <= 65536, (architecture, name, count)
 
 
-@needs_cuobjdump
-def test_tensor_cores_and_asynchronous_copies_are_used(compiled):
-    searches = [text for text in machine_code(compiled[1]) if "search_kernel" in text.splitlines()[0]]
-    assert len(searches) == 12
-    for text in searches:
-        suffix = "BF16" if "BFloat16Operand" in text.splitlines()[0] else ""
-        assert re.search(rf"HMMA\.16816\.F32{'.' + suffix if suffix else ''}", text)
-        assert re.search(r"LDGSTS\.E\.[A-Z.]*128", text), "no 16-byte asynchronous copies"
-        assert "LDSM.16.M88.4" in text
-        assert not re.search(r"\b(LDL|STL)\b", text), "local memory in the search"
+def test_tensor_cores_and_asynchronous_copies_are_used(code):
+    for architecture, functions in code.items():
+        searches = [text for text in functions if "search_kernel" in text.splitlines()[0]]
+        assert len(searches) == 12
+        for text in searches:
+            suffix = "BF16" if "BFloat16Operand" in text.splitlines()[0] else ""
+            assert re.search(rf"HMMA\.16816\.F32{'.' + suffix if suffix else ''}", text), architecture
+            assert re.search(r"LDGSTS\.E\.[A-Z.]*128", text), "no 16-byte asynchronous copies"
+            assert "LDSM.16.M88.4" in text
+            assert not re.search(r"\b(LDL|STL)\b", text), "local memory in the search"
 
 
 def loads_before_use(text: str) -> list[int]:
@@ -142,30 +150,26 @@ def loads_before_use(text: str) -> list[int]:
     return found
 
 
-@needs_cuobjdump
-def test_features_are_loaded_several_at_a_time(compiled):
-    for text in machine_code(compiled[1]):
-        wanted = LOADS.get(kind(text.splitlines()[0]))
-        if wanted:
-            assert [count for count in loads_before_use(text) if count > 1] == wanted, text.splitlines()[0]
+def test_features_are_loaded_several_at_a_time(code):
+    for architecture, functions in code.items():
+        for text in functions:
+            wanted = LOADS.get(kind(text.splitlines()[0]))
+            if wanted:
+                found = [count for count in loads_before_use(text) if count > 1]
+                assert found == wanted, (architecture, text.splitlines()[0])
 
 
-def test_the_sm90_search_neither_spills_nor_waits_between_products(compiled_sm90):
-    report, _ = compiled_sm90
-    found = kernels(report)
-    assert len(found) == 4 and all("search_sm90_kernel" in name for name in found)  # two operand types, two tile heights
-    assert {name: use for name, use in found.items() if use["spills"]} == {}
-    # What the compiler says where it must serialise wgmma (C75xx) or drop the registers' redistribution.
-    assert "Potential Performance Loss" not in report, report
-    for use in found.values():
-        assert use["registers"] == 168  # at entry: all that 384 threads can have
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_nothing_makes_the_sm90_search_wait_between_products(code_sm90, tmp_path):
+    """The compiler says where it must serialise wgmma (C75xx) or drop the registers' redistribution."""
+    command = ["nvcc", "-std=c++20", "-O3", f"-I{CSRC}", "-cubin", "-arch=sm_90a", str(CSRC / "cuda" / "engine_sm90.cu")]
+    ended = subprocess.run([*command, "-o", str(tmp_path / "cubin")], capture_output=True, text=True)
+    assert ended.returncode == 0 and "Potential Performance Loss" not in ended.stderr, ended.stderr
 
 
-@needs_cuobjdump
-def test_the_sm90_search_s_machine_code_and_registers(compiled_sm90):
-    searches = machine_code(compiled_sm90[1])
-    assert len(searches) == 4
-    for text in searches:
+def test_the_sm90_search_s_machine_code_and_registers(code_sm90):
+    assert len(code_sm90) == 4
+    for text in code_sm90:
         suffix = ".BF16" if "BFloat16Operand" in text.splitlines()[0] else ""
         queries = 96 if "OperandELi3E" in text.splitlines()[0] else 128
         assert re.search(rf"HGMMA\.64x{queries}x16\.F32{suffix} ", text)

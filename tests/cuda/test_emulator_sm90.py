@@ -114,7 +114,7 @@ def test_non_finite_features_stay_where_they_are(emulated, side):
     if side == "query":
         plain = sm90(emulated)(query, gallery, 1)
         query[0][0, 3, 2, 5] = float("nan")
-        distances, _ = sm90(emulated)(query, gallery, 1)
+        distances, _ = sm90(emulated, check=False)(query, gallery, 1)
         assert torch.isnan(distances).sum() == 1 and torch.isnan(distances[0, 2, 5]).all()
         distances[0, 2, 5] = plain[0][0, 2, 5]
         assert torch.equal(distances, plain[0])
@@ -125,7 +125,7 @@ def test_non_finite_features_stay_where_they_are(emulated, side):
         for path, device in (("sm90a", H100), ("sm80", (232448, 8))):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("FASTSPADE_CUDA_PATH", path)
-                results.append(emulated_search(emulated, device=device)(query, gallery, 1))
+                results.append(emulated_search(emulated, device=device, check=False)(query, gallery, 1))
         assert torch.equal(results[0][1], results[1][1])
         torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0, equal_nan=True)
 

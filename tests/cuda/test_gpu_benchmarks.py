@@ -148,7 +148,7 @@ def test_the_profile_s_table_keeps_preparation_search_finish_and_host_apart():
         "finish": ["5.0", "1.0"],
         "other": ["3.0", "1.0"],
     }
-    assert lines[-1] == ["host,", "until", "the", "call", "returns", "50.0"]
+    assert lines[-1] == ["host,", "without", "waiting", "for", "the", "answer", "50.0"]
 
 
 def test_every_kernel_of_the_engine_has_its_place_in_the_table():

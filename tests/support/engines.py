@@ -22,12 +22,12 @@ KERNEL_CASES = [
 ]
 
 
-def emulated_search(engine, bfloat16=False, seed=0, device=(232448, 8)):
+def emulated_search(engine, bfloat16=False, seed=0, device=(232448, 8), check=True):
     def search(query, gallery, kappa, *, gallery_index=None, upsample="bilinear", precision="exact"):
         engine.set_seed(seed)
         engine.set_device(*device)
         distances, indices, _ = search_cuda(
-            query, gallery, None, kappa, gallery_index, UPSAMPLES[upsample], precision == "exact", bfloat16, engine
+            query, gallery, None, kappa, gallery_index, UPSAMPLES[upsample], precision == "exact", bfloat16, engine, check
         )
         shape = (query[0].shape[0], *query[0].shape[2:], kappa)
         return distances.reshape(shape), indices.reshape(shape)
