@@ -47,6 +47,9 @@ def same_bits(folder: Path) -> None:
         dict(k=1, k_image=5, kappa=3, local_average=True, storage_dtype="float16"),  # ranks without any of the K images
         dict(k=4, kappa=1, window=16, image_score="reweighted"),
         dict(k=3, image_score="relative", reflect_border=True),
+        dict(k=3, image_score="relative", reflect_border=True, augment="flips"),
+        dict(k=2, roi=[(0.2, 0.1), (0.9, 0.1), (0.9, 0.8)], image_score="max"),
+        dict(k=2, roi="auto", image_score="max"),
     ):
         whole = tiny_spade(**options).fit(normal)
         split = distributed(**options).fit(normal)
