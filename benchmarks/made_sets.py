@@ -1,10 +1,11 @@
 """Write made datasets in MVTec's layout: aligned objects, loose and elongated parts, textures; with strong and weak defects.
 
     python benchmarks/made_sets.py OUT [--only NAME ...] [--seed 0] [--normal 60] [--good 24] [--each 4]     (needs ".[demo]")
-    python benchmarks/accuracy.py OUT/made --out FILE
+    python benchmarks/accuracy.py OUT --out FILE
+    fastspade eval OUT --layout mvtec --backbone efficientnet_lite0
 
-Two are from scikit-image's photographs, as the demo's; the others are drawn, every picture anew. `each` test pictures have
-every kind of the demo's defects at full strength, as many at a third of it (kinds named weak-...).
+Coffee, brick, grass and gravel are the demo's, from scikit-image's photographs; the others are drawn, every picture anew. `each`
+test pictures have every kind of the demo's defects at full strength, as many at a third of it (kinds named weak-...).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from fastspade.demo.defects import DEFECTS
-from fastspade.demo.scenes import SIDE, make_scene
+from fastspade.demo.scenes import CATEGORIES, SIDE, make_scene
 
 WEAK = 0.35
 LONG = 3  # sides of an elongated part
@@ -94,7 +95,7 @@ def solar(random: np.random.Generator) -> np.ndarray:
 
 
 SETS: dict[str, Callable[[np.random.Generator], np.ndarray] | None] = {
-    "nut": nut, "weave": weave, "casting": casting, "solar": solar, "coffee": None, "gravel": None,
+    "nut": nut, "weave": weave, "casting": casting, "solar": solar, **dict.fromkeys(CATEGORIES),
 }  # fmt: skip
 
 

@@ -119,6 +119,8 @@ def errors(folder: Path) -> None:
         distributed(k=2, window=8, kappa=2).fit(bad[:-1]).score(bad[:1])
     with pytest.raises(InputError, match="sharded bank cannot change"):
         split.add(bad[:1])
+    with pytest.raises(InputError, match="per_level is not for a bank split over processes"):
+        distributed(per_level=True)
     with pytest.raises(InputError, match="timeout"):
         distributed(timeout=0)
 

@@ -6,7 +6,7 @@ map is averaged over the feature grid's cells, and the ceiling of a cell is thre
 then divided by the ceiling, two thirds the cell's own and one third the mean of all cells, which keeps cells that hardly ever
 change from dominating. The score is the mean of the highest 0.2 % of the quotients over the cube root of their median: an image
 that is a little unusual all over, in its light or for want of near-duplicates among the normal images, is none with a defect. It
-is about 1 where a map is as high as that of the most unusual normal images.
+is between 1 and 2 where a map is as high as that of the most unusual normal images.
 
 Not part of SPADE.
 """
