@@ -46,6 +46,15 @@ void least_of_cells_with(const float* nodes, const NodeTap* taps, int taps_a_cel
     const int count = known ? known : taps_a_cell;
     for (int64_t cell = begin; cell < end; ++cell) {
         const NodeTap* const tap = taps + cell * count;
+        if (known == 2 && tap[0].low == tap[1].low) {  // one step between the same two nodes
+            for (int v = 0; v < V; ++v) {
+                const vec low = load(nodes + int64_t{tap[0].low} * L + v * W);
+                const vec step = load(nodes + int64_t{tap[0].high} * L + v * W) - low;
+                const vec one = low + step * tap[0].high_weight, other = low + step * tap[1].high_weight;
+                store(out + cell * L + v * W, other < one ? other : one);
+            }
+            continue;
+        }
         for (int v = 0; v < V; ++v) {
             vec least = at_column(nodes + v * W, tap[0]);
             for (int i = 1; i < count; ++i) {
