@@ -11,9 +11,9 @@ namespace fastspade::cpu {
 constexpr int max_lanes = 64;
 constexpr int max_rows = 16;
 
-// One axis-crossing tap set of the query side: up to four Gram rows and their weights, for one lane.
+// Which of a Gram matrix's rows a query pixel is mixed from.
 struct LaneTaps {
-    const float* row[4];
+    int32_t row[4];
     float weight[4];
 };
 
@@ -73,8 +73,8 @@ struct Kernels {
     // Several: base[row][lane] joins the distance.
     int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                             const float* row_norm, const float* base, const float* limit, Hit* hits);
-    // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).
-    void (*interpolate_lanes)(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out);
+    // out[column][lane] = bias[lane] + sum over taps of weight * gram[row * stride + column], for columns [first, last).
+    void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last, const float* bias, float* out);
     // One row of a coarse level, nodes[node][lane]: out[cell][lane] = the least value at the cell's taps, for cells [begin, end).
     // With the columns as cells of one tap it spreads the row over them.
     void (*least_of_cells)(const float* nodes, const NodeTap* taps, int taps_a_cell, int64_t begin, int64_t end, float* out);

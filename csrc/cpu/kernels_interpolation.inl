@@ -1,19 +1,20 @@
 // Interpolating Gram matrices: over the query's pixels, then over the gallery's columns and rows, with bounds on cells first.
 // Included by kernels_simd.inl.
 
-void interpolate_lanes(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out) {
+void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last, const float* bias, float* out) {
     constexpr int64_t together = 128;
     alignas(64) float stage[W][together];
-    for (int64_t begin = 0; begin < columns; begin += together) {
-        const int64_t length = columns - begin < together ? columns - begin : together;
+    for (int64_t begin = first; begin < last; begin += together) {
+        const int64_t length = last - begin < together ? last - begin : together;
         for (int v = 0; v < V; ++v) {
             for (int i = 0; i < W; ++i) {
                 const LaneTaps& lane = taps[v * W + i];
-                const float *a = lane.row[0] + begin, *b = lane.row[1] + begin, *c = lane.row[2] + begin,
-                            *d = lane.row[3] + begin;
+                const float* const from = gram + begin;
+                const float *a = from + lane.row[0] * stride, *b = from + lane.row[1] * stride, *c = from + lane.row[2] * stride,
+                            *d = from + lane.row[3] * stride;
                 const vec wa = splat(lane.weight[0]), wb = splat(lane.weight[1]), wc = splat(lane.weight[2]),
                           wd = splat(lane.weight[3]), base = splat(bias[v * W + i]);
-                if (tap_count == 1)
+                if (lane.weight[1] == 0.0f && lane.weight[2] == 0.0f && lane.weight[3] == 0.0f)
                     for (int64_t k = 0; k < length; k += W) store(stage[i] + k, load(a + k) * wa + base);
                 else
                     for (int64_t k = 0; k < length; k += W)
@@ -45,6 +46,15 @@ void least_of_cells_with(const float* nodes, const NodeTap* taps, int taps_a_cel
     const int count = known ? known : taps_a_cell;
     for (int64_t cell = begin; cell < end; ++cell) {
         const NodeTap* const tap = taps + cell * count;
+        if (known == 2 && tap[0].low == tap[1].low) {  // one step between the same two nodes
+            for (int v = 0; v < V; ++v) {
+                const vec low = load(nodes + int64_t{tap[0].low} * L + v * W);
+                const vec step = load(nodes + int64_t{tap[0].high} * L + v * W) - low;
+                const vec one = low + step * tap[0].high_weight, other = low + step * tap[1].high_weight;
+                store(out + cell * L + v * W, other < one ? other : one);
+            }
+            continue;
+        }
         for (int v = 0; v < V; ++v) {
             vec least = at_column(nodes + v * W, tap[0]);
             for (int i = 1; i < count; ++i) {

@@ -147,6 +147,11 @@ Range Region::rows_of(int64_t first, int64_t last) const {
     return {first_row() + first / band * band_rows, first_row() + std::min(rows(), ((last - 1) / band + 1) * band_rows)};
 }
 
+Range Region::columns_of(int64_t first, int64_t last) const {
+    if (!bands_ || first / (band_rows * fine_width_) != (last - 1) / (band_rows * fine_width_)) return {0, fine_width_};
+    return {pixel_at(first) % fine_width_, pixel_at(last - 1) % fine_width_ + 1};
+}
+
 void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage_buffer) {
     Coarse& level = coarse_[group];
     const bool fine = group == 0;

@@ -44,8 +44,9 @@ class Region {
     int64_t position(int64_t pixel) const { return bands_ ? in_bands(pixel, fine_width_, true) : pixel; }
     // The image's pixel at a position.
     int64_t pixel_at(int64_t position) const { return first_ + (bands_ ? in_bands(position, fine_width_, false) : position); }
-    // The image's rows that hold the positions [first, last).
+    // The image's rows and columns that hold the positions [first, last).
     Range rows_of(int64_t first, int64_t last) const;
+    Range columns_of(int64_t first, int64_t last) const;
 
     int64_t image() const { return image_; }
     int64_t first_pixel() const { return first_; }

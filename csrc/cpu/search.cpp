@@ -47,6 +47,7 @@ Search::Search(const Problem& problem)
       chunk_(groups_, centring_, projection_, kernels_, Side::gallery),
       scratch_(static_cast<size_t>(team_.size())),
       gallery_taps_(groups_.size()),
+      query_taps_(groups_.size()),
       gram_stride_(groups_.size(), 0),
       largest_(groups_.size(), 0.0f) {
     for (size_t g = 0; g < groups_.size(); ++g) gram_.emplace_back();
@@ -86,6 +87,27 @@ void Search::plan_cells() {
         for (auto& cell : ends) {
             cell.resize(static_cast<size_t>(taps.a_cell), cell.back());
             taps.cells.insert(taps.cells.end(), cell.begin(), cell.end());
+        }
+    }
+}
+
+// The Gram matrices enter the distance with a factor of -2.
+void Search::plan_query_taps() {
+    const int64_t width = problem_.query[0].width();
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        query_taps_[g].clear();
+        for (int64_t i = 0; i < tiles() * kernels_.lanes; ++i) {
+            const int64_t flat = queries_.pixel_at(std::min(i, queries_.pixels() - 1));
+            const Tap y = groups_[g].query_y[static_cast<size_t>(flat / width)];
+            const Tap x = groups_[g].query_x[static_cast<size_t>(flat % width)];
+            LaneTaps taps;
+            for (int t = 0; t < 4; ++t) {
+                const int64_t row = (t < 2 ? y.low : y.high) - queries_.coarse_first_row(g);
+                taps.row[t] = static_cast<int32_t>(row * queries_.coarse_width(g) + (t % 2 ? x.high : x.low));
+                taps.weight[t] = static_cast<float>(-2.0 * (t < 2 ? y.low_weight : y.high_weight) *
+                                                    (t % 2 ? x.high_weight : x.low_weight));
+            }
+            query_taps_[g].push_back(taps);
         }
     }
 }
@@ -179,6 +201,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     way_ = several && problem_.prune ? Way::sparse : Way::dense;
     queries_.pack(team_, kernels_.lanes, several || panels_ != Way::dense, kernels_.rows);
     query_numbers_.clear();
+    plan_query_taps();
     const int64_t count = queries_.pixels(), lanes = kernels_.lanes, padded = tiles() * lanes;
     candidates_.reserve(count * capacity_);
     rows_.assign(static_cast<size_t>(count), CandidateRow{});

@@ -67,8 +67,9 @@ class Search {
     void dense_tile(int64_t tile, int64_t slot, Scratch& scratch);
     int64_t left_in_panel(int64_t first, int64_t start, int64_t height, const Scratch& scratch) const;
     void coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* smallest, int32_t* place);
-    void interpolate_queries(int64_t tile, Range rows, Scratch& scratch, std::vector<const float*>& nodes);
+    void interpolate_queries(int64_t tile, Range rows, Range columns, Scratch& scratch, std::vector<const float*>& nodes);
     void plan_cells();
+    void plan_query_taps();
     void bound_cells();
     void add(int64_t query, const Candidate& candidate, float* limit, Scratch& scratch);
     bool repeats(int64_t chunk_pixel) const {
@@ -105,6 +106,7 @@ class Search {
     Region queries_, chunk_;
     std::vector<Scratch> scratch_;
     std::vector<GalleryTaps> gallery_taps_;
+    std::vector<std::vector<LaneTaps>> query_taps_;  // [group][query], whole tiles
     // A cell is as many columns of a gallery row as lie between the same two of the finest coarse level: cell c has columns
     // cells_[c] to cells_[c + 1].
     std::vector<int32_t> cells_;

@@ -16,42 +16,25 @@ constexpr int64_t many_cells = 3;  // above this share of a row's cells, the who
 }  // namespace
 
 // The Gram matrices with the tile's queries in place of the native ones, nodes[group][gallery's coarse pixel][lane], as far as
-// the chunk's `rows` read them.
-void Search::interpolate_queries(int64_t tile, Range rows, Scratch& scratch, std::vector<const float*>& nodes) {
-    const int64_t lanes = kernels_.lanes, first = tile * lanes, query_width = problem_.query[0].width();
-    LaneTaps taps[max_lanes];
-    float bias[max_lanes];
+// the chunk's `rows` and `columns` read them.
+void Search::interpolate_queries(int64_t tile, Range rows, Range columns, Scratch& scratch, std::vector<const float*>& nodes) {
+    const int64_t lanes = kernels_.lanes, first = tile * lanes;
     const float zeros[max_lanes] = {};
     float* out = scratch.nodes.reserve(std::accumulate(gram_stride_.begin(), gram_stride_.end(), int64_t{0}) * lanes);
     for (size_t g = 1; g < groups_.size(); ++g) {
         const LevelGroup& group = groups_[g];
-        int tap_count = 1;
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-            const int64_t q = std::min(first + lane, queries_.pixels() - 1), flat = queries_.pixel_at(q);
-            const Tap& ty = group.query_y[static_cast<size_t>(flat / query_width)];
-            const Tap& tx = group.query_x[static_cast<size_t>(flat % query_width)];
-            const int64_t top = (ty.low - queries_.coarse_first_row(g)) * queries_.coarse_width(g);
-            const int64_t bottom = (ty.high - queries_.coarse_first_row(g)) * queries_.coarse_width(g);
-            auto row = [&](int64_t pixel) { return gram_[g].data() + pixel * gram_stride_[g]; };
-            // The Gram matrix enters the distance with a factor of -2.
-            taps[lane] = {{row(top + tx.low), row(top + tx.high), row(bottom + tx.low), row(bottom + tx.high)},
-                          {static_cast<float>(-2.0 * ty.low_weight * tx.low_weight),
-                           static_cast<float>(-2.0 * ty.low_weight * tx.high_weight),
-                           static_cast<float>(-2.0 * ty.high_weight * tx.low_weight),
-                           static_cast<float>(-2.0 * ty.high_weight * tx.high_weight)}};
-            if (tx.high_weight != 0.0) tap_count = std::max(tap_count, 2);
-            if (ty.high_weight != 0.0) tap_count = 4;
-            bias[lane] = queries_.coarse_norm()[q];
-        }
         // Interpolation weights sum to one, so the queries' norms may ride on one level's matrix.
         const int64_t coarse_width = chunk_.coarse_width(g), first_row = chunk_.first_row();
         const int64_t top = group.gallery_y[static_cast<size_t>(first_row + rows.begin)].low - chunk_.coarse_first_row(g);
         const int64_t bottom =
             group.gallery_y[static_cast<size_t>(first_row + rows.end - 1)].high + 1 - chunk_.coarse_first_row(g);
-        for (int64_t lane = 0; lane < lanes; ++lane)
-            for (const float*& row : taps[lane].row) row += top * coarse_width;
-        kernels_.interpolate_lanes(taps, tap_count, (bottom - top) * coarse_width, g == 1 ? bias : zeros,
-                                   out + top * coarse_width * lanes);
+        const NodeTap* const across = gallery_taps_[g].columns.data();
+        const int64_t left = across[columns.begin].low, right = across[columns.end - 1].high + 1;
+        const bool whole = right - left == coarse_width;
+        for (int64_t row = top; row < (whole ? top + 1 : bottom); ++row)
+            kernels_.interpolate_lanes(gram_[g].data(), gram_stride_[g], query_taps_[g].data() + first, row * coarse_width + left,
+                                       whole ? bottom * coarse_width : row * coarse_width + right,
+                                       g == 1 ? queries_.coarse_norm() + first : zeros, out);
         nodes[g] = out;
         out += gram_stride_[g] * lanes;
     }
@@ -63,10 +46,19 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
     const Range near = near_tile(tile);
     const int64_t lanes = kernels_.lanes, width = problem_.gallery[0].width(), cells = static_cast<int64_t>(cells_.size()) - 1;
     const Range rows{near.begin / width, near.end / width};
+    // Only cells that a window reaches; whole panels know no columns.
+    Range columns{0, width}, reach{0, cells};
+    if (windowed(problem_) && way_ == Way::sparse) {
+        const Range mine = queries_.columns_of(tile * lanes, std::min((tile + 1) * lanes, queries_.pixels()));
+        auto cell_of = [&](int64_t x) { return std::upper_bound(cells_.begin(), cells_.end() - 1, x) - cells_.begin() - 1; };
+        reach = {cell_of(std::max<int64_t>(0, mine.begin - problem_.column_radius)),
+                 cell_of(std::min(width, mine.end + problem_.column_radius) - 1) + 1};
+        columns = {cells_[static_cast<size_t>(reach.begin)], cells_[static_cast<size_t>(reach.end)]};
+    }
     const float* const limit = limit_.data() + tile * lanes;
     bounded &= bounds_cells_ && !may_overflow_;
     std::vector<const float*> nodes(groups_.size());
-    interpolate_queries(tile, rows, scratch, nodes);
+    interpolate_queries(tile, rows, columns, scratch, nodes);
     // Rows of all levels one after the other, each over the gallery's cells and, where many are wanted, over its columns.
     std::vector<int64_t> first_row(groups_.size() + 1, 0);
     for (size_t g = 1; g < groups_.size(); ++g) first_row[g + 1] = first_row[g] + chunk_.coarse_rows(g);
@@ -79,7 +71,7 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
     scratch.left = 0;
     std::vector<RowPair> pairs(groups_.size() - 1);
     const int levels = static_cast<int>(pairs.size());
-    const int32_t whole_row[] = {0, static_cast<int32_t>(width)};  // as one cell, and the list of it
+    const int32_t whole_row[] = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end)}, only[] = {0};  // as one cell
     std::vector<int32_t> bound_to(groups_.size(), -1);             // [group] the last row taken over cells
     for (int64_t row = rows.begin; row < rows.end; ++row) {
         // The two rows of every level that a fine row reads, among rows in `data`.
@@ -92,27 +84,27 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
             }
         };
         auto nodes_of = [&](size_t g, int32_t coarse) { return nodes[g] + coarse * chunk_.coarse_width(g) * lanes; };
-        int64_t left = cells;
+        int64_t left = 0;
         if (bounded) {
             pair_up([&](size_t g, int32_t coarse) {
                 float* const out = least + (first_row[g] + coarse) * cells * lanes;
                 if (coarse > bound_to[g])
-                    kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].cells.data(), gallery_taps_[g].a_cell, 0, cells,
+                    kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].cells.data(), gallery_taps_[g].a_cell, reach.begin, reach.end,
                                             out);
                 bound_to[g] = std::max(bound_to[g], coarse);
                 return out;
             });
             left =
-                kernels_.cells_left(pairs.data(), levels, cell_norm_.data() + row * cells, 0, cells, limit, scratch.cells.data());
+                kernels_.cells_left(pairs.data(), levels, cell_norm_.data() + row * cells, reach.begin, reach.end, limit, scratch.cells.data());
             scratch.cells_left += left;
             if (left == 0) continue;
         }
-        const bool many = left * many_cells > cells;
+        const bool many = !bounded || left * many_cells > reach.end - reach.begin;
         if (many)
             pair_up([&](size_t g, int32_t coarse) {
                 float* const out = spread + (first_row[g] + coarse) * width * lanes;
                 char& done = scratch.is_spread[static_cast<size_t>(first_row[g] + coarse)];
-                if (!done) kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].columns.data(), 1, 0, width, out);
+                if (!done) kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].columns.data(), 1, columns.begin, columns.end, out);
                 done = 1;
                 return out;
             });
@@ -120,7 +112,7 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
             pair_up(nodes_of);
         scratch.left += kernels_.values_left[!many](
             pairs.data(), levels, chunk_.coarse_norm() + row * width, many ? whole_row : cells_.data(),
-            many ? whole_row : scratch.cells.data(), many ? 1 : left, static_cast<int32_t>(row * width), limit,
+            many ? only : scratch.cells.data(), many ? 1 : left, static_cast<int32_t>(row * width), limit,
             scratch.partial.data() + row * width * lanes, smallest, place, scratch.rows.data() + scratch.left);
     }
 }
