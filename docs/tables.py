@@ -177,6 +177,19 @@ def options() -> str:
     return _markdown(["option", "default", '`preset="paper"`', '`preset="rad"`', "meaning"], rows)
 
 
+def cuda_model() -> str:
+    """What a pair costs the CUDA search in each form, and what would bind."""
+    record = _read("cuda_model.json")
+    rows = [
+        [row["device"], row["form"]]
+        + [f"{row[name]:.0f}" for name in ("multiply_adds", "l2_bytes", "shared_bytes")]
+        + [f"{row['milliseconds']:.1f}", row["binds"]]
+        for row in record["rows"]
+    ]
+    header = ["device", "form", "multiply-adds", "bytes, second-level cache", "bytes, shared memory", "ms an image", "binds"]
+    return _markdown(header, rows) + f"\n\n*`{record['machine']['command']}`*"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
@@ -187,6 +200,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reading": reading,
     "storage": storage,
     "determinism": determinism,
+    "cuda_model": cuda_model,
     "options": options,
 }
 
