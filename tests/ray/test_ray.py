@@ -78,6 +78,17 @@ def write_table(path, files, *, row_group_size, struct=False):
     pq.write_table(table, path, row_group_size=row_group_size)
 
 
+def test_tiles_regions_and_turned_copies_score_as_spade_does(photos, tmp_path):
+    files = [str(file) for file in sorted(photos.rglob("*.png"))[:4]]
+    for number, options in enumerate((dict(tile=32, augment="flips", image_score="max"), dict(roi=[(0, 0), (1, 0), (1, 0.7)]))):
+        model = tiny_spade(k=3, **options).fit([picture(seed) for seed in range(3)])
+        score(files, model, output=tmp_path / f"{number}", concurrency=1)
+        rows = rows_of(tmp_path / f"{number}")
+        for row, one in zip(rows, model.score(files).images, strict=True):
+            assert row["score"] == one.score and row["name"] == one.name
+            assert np.abs(decode_map(row) - one.anomaly_map).max() <= np.ptp(one.anomaly_map) / 65535
+
+
 def test_parquet_of_bytes(model, photos, tmp_path):
     """Row groups that fit no part; a struct with the bytes, as data-set hubs write them."""
     files = sorted(photos.rglob("*.png"))
