@@ -30,6 +30,13 @@ struct RowPair {
     const NodeTap* columns;  // where the rows are not spread but hold nodes
 };
 
+// Some rows of a coarse level's nodes, and which of their columns belong to a block: low to high.
+struct NodeRows {
+    const float* nodes;
+    int64_t rows, width;
+    const NodeTap* blocks;
+};
+
 struct Hit {
     int32_t row;
     int32_t lane;
@@ -74,7 +81,12 @@ struct Kernels {
     int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                             const float* row_norm, const float* base, const float* limit, Hit* hits);
     // out[column][lane] = bias[lane] + sum over taps of weight * gram[row * stride + column], for columns [first, last).
-    void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last, const float* bias, float* out);
+    void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last,
+                              const float* bias, float* out);
+    // Lists the blocks of [begin, end) for which norm[block] + the sum over levels of the least node is not above some lane's
+    // limit; returns how many. columns: scratch, [all levels' columns][lane].
+    int64_t (*blocks_left)(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end,
+                           const float* limit, float* columns, int32_t* list);
     // One row of a coarse level, nodes[node][lane]: out[cell][lane] = the least value at the cell's taps, for cells [begin, end).
     // With the columns as cells of one tap it spreads the row over them.
     void (*least_of_cells)(const float* nodes, const NodeTap* taps, int taps_a_cell, int64_t begin, int64_t end, float* out);

@@ -1,7 +1,8 @@
 // Interpolating Gram matrices: over the query's pixels, then over the gallery's columns and rows, with bounds on cells first.
 // Included by kernels_simd.inl.
 
-void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last, const float* bias, float* out) {
+void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last, const float* bias,
+                       float* out) {
     constexpr int64_t together = 128;
     alignas(64) float stage[W][together];
     for (int64_t begin = first; begin < last; begin += together) {
@@ -33,6 +34,46 @@ void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, 
             }
         }
     }
+}
+
+int64_t blocks_left(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end, const float* limit,
+                    float* columns, int32_t* list) {
+    float* least_of_column = columns;
+    for (int l = 0; l < level_count; ++l) {
+        const int64_t length = levels[l].width * L;
+        for (int64_t i = 0; i < length; i += W) {
+            vec least = load(levels[l].nodes + i);
+            for (int64_t row = 1; row < levels[l].rows; ++row) {
+                const vec here = load(levels[l].nodes + row * length + i);
+                least = here < least ? here : least;
+            }
+            store(least_of_column + i, least);
+        }
+        least_of_column += length;
+    }
+    int64_t count = 0;
+    for (int64_t block = begin; block < end; ++block) {
+        const float* column = columns;
+        vec value[V];
+        for (int v = 0; v < V; ++v) value[v] = splat(norm[block]);
+        for (int l = 0; l < level_count; ++l) {
+            const NodeTap reach = levels[l].blocks[block];
+            for (int v = 0; v < V; ++v) {
+                vec least = load(column + int64_t{reach.low} * L + v * W);
+                for (int64_t node = reach.low + 1; node <= reach.high; ++node) {
+                    const vec here = load(column + node * L + v * W);
+                    least = here < least ? here : least;
+                }
+                value[v] += least;
+            }
+            column += levels[l].width * L;
+        }
+        uint32_t mask = 0;
+        for (int v = 0; v < V; ++v) mask |= not_above(value[v], load(limit + v * W));
+        list[count] = static_cast<int32_t>(block);
+        count += mask != 0;
+    }
+    return count;
 }
 
 // A node row's value at one column.

@@ -264,6 +264,7 @@ constexpr Kernels table(const char* name) {
                    distance_hits,
                    refined_hits,
                    interpolate_lanes,
+                   blocks_left,
                    least_of_cells,
                    cells_left,
                    {values_left<false>, values_left<true>},

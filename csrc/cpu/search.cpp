@@ -32,8 +32,8 @@ constexpr double dense_share = 0.35, screened_share = 0.03, left_by_bytes = 0.01
 // With one level: this many times kappa gallery pixels seen give limits that are worth a bound.
 constexpr int64_t enough_for_limit = 8;
 constexpr int64_t probe_every = 4;
-constexpr int64_t retry_cells = 16;
-constexpr double cells_share = 0.4;
+constexpr int64_t retry_bounds = 16;
+constexpr double blocks_share = 0.7, cells_share = 0.4;
 
 }  // namespace
 
@@ -73,6 +73,16 @@ void Search::plan_cells() {
     for (size_t x = 0; x < finest.size(); ++x)
         if (x == 0 || finest[x].low != finest[x - 1].low) cells_.push_back(static_cast<int32_t>(x));
     cells_.push_back(static_cast<int32_t>(finest.size()));
+    const std::vector<NodeTap>& coarsest = gallery_taps_.back().columns;
+    const int32_t width = static_cast<int32_t>(coarsest.size());
+    for (int32_t x = 0, end; x < width; x = end) {
+        for (end = x + 1; end < width && coarsest[static_cast<size_t>(end)].low == coarsest[static_cast<size_t>(x)].low;) ++end;
+        block_cells_.push_back({cell_of(x), cell_of(end - 1) + 1});
+        for (GalleryTaps& taps : gallery_taps_)
+            if (!taps.columns.empty())
+                taps.blocks.push_back(
+                    {taps.columns[static_cast<size_t>(x)].low, taps.columns[static_cast<size_t>(end - 1)].high, 0.0f});
+    }
     // Between two nodes values are linear: a cell's least lies at its first or last column, or next to a node inside.
     for (GalleryTaps& taps : gallery_taps_) {
         if (taps.columns.empty()) continue;
@@ -104,8 +114,8 @@ void Search::plan_query_taps() {
             for (int t = 0; t < 4; ++t) {
                 const int64_t row = (t < 2 ? y.low : y.high) - queries_.coarse_first_row(g);
                 taps.row[t] = static_cast<int32_t>(row * queries_.coarse_width(g) + (t % 2 ? x.high : x.low));
-                taps.weight[t] = static_cast<float>(-2.0 * (t < 2 ? y.low_weight : y.high_weight) *
-                                                    (t % 2 ? x.high_weight : x.low_weight));
+                taps.weight[t] =
+                    static_cast<float>(-2.0 * (t < 2 ? y.low_weight : y.high_weight) * (t % 2 ? x.high_weight : x.low_weight));
             }
             query_taps_[g].push_back(taps);
         }
@@ -215,7 +225,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     std::fill(lowered_norm_.data(), lowered_norm_.data() + padded, 0.0f);
     for (int64_t q = 0; q < padded; ++q) limit_[q] = q < count ? infinity : -infinity;
     std::fill(largest_.begin(), largest_.end(), 0.0f);
-    may_overflow_ = bounds_cells_ = false;
+    may_overflow_ = bounds_cells_ = bounds_blocks_ = false;
     chunks_ = 0;
     for (int64_t slot = 0; slot < problem_.gallery_count; ++slot)
         for (int64_t begin = 0; begin < gallery_pixels_; begin += chunk_step_) {
@@ -289,6 +299,21 @@ void Search::bound_cells() {
             cell_norm_[row * cells + cell] =
                 *std::min_element(norm + cells_[static_cast<size_t>(cell)], norm + cells_[static_cast<size_t>(cell) + 1]);
         }
+    block_rows_.clear();
+    block_norm_.reserve(chunk_.rows() * static_cast<int64_t>(block_cells_.size()));
+    const NodeTap* const taps = gallery_taps_.back().rows.data() + chunk_.first_row();
+    float* out = block_norm_.data();
+    for (int64_t row = 0, end; row < chunk_.rows(); row = end) {
+        for (end = row + 1; end < chunk_.rows() && taps[end].low == taps[row].low;) ++end;
+        block_rows_.push_back({row, end});
+        for (const Range& block : block_cells_) {
+            float least = infinity;
+            for (int64_t i = row; i < end; ++i)
+                least = std::min(least, *std::min_element(cell_norm_.data() + i * cells + block.begin,
+                                                          cell_norm_.data() + i * cells + block.end));
+            *out++ = least;
+        }
+    }
 }
 
 void Search::pack_chunk() {
@@ -322,22 +347,24 @@ void Search::search_chunk(int64_t slot) {
         if (query_numbers_.bytes() != bytes) query_numbers_.build(team_, queries_, kernels_, Side::query, bytes);
         chunk_numbers_.build(team_, chunk_, kernels_, Side::gallery, bytes);
     }
-    std::atomic<int64_t> fine{0}, evaluated{0}, cells_left{0};
+    std::atomic<int64_t> fine{0}, evaluated{0}, cells_bounded{0}, cells_left{0};
     team_.run(count, [&](int64_t tile, int thread) {
         Scratch& scratch = scratch_[static_cast<size_t>(thread)];
         const int64_t fine_before = scratch.fine_pairs, evaluated_before = scratch.evaluated;
-        scratch.cells_left = 0;
+        scratch.cells_bounded = scratch.cells_left = 0;
         search_tile(tile, slot, scratch);
         fine += scratch.fine_pairs - fine_before;
         evaluated += scratch.evaluated - evaluated_before;
+        cells_bounded += scratch.cells_bounded;
         cells_left += scratch.cells_left;
     });
     if (way_ == Way::bytes) statistics_.byte_pairs += fine.load();
     if (way_ == Way::words) statistics_.word_pairs += fine.load();
-    // Bounding cells pays where it leaves less than half of them; where it did not, it is tried again now and then.
+    // Bounding pays where it leaves less than such a share; where it did not, it is tried again now and then.
     const double cells = static_cast<double>(count * chunk_.rows()) * static_cast<double>(cells_.size());
-    bounds_cells_ =
-        fresh() || chunks_ % retry_cells == 0 || (bounds_cells_ && static_cast<double>(cells_left.load()) < cells_share * cells);
+    const bool retried = fresh() || chunks_ % retry_bounds == 0;
+    bounds_blocks_ = retried || (bounds_blocks_ && static_cast<double>(cells_bounded.load()) < blocks_share * cells);
+    bounds_cells_ = retried || (bounds_cells_ && static_cast<double>(cells_left.load()) < cells_share * cells);
     choose_way(fine.load(), evaluated.load());
 }
 

@@ -40,6 +40,29 @@ void Search::interpolate_queries(int64_t tile, Range rows, Range columns, Scratc
     }
 }
 
+// The cells, within `reach`, of the blocks that are left to some query of a tile in `rows` of a block row.
+Range Search::cells_of_blocks(size_t block_row, Range rows, const std::vector<const float*>& nodes, Range reach,
+                              const float* limit, Scratch& scratch) {
+    const int64_t blocks = static_cast<int64_t>(block_cells_.size());
+    std::vector<NodeRows> levels;
+    int64_t columns = 0;
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        const NodeTap* const taps = gallery_taps_[g].rows.data() + chunk_.first_row();
+        const int64_t top = taps[rows.begin].low, width = chunk_.coarse_width(g);
+        levels.push_back({nodes[g] + (top - chunk_.coarse_first_row(g)) * width * kernels_.lanes,
+                          taps[rows.end - 1].high + 1 - top, width, gallery_taps_[g].blocks.data()});
+        columns += width;
+    }
+    scratch.blocks.resize(static_cast<size_t>(blocks + 1));
+    const int64_t left = kernels_.blocks_left(levels.data(), static_cast<int>(levels.size()),
+                                              block_norm_.data() + static_cast<int64_t>(block_row) * blocks, 0, blocks, limit,
+                                              scratch.columns.reserve(columns * kernels_.lanes), scratch.blocks.data());
+    if (left == 0) return {0, 0};
+    const int32_t *first = scratch.blocks.data(), *last = first + left - 1;
+    return {std::max(reach.begin, block_cells_[static_cast<size_t>(*first)].begin),
+            std::min(reach.end, block_cells_[static_cast<size_t>(*last)].end)};
+}
+
 // The coarse levels' part of the distances between a tile of queries and the chunk, in scratch.partial, and in scratch.rows the
 // pixels that it leaves to some query. bounded: only of cells whose least value the limits leave.
 void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* smallest, int32_t* place) {
@@ -50,7 +73,6 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
     Range columns{0, width}, reach{0, cells};
     if (windowed(problem_) && way_ == Way::sparse) {
         const Range mine = queries_.columns_of(tile * lanes, std::min((tile + 1) * lanes, queries_.pixels()));
-        auto cell_of = [&](int64_t x) { return std::upper_bound(cells_.begin(), cells_.end() - 1, x) - cells_.begin() - 1; };
         reach = {cell_of(std::max<int64_t>(0, mine.begin - problem_.column_radius)),
                  cell_of(std::min(width, mine.end + problem_.column_radius) - 1) + 1};
         columns = {cells_[static_cast<size_t>(reach.begin)], cells_[static_cast<size_t>(reach.end)]};
@@ -71,9 +93,19 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
     scratch.left = 0;
     std::vector<RowPair> pairs(groups_.size() - 1);
     const int levels = static_cast<int>(pairs.size());
-    const int32_t whole_row[] = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end)}, only[] = {0};  // as one cell
-    std::vector<int32_t> bound_to(groups_.size(), -1);             // [group] the last row taken over cells
+    const int32_t whole_row[] = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end)},
+                  only[] = {0};                                                            // as one cell
+    std::vector<Range> bounded_cells(static_cast<size_t>(first_row.back()), Range{0, 0});  // of each row, in `least`
+    auto nodes_of = [&](size_t g, int64_t coarse) { return nodes[g] + coarse * chunk_.coarse_width(g) * lanes; };
+    Range block{0, 0}, hull = reach;  // of the rows of a block, and of the cells that it leaves
+    size_t next_block = 0;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
+        while (bounded && bounds_blocks_ && row >= block.end) {
+            block = block_rows_[next_block++];
+            if (row >= block.end) continue;
+            hull = cells_of_blocks(next_block - 1, {row, std::min(block.end, rows.end)}, nodes, reach, limit, scratch);
+        }
+        if (hull.begin >= hull.end) continue;
         // The two rows of every level that a fine row reads, among rows in `data`.
         auto pair_up = [&](auto&& row_of) {
             for (size_t g = 1; g < groups_.size(); ++g) {
@@ -83,19 +115,24 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
                                 gallery_taps_[g].columns.data()};
             }
         };
-        auto nodes_of = [&](size_t g, int32_t coarse) { return nodes[g] + coarse * chunk_.coarse_width(g) * lanes; };
         int64_t left = 0;
         if (bounded) {
             pair_up([&](size_t g, int32_t coarse) {
                 float* const out = least + (first_row[g] + coarse) * cells * lanes;
-                if (coarse > bound_to[g])
-                    kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].cells.data(), gallery_taps_[g].a_cell, reach.begin, reach.end,
-                                            out);
-                bound_to[g] = std::max(bound_to[g], coarse);
+                Range& done = bounded_cells[static_cast<size_t>(first_row[g] + coarse)];
+                auto bound = [&](int64_t begin, int64_t end) {
+                    if (begin < end)
+                        kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].cells.data(), gallery_taps_[g].a_cell,
+                                                begin, end, out);
+                };
+                if (done.begin == done.end) done = {hull.begin, hull.begin};
+                bound(hull.begin, done.begin), bound(done.end, hull.end);
+                done = {std::min(done.begin, hull.begin), std::max(done.end, hull.end)};
                 return out;
             });
-            left =
-                kernels_.cells_left(pairs.data(), levels, cell_norm_.data() + row * cells, reach.begin, reach.end, limit, scratch.cells.data());
+            left = kernels_.cells_left(pairs.data(), levels, cell_norm_.data() + row * cells, hull.begin, hull.end, limit,
+                                       scratch.cells.data());
+            scratch.cells_bounded += hull.end - hull.begin;
             scratch.cells_left += left;
             if (left == 0) continue;
         }
@@ -104,7 +141,9 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
             pair_up([&](size_t g, int32_t coarse) {
                 float* const out = spread + (first_row[g] + coarse) * width * lanes;
                 char& done = scratch.is_spread[static_cast<size_t>(first_row[g] + coarse)];
-                if (!done) kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].columns.data(), 1, columns.begin, columns.end, out);
+                if (!done)
+                    kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].columns.data(), 1, columns.begin, columns.end,
+                                            out);
                 done = 1;
                 return out;
             });
