@@ -24,7 +24,7 @@ from fastspade import Spade
 from fastspade.evaluate.dataset import read_dataset
 from fastspade.spade.threshold import tail_quantile
 
-DRAWS, SIZES, TARGETS = 200, (24, 50, 100, 150, 300), (0.01, 0.02, 0.05)
+DRAWS, SIZES, TARGETS = 100, (24, 50, 100, 150, 300), (0.01, 0.02, 0.05)
 
 
 def log_normal(scores: np.ndarray, target: float) -> float:
@@ -40,8 +40,38 @@ def pareto(scores: np.ndarray, target: float) -> float:
     return float(ordered[count] + stats.genpareto.isf(target * len(scores) / count, shape, 0, scale))
 
 
+def trimmed(scores: np.ndarray, target: float) -> float:
+    """A Gumbel fit without the highest 3 %, at least one: they may be of strange normal images."""
+    return float(stats.gumbel_r.isf(target, *stats.gumbel_r.fit(np.sort(scores)[: -max(1, int(0.03 * len(scores)))])))
+
+
+def censored(scores: np.ndarray, target: float) -> float:
+    """A Gumbel fit to which the highest tenth are only known to be higher than the others."""
+    known, above = np.split(np.sort(scores), [-max(1, len(scores) // 10)])
+    data = stats.CensoredData(uncensored=known, right=np.full(len(above), known[-1]))
+    return float(stats.gumbel_r.isf(target, *stats.gumbel_r.fit(data)))
+
+
+def quartiles(scores: np.ndarray, target: float) -> float:
+    """A Gumbel distribution through the quartiles."""
+    low, high = np.quantile(scores, [0.25, 0.75])
+    at = stats.gumbel_r.ppf([0.25, 0.75, 1 - target])
+    return float(high + (high - low) * (at[2] - at[1]) / (at[1] - at[0]))
+
+
+def moments(scores: np.ndarray, target: float) -> float:
+    """A Gumbel fit by L-moments."""
+    ordered = np.sort(scores)
+    scale = (np.average(ordered, weights=np.arange(len(ordered))) - ordered.mean()) / np.log(2)
+    return float(stats.gumbel_r.isf(target, ordered.mean() - np.euler_gamma * scale, scale))
+
+
 ESTIMATORS: dict[str, Callable[[np.ndarray, float], float]] = {
     "fastspade: Gumbel fit": tail_quantile,
+    "Gumbel fit without the highest 3 %": trimmed,
+    "Gumbel fit, the highest tenth censored": censored,
+    "Gumbel through the quartiles": quartiles,
+    "Gumbel by L-moments": moments,
     "order statistic": lambda scores, target: float(np.sort(scores)[-1 - int(target * len(scores))]),
     "log-normal fit": log_normal,
     "generalised Pareto fit": pareto,
@@ -77,7 +107,7 @@ def main() -> None:
             {"images": size, "target": target, "estimator": name, "mean": np.mean(found), "9 of 10": np.quantile(found, 0.9)}
         )
         print(
-            f"{size:4d} images, target {target:.0%}, {name:24s} {np.mean(found):6.2%}, 9 of 10 below {np.quantile(found, 0.9):6.2%}"
+            f"{size:4d} images, target {target:.0%}, {name:38s} {np.mean(found):6.2%}, 9 of 10 below {np.quantile(found, 0.9):6.2%}"
         )
     if arguments.out:
         arguments.out.write_text(json.dumps({"rows": record, "machine": describe("scipy")}, indent=1) + "\n")

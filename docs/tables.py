@@ -166,15 +166,15 @@ def determinism() -> str:
 
 
 def options() -> str:
-    """Every option with its default, what preset "paper" has in its place, and what it means."""
+    """Every option with its default, what the other presets have in its place, and what it means."""
     from fastspade.spade.options import PRESETS, Options
 
     rows = []
     for one in fields(Options):
-        paper = f"`{PRESETS['paper'][one.name]!r}`" if one.name in PRESETS["paper"] else ""
+        others = [f"`{PRESETS[name][one.name]!r}`" if one.name in PRESETS[name] else "" for name in ("paper", "rad")]
         meaning = ("" if one.metadata["paper"] else "*Beyond the paper:* ") + one.metadata["help"].replace("|", "\\|")
-        rows.append([f"`{one.name}`", f"`{one.default!r}`", paper, meaning])
-    return _markdown(["option", "default", '`preset="paper"`', "meaning"], rows)
+        rows.append([f"`{one.name}`", f"`{one.default!r}`", *others, meaning])
+    return _markdown(["option", "default", '`preset="paper"`', '`preset="rad"`', "meaning"], rows)
 
 
 def cuda_model() -> str:

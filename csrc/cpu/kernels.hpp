@@ -11,25 +11,30 @@ namespace fastspade::cpu {
 constexpr int max_lanes = 64;
 constexpr int max_rows = 16;
 
-// One axis-crossing tap set of the query side: up to four Gram rows and their weights, for one lane.
+// Which of a Gram matrix's rows a query pixel is mixed from.
 struct LaneTaps {
-    const float* row[4];
+    int32_t row[4];
     float weight[4];
 };
 
-// One coarse level as seen by interpolate_row: two rows of its Gram matrix (upper, lower), and per fine column two taps.
-struct RowLevel {
-    const float* upper;  // [width][lanes]
-    const float* lower;
-    float upper_weight;
-    float lower_weight;
-    int64_t width;
-    const int32_t* low;   // [fine width]
-    const int32_t* high;  // [fine width]
-    const float* low_weight;
-    const float* high_weight;
-    float* blended;    // scratch [width][lanes]
-    const float* row;  // set by interpolate_row: the two rows' mixture
+// How a row or column of the finest grid reads a coarse level's nodes.
+struct NodeTap {
+    int32_t low, high;
+    float high_weight;
+};
+
+// Two rows of one coarse level, as a fine row reads them, and how much of each it has: at the finest grid's columns or cells.
+struct RowPair {
+    const float *upper, *lower;
+    float upper_weight, lower_weight;
+    const NodeTap* columns;  // where the rows are not spread but hold nodes
+};
+
+// Some rows of a coarse level's nodes, and which of their columns belong to a block: low to high.
+struct NodeRows {
+    const float* nodes;
+    int64_t rows, width;
+    const NodeTap* blocks;
 };
 
 struct Hit {
@@ -75,15 +80,30 @@ struct Kernels {
     // Several: base[row][lane] joins the distance.
     int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                             const float* row_norm, const float* base, const float* limit, Hit* hits);
-    // out[column][lane] = bias[lane] + sum over taps of weight * tap row[column], for columns [0, columns).
-    void (*interpolate_lanes)(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out);
-    // out[x][lane] = norm[x] + sum over levels of the two-way interpolation; keeps each lane's smallest value and place.
-    void (*interpolate_row)(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first, float* out,
-                            float* smallest, int32_t* place);
-    // Appends every value not above its lane's limit, with rows numbered from 0; returns how many.
-    int64_t (*scan)(const float* values, int64_t rows, const float* limit, Hit* hits);
-    // Lists the rows, numbered from `first`, with any value not above its lane's limit; returns how many.
-    int64_t (*rows_left)(const float* values, int64_t rows, const float* limit, int32_t first, int32_t* list);
+    // out[column][lane] = bias[lane] + sum over taps of weight * gram[row * stride + column], for columns [first, last).
+    void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last,
+                              const float* bias, float* out);
+    // Lists the blocks of [begin, end) for which norm[block] + the sum over levels of the least node is not above some lane's
+    // limit; returns how many. columns: scratch, [all levels' columns][lane].
+    int64_t (*blocks_left)(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end,
+                           const float* limit, float* columns, int32_t* list);
+    // One row of a coarse level, nodes[node][lane]: out[cell][lane] = the least value at the cell's taps, for cells [begin, end).
+    // With the columns as cells of one tap it spreads the row over them.
+    void (*least_of_cells)(const float* nodes, const NodeTap* taps, int taps_a_cell, int64_t begin, int64_t end, float* out);
+    // A fine row's bounds norm[cell] + sum over levels of the mixed rows, for cells [begin, end): lists the cells with any not
+    // above its lane's limit; returns how many.
+    int64_t (*cells_left)(const RowPair* pairs, int level_count, const float* norm, int64_t begin, int64_t end,
+                          const float* limit, int32_t* list);
+    // The same sums at the columns x of listed cells, from rows that are spread or from their nodes: out[x][lane], and each
+    // lane's smallest value so far and its place, first
+    // + x. Lists the places with any value not above its lane's limit; returns how many.
+    int64_t (*values_left[2])(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
+                              int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* place,
+                              int32_t* rows);
+    // Of the listed rows, appends every value not above its lane's limit; returns how many.
+    int64_t (*scan)(const float* values, const int32_t* list, int64_t listed, const float* limit, Hit* hits);
+    // Lists those of the listed rows with any value not above its lane's limit; returns how many.
+    int64_t (*rows_left)(const float* values, const int32_t* rows, int64_t listed, const float* limit, int32_t* list);
     // How many values are not above their lane's limit.
     int64_t (*count)(const float* values, int64_t rows, const float* limit);
     // The same lane by lane.

@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #endif
 
+#define FASTSPADE_INLINE inline __attribute__((always_inline))
+
 namespace fastspade::cpu {
 namespace {
 
@@ -77,8 +79,7 @@ inline quad sums_of(vec a, vec b, vec c, vec d) {
 }
 
 // The heart: N x V accumulators stay in registers for a run of channels.
-inline __attribute__((always_inline)) void accumulate_run(const float* lane_panel, const float* row_panel, int64_t channels,
-                                                          vec (&sum)[N][V]) {
+FASTSPADE_INLINE void accumulate_run(const float* lane_panel, const float* row_panel, int64_t channels, vec (&sum)[N][V]) {
     for (int j = 0; j < N; ++j)
         for (int v = 0; v < V; ++v) sum[j][v] = vec{};
     for (int64_t c = 0; c < channels; ++c) {
@@ -127,8 +128,8 @@ inline int64_t append(uint32_t mask, int row, int first_lane, vec value, Hit* hi
 
 // The values base + lane_norm + row_norm - 2 * product that are not above their lane's limit; base only where it is given.
 template <bool based>
-inline __attribute__((always_inline)) int64_t hits_of(const vec (&total)[N][V], const float* lane_norm, const float* row_norm,
-                                                      const float* base, const float* limit, Hit* hits) {
+FASTSPADE_INLINE int64_t hits_of(const vec (&total)[N][V], const float* lane_norm, const float* row_norm, const float* base,
+                                 const float* limit, Hit* hits) {
     int64_t count = 0;
 #pragma GCC unroll 16
     for (int j = 0; j < N; ++j)
@@ -144,9 +145,8 @@ inline __attribute__((always_inline)) int64_t hits_of(const vec (&total)[N][V], 
 
 // With one run of channels the products never leave the registers.
 template <bool based>
-inline __attribute__((always_inline)) int64_t panel_hits(const float* lane_panel, const float* row_panel, int64_t channels,
-                                                         const float* lane_norm, const float* row_norm, const float* base,
-                                                         const float* limit, Hit* hits) {
+FASTSPADE_INLINE int64_t panel_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                                    const float* row_norm, const float* base, const float* limit, Hit* hits) {
     vec total[N][V];
     if (channels <= run) {
         accumulate_run(lane_panel, row_panel, channels, total);
@@ -204,86 +204,30 @@ inline void transpose(vec (&m)[W]) {
     }
 }
 
-void interpolate_lanes(const LaneTaps* taps, int tap_count, int64_t columns, const float* bias, float* out) {
-    for (int v = 0; v < V; ++v) {
-        for (int64_t column = 0; column < columns; column += W) {
-            vec block[W];
-            for (int i = 0; i < W; ++i) {
-                const LaneTaps& lane = taps[v * W + i];
-                vec value = load(lane.row[0] + column) * lane.weight[0] + bias[v * W + i];
-                for (int t = 1; t < tap_count; ++t) value += load(lane.row[t] + column) * lane.weight[t];
-                block[i] = value;
-            }
-            transpose(block);
-            const int64_t width = columns - column < W ? columns - column : W;
-            for (int64_t i = 0; i < width; ++i) store(out + (column + i) * L + v * W, block[i]);
-        }
-    }
-}
+#include "cpu/kernels_interpolation.inl"
 
-void interpolate_row(RowLevel* levels, int level_count, const float* norm, int64_t width, int64_t first, float* out,
-                     float* smallest, int32_t* place) {
-    for (int l = 0; l < level_count; ++l) {
-        RowLevel& level = levels[l];
-        if (level.lower_weight == 0.0f) {
-            level.row = level.upper;
-            continue;
-        }
-        for (int64_t i = 0; i < level.width * L; i += W)
-            store(level.blended + i, load(level.upper + i) * level.upper_weight + load(level.lower + i) * level.lower_weight);
-        level.row = level.blended;
-    }
-    vec low[V];
-    veci at[V];
-    for (int v = 0; v < V; ++v) {
-        low[v] = load(smallest + v * W);
-        at[v] = *reinterpret_cast<const veci_unaligned*>(place + v * W);
-    }
-    for (int64_t x = 0; x < width; ++x) {
-        vec value[V];
-        for (int v = 0; v < V; ++v) value[v] = splat(norm[x]);
-        for (int l = 0; l < level_count; ++l) {
-            const RowLevel& level = levels[l];
-            const float* left = level.row + int64_t{level.low[x]} * L;
-            const float* right = level.row + int64_t{level.high[x]} * L;
-            const float left_weight = level.low_weight[x], right_weight = level.high_weight[x];
-            for (int v = 0; v < V; ++v) value[v] += load(left + v * W) * left_weight + load(right + v * W) * right_weight;
-        }
-        const veci here = veci{} + static_cast<int32_t>(first + x);
-        for (int v = 0; v < V; ++v) {
-            store(out + x * L + v * W, value[v]);
-            const veci better = value[v] < low[v];
-            at[v] = better ? here : at[v];
-            low[v] = better ? value[v] : low[v];
-        }
-    }
-    for (int v = 0; v < V; ++v) {
-        store(smallest + v * W, low[v]);
-        *reinterpret_cast<veci_unaligned*>(place + v * W) = at[v];
-    }
-}
-
-int64_t scan(const float* values, int64_t rows, const float* limit, Hit* hits) {
+int64_t scan(const float* values, const int32_t* list, int64_t listed, const float* limit, Hit* hits) {
     vec bound[V];
     for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
     int64_t count = 0;
-    for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = 0; i < listed; ++i)
         for (int v = 0; v < V; ++v) {
-            const vec value = load(values + row * L + v * W);
+            const vec value = load(values + int64_t{list[i]} * L + v * W);
             const uint32_t mask = not_above(value, bound[v]);
-            if (__builtin_expect(mask != 0, 0)) count = append(mask, static_cast<int>(row), v * W, value, hits, count);
+            if (__builtin_expect(mask != 0, 0)) count = append(mask, list[i], v * W, value, hits, count);
         }
     return count;
 }
 
-int64_t rows_left(const float* values, int64_t rows, const float* limit, int32_t first, int32_t* list) {
+int64_t rows_left(const float* values, const int32_t* rows, int64_t listed, const float* limit, int32_t* list) {
     vec bound[V];
     for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
     int64_t count = 0;
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < listed; ++i) {
+        const int32_t row = rows[i];
         uint32_t mask = 0;
-        for (int v = 0; v < V; ++v) mask |= not_above(load(values + row * L + v * W), bound[v]);
-        list[count] = first + static_cast<int32_t>(row);  // which rows stay is hard to predict: no branch
+        for (int v = 0; v < V; ++v) mask |= not_above(load(values + int64_t{row} * L + v * W), bound[v]);
+        list[count] = row;
         count += mask != 0;
     }
     return count;
@@ -320,7 +264,10 @@ constexpr Kernels table(const char* name) {
                    distance_hits,
                    refined_hits,
                    interpolate_lanes,
-                   interpolate_row,
+                   blocks_left,
+                   least_of_cells,
+                   cells_left,
+                   {values_left<false>, values_left<true>},
                    scan,
                    rows_left,
                    count,

@@ -10,7 +10,8 @@ namespace fastspade::cpu {
 namespace {
 
 constexpr int64_t channel_block = 16;  // channels staged at a time: a few rows of pixels of them stay in the L1/L2 cache
-constexpr int64_t band_pixels = 1024;
+constexpr int64_t stage_pixels = 1024;
+constexpr int64_t band_rows = 4;
 
 // Reads `count` pixels from flat position `pixel` on, `channels` channels from `channel` on, into stage[channel][pixel],
 // as (value - mean) * scale.
@@ -101,6 +102,7 @@ Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, 
       projection_(projection),
       kernels_(kernels),
       side_(side),
+      bands_(side == Side::query && groups.size() > 1),
       coarse_(groups.size()),
       norm_bound_(groups.size()),
       largest_(groups.size(), 0.0f) {
@@ -133,10 +135,27 @@ void Region::place(int64_t image, int64_t first_pixel, int64_t last_pixel) {
     }
 }
 
+int64_t Region::in_bands(int64_t at, int64_t width, bool to_position) const {
+    const int64_t start = at / (band_rows * width) * band_rows, within = at - start * width;
+    const int64_t height = std::min(band_rows, rows() - start);
+    return start * width + (to_position ? within % width * height + within / width : within % height * width + within / height);
+}
+
+Range Region::rows_of(int64_t first, int64_t last) const {
+    if (!bands_) return {(first_ + first) / fine_width_, (first_ + last - 1) / fine_width_ + 1};
+    const int64_t band = band_rows * fine_width_;
+    return {first_row() + first / band * band_rows, first_row() + std::min(rows(), ((last - 1) / band + 1) * band_rows)};
+}
+
+Range Region::columns_of(int64_t first, int64_t last) const {
+    if (!bands_ || first / (band_rows * fine_width_) != (last - 1) / (band_rows * fine_width_)) return {0, fine_width_};
+    return {pixel_at(first) % fine_width_, pixel_at(last - 1) % fine_width_ + 1};
+}
+
 void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage_buffer) {
     Coarse& level = coarse_[group];
     const bool fine = group == 0;
-    if (fine && views(0).size() == 1 && views(0)[0].holds_vectors()) {
+    if (fine && !bands_ && views(0).size() == 1 && views(0)[0].holds_vectors()) {
         const TensorView& view = views(0)[0];
         const int64_t step = view.pixel_step(), channels = view.channels();
         const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
@@ -161,7 +180,8 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
     const int64_t origin = fine ? first_ : level.first_row * level.width;
     const int64_t channels = groups_[group].channels;
     Buffer<float>& panels = fine ? fine_panels_ : level.panels;
-    std::fill(level.self.data() + begin, level.self.data() + end, 0.0);
+    auto place_of = [&](int64_t i) { return fine ? position(begin + i) : begin + i; };
+    for (int64_t i = 0; i < count; ++i) level.self[place_of(i)] = 0.0;
     if (neighbours)
         for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
             std::fill(products->data() + begin, products->data() + end, 0.0);
@@ -178,8 +198,8 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
             for (int64_t c = 0; c < block && panel; ++c) {
                 const float* from = stage + c * stride;
                 for (int64_t i = 0; i < count;) {
-                    const int64_t at = begin + i, lane = at % panel;
-                    const int64_t length = std::min(panel - lane, count - i);
+                    const int64_t at = place_of(i), lane = at % panel;
+                    const int64_t length = fine && bands_ ? 1 : std::min(panel - lane, count - i);
                     float* to = panels.data() + (at / panel * channels + channel_base + c0 + c) * panel + lane;
                     for (int64_t k = 0; k < length; ++k) to[k] = from[i + k];
                     i += length;
@@ -187,7 +207,7 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
             }
             if (rows)
                 for (int64_t i = 0; i < count; ++i) {
-                    float* to = fine_rows_.data() + (begin + i) * row_length_ + channel_base + c0;
+                    float* to = fine_rows_.data() + place_of(i) * row_length_ + channel_base + c0;
                     for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
                 }
             // Float sums over one block of channels, then float64: the error stays below core/rounding.hpp's bound.
@@ -205,7 +225,7 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
                     s4[i] += a[i + right] * a[i + down];
                 }
             }
-            for (int64_t i = 0; i < count; ++i) level.self[begin + i] += static_cast<double>(sums[i]);
+            for (int64_t i = 0; i < count; ++i) level.self[place_of(i)] += static_cast<double>(sums[i]);
             if (neighbours)
                 for (int64_t i = 0; i < count; ++i) {
                     level.right[begin + i] += static_cast<double>(sums[stride + i]);
@@ -217,8 +237,8 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
         channel_base += view.channels();
     }
     if (rows)
-        for (int64_t i = begin; i < end; ++i)
-            std::fill(fine_rows_.data() + i * row_length_ + channels, fine_rows_.data() + (i + 1) * row_length_, 0.0f);
+        for (int64_t i = 0; i < count; ++i)
+            std::fill_n(fine_rows_.data() + place_of(i) * row_length_ + channels, row_length_ - channels, 0.0f);
 }
 
 void Region::interpolate_norms(int64_t begin, int64_t end) {
@@ -227,7 +247,7 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
         fine_norm_[p] = static_cast<float>(fine.self[p]);
         norm_bound_[0][p] = static_cast<float>(std::sqrt(fine.self[p]));
         double total = 0.0;
-        const int64_t y = (first_ + p) / fine_width_, x = (first_ + p) % fine_width_;
+        const int64_t y = pixel_at(p) / fine_width_, x = pixel_at(p) % fine_width_;
         for (size_t g = 1; g < groups_.size(); ++g) {
             const Coarse& level = coarse_[g];
             const Tap &ty = taps_y(g)[static_cast<size_t>(y)], &tx = taps_x(g)[static_cast<size_t>(x)];
@@ -278,9 +298,9 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
             for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
                 products->reserve(level.pixels);
         // Bands of the finest level hold whole panels, and enough of them are made for every thread to have work.
-        const int64_t share = std::min(band_pixels, (level.pixels + 2 * team.size() - 1) / (2 * team.size()));
+        const int64_t share = std::min(stage_pixels, (level.pixels + 2 * team.size() - 1) / (2 * team.size()));
         const int64_t step =
-            g == 0 ? padded(share, std::max(panel, 1)) : std::max<int64_t>(1, band_pixels / level.width) * level.width;
+            g == 0 ? padded(share, std::max(panel, 1)) : std::max<int64_t>(1, stage_pixels / level.width) * level.width;
         for (int64_t begin = 0; begin < level.pixels; begin += step)
             bands.push_back({g, begin, std::min(begin + step, level.pixels)});
     }
@@ -294,7 +314,7 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
     for (size_t g = 0; g < groups_.size(); ++g)
         for (int64_t i = 0; i < coarse_[g].pixels; ++i)
             if (!std::isfinite(coarse_[g].self[i])) {
-                const int64_t flat = (g == 0 ? first_ : coarse_[g].first_row * coarse_[g].width) + i;
+                const int64_t flat = g == 0 ? pixel_at(i) : coarse_[g].first_row * coarse_[g].width + i;
                 for (size_t v = 0; v < views(g).size(); ++v) {
                     const TensorView& view = views(g)[v];
                     const bool finite = with_element(view.dtype, [&](auto element) {

@@ -21,6 +21,10 @@ struct Centring {
     float scale = 1.0f;
 };
 
+struct Range {
+    int64_t begin, end;
+};
+
 Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& groups);
 
 class Region {
@@ -35,12 +39,22 @@ class Region {
     // coarse vectors in panels of `coarse_panel`, and the norms. Throws NonFinite.
     void pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_panel);
 
+    // All that is laid out of the finest level stands in panel order: row by row, but a query of several levels column by column
+    // of a few rows, so that a panel's pixels are near each other and like the same parts of a gallery image.
+    int64_t position(int64_t pixel) const { return bands_ ? in_bands(pixel, fine_width_, true) : pixel; }
+    // The image's pixel at a position.
+    int64_t pixel_at(int64_t position) const { return first_ + (bands_ ? in_bands(position, fine_width_, false) : position); }
+    // The image's rows and columns that hold the positions [first, last).
+    Range rows_of(int64_t first, int64_t last) const;
+    Range columns_of(int64_t first, int64_t last) const;
+
     int64_t image() const { return image_; }
     int64_t first_pixel() const { return first_; }
     int64_t pixels() const { return last_ - first_; }
     int64_t first_row() const { return first_ / fine_width_; }
     int64_t rows() const { return (last_ - first_) / fine_width_; }
     int64_t coarse_first_row(size_t group) const { return coarse_[group].first_row; }
+    int64_t coarse_rows(size_t group) const { return coarse_[group].rows; }
     int64_t coarse_pixels(size_t group) const { return coarse_[group].pixels; }
     int64_t coarse_width(size_t group) const { return coarse_[group].width; }
 
@@ -68,8 +82,7 @@ class Region {
         // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
         Buffer<double> self, right, down, diagonal, antidiagonal;
     };
-    struct Products;
-
+    int64_t in_bands(int64_t at, int64_t width, bool to_position) const;
     const std::vector<TensorView>& views(size_t group) const;
     const AxisTaps& taps_y(size_t group) const;
     const AxisTaps& taps_x(size_t group) const;
@@ -81,6 +94,7 @@ class Region {
     const Projection& projection_;
     const Kernels& kernels_;
     const Side side_;
+    const bool bands_;
     int64_t fine_width_ = 1, image_ = 0, first_ = 0, last_ = 0, row_length_ = 0;
     Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, projected_;
     std::vector<Coarse> coarse_;

@@ -32,6 +32,8 @@ constexpr double dense_share = 0.35, screened_share = 0.03, left_by_bytes = 0.01
 // With one level: this many times kappa gallery pixels seen give limits that are worth a bound.
 constexpr int64_t enough_for_limit = 8;
 constexpr int64_t probe_every = 4;
+constexpr int64_t retry_bounds = 16;
+constexpr double blocks_share = 0.7, cells_share = 0.4;
 
 }  // namespace
 
@@ -44,38 +46,93 @@ Search::Search(const Problem& problem)
       queries_(groups_, centring_, projection_, kernels_, Side::query),
       chunk_(groups_, centring_, projection_, kernels_, Side::gallery),
       scratch_(static_cast<size_t>(team_.size())),
-      gallery_x_(groups_.size()),
+      gallery_taps_(groups_.size()),
+      query_taps_(groups_.size()),
       gram_stride_(groups_.size(), 0),
       largest_(groups_.size(), 0.0f) {
-    for (size_t g = 0; g < groups_.size(); ++g) {
-        gram_.emplace_back();
-        for (size_t x = 0; g > 0 && x < groups_[g].gallery_x.size(); ++x) {
-            const Tap tap = groups_[g].gallery_x[x];
-            gallery_x_[g].low.push_back(tap.low);
-            gallery_x_[g].high.push_back(tap.high);
-            gallery_x_[g].low_weight.push_back(static_cast<float>(tap.low_weight));
-            gallery_x_[g].high_weight.push_back(static_cast<float>(tap.high_weight));
-        }
-    }
+    for (size_t g = 0; g < groups_.size(); ++g) gram_.emplace_back();
     if (groups_.size() > 1 && problem_.prune) projection_.fit(problem_, groups_[0], centring_.mean[0], centring_.scale, kernels_);
     if (problem_.prune && kernels_.screened_hits[0])
         panels_ = groups_[0].channels <= Quantised::most_byte_channels ? Way::bytes : Way::words;
     for (Scratch& scratch : scratch_) scratch.exact = std::make_unique<ExactDistance>(problem_, groups_);
     if (windowed(problem_)) find_near_rows();
+    if (groups_.size() > 1) plan_cells();
     plan();
+}
+
+void Search::plan_cells() {
+    auto taps_of = [](const AxisTaps& axis, std::vector<NodeTap>& taps) {
+        for (size_t i = 0; i < axis.size(); ++i)
+            taps.push_back({axis[i].low, axis[i].high, static_cast<float>(axis[i].high_weight)});
+    };
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        taps_of(groups_[g].gallery_y, gallery_taps_[g].rows);
+        taps_of(groups_[g].gallery_x, gallery_taps_[g].columns);
+    }
+    const std::vector<NodeTap>& finest = gallery_taps_[1].columns;
+    for (size_t x = 0; x < finest.size(); ++x)
+        if (x == 0 || finest[x].low != finest[x - 1].low) cells_.push_back(static_cast<int32_t>(x));
+    cells_.push_back(static_cast<int32_t>(finest.size()));
+    const std::vector<NodeTap>& coarsest = gallery_taps_.back().columns;
+    const int32_t width = static_cast<int32_t>(coarsest.size());
+    for (int32_t x = 0, end; x < width; x = end) {
+        for (end = x + 1; end < width && coarsest[static_cast<size_t>(end)].low == coarsest[static_cast<size_t>(x)].low;) ++end;
+        block_cells_.push_back({cell_of(x), cell_of(end - 1) + 1});
+        for (GalleryTaps& taps : gallery_taps_)
+            if (!taps.columns.empty())
+                taps.blocks.push_back(
+                    {taps.columns[static_cast<size_t>(x)].low, taps.columns[static_cast<size_t>(end - 1)].high, 0.0f});
+    }
+    // Between two nodes values are linear: a cell's least lies at its first or last column, or next to a node inside.
+    for (GalleryTaps& taps : gallery_taps_) {
+        if (taps.columns.empty()) continue;
+        std::vector<std::vector<NodeTap>> ends(cells_.size() - 1);
+        for (size_t c = 0; c < ends.size(); ++c)
+            for (int32_t x = cells_[c]; x < cells_[c + 1]; ++x) {
+                auto low = [&](int32_t column) { return taps.columns[static_cast<size_t>(column)].low; };
+                if (x == cells_[c] || x + 1 == cells_[c + 1] || low(x) != low(x - 1) || low(x) != low(x + 1))
+                    ends[c].push_back(taps.columns[static_cast<size_t>(x)]);
+            }
+        for (const auto& cell : ends) taps.a_cell = std::max(taps.a_cell, static_cast<int>(cell.size()));
+        for (auto& cell : ends) {
+            cell.resize(static_cast<size_t>(taps.a_cell), cell.back());
+            taps.cells.insert(taps.cells.end(), cell.begin(), cell.end());
+        }
+    }
+}
+
+// The Gram matrices enter the distance with a factor of -2.
+void Search::plan_query_taps() {
+    const int64_t width = problem_.query[0].width();
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        query_taps_[g].clear();
+        for (int64_t i = 0; i < tiles() * kernels_.lanes; ++i) {
+            const int64_t flat = queries_.pixel_at(std::min(i, queries_.pixels() - 1));
+            const Tap y = groups_[g].query_y[static_cast<size_t>(flat / width)];
+            const Tap x = groups_[g].query_x[static_cast<size_t>(flat % width)];
+            LaneTaps taps;
+            for (int t = 0; t < 4; ++t) {
+                const int64_t row = (t < 2 ? y.low : y.high) - queries_.coarse_first_row(g);
+                taps.row[t] = static_cast<int32_t>(row * queries_.coarse_width(g) + (t % 2 ? x.high : x.low));
+                taps.weight[t] =
+                    static_cast<float>(-2.0 * (t < 2 ? y.low_weight : y.high_weight) * (t % 2 ? x.high_weight : x.low_weight));
+            }
+            query_taps_[g].push_back(taps);
+        }
+    }
 }
 
 // Of every coarse level: which rows of the two sides meet in a pair of the window.
 void Search::find_near_rows() {
     const int64_t height = problem_.query[0].height();
     for (const LevelGroup& group : groups_) {
-        std::vector<Near> near(static_cast<size_t>(group.gallery[0].height()), Near{group.query[0].height(), 0});
+        std::vector<Range> near(static_cast<size_t>(group.gallery[0].height()), Range{group.query[0].height(), 0});
         for (int64_t y = 0; y < height; ++y)
             for (int64_t other = std::max<int64_t>(0, y - problem_.row_radius);
                  other <= std::min(height - 1, y + problem_.row_radius); ++other) {
                 const Tap mine = group.query_y[static_cast<size_t>(y)], theirs = group.gallery_y[static_cast<size_t>(other)];
                 for (int32_t row : {theirs.low, theirs.high}) {
-                    Near& rows = near[static_cast<size_t>(row)];
+                    Range& rows = near[static_cast<size_t>(row)];
                     rows = {std::min<int64_t>(rows.begin, mine.low), std::max<int64_t>(rows.end, mine.high + 1)};
                 }
             }
@@ -83,19 +140,17 @@ void Search::find_near_rows() {
     }
 }
 
-Search::Near Search::near(int64_t first, int64_t last) const {
+Range Search::near(int64_t first, int64_t last) const {
     if (!windowed(problem_)) return {0, chunk_.pixels()};
     const int64_t width = problem_.query[0].width();
-    const int64_t top = (queries_.first_pixel() + first) / width - problem_.row_radius;
-    const int64_t bottom = (queries_.first_pixel() + last - 1) / width + problem_.row_radius + 1;
-    return {std::max<int64_t>(0, top * width - chunk_.first_pixel()),
-            std::min(chunk_.pixels(), bottom * width - chunk_.first_pixel())};
+    const Range rows = queries_.rows_of(first, last);
+    return {std::max<int64_t>(0, (rows.begin - problem_.row_radius) * width - chunk_.first_pixel()),
+            std::min(chunk_.pixels(), (rows.end + problem_.row_radius) * width - chunk_.first_pixel())};
 }
 
 bool Search::in_window(int64_t query, int64_t chunk_pixel) const {
     if (!windowed(problem_)) return true;
-    const int64_t width = problem_.query[0].width(), mine = queries_.first_pixel() + query,
-                  theirs = chunk_.first_pixel() + chunk_pixel;
+    const int64_t width = problem_.query[0].width(), mine = queries_.pixel_at(query), theirs = chunk_.first_pixel() + chunk_pixel;
     return std::abs(mine / width - theirs / width) <= problem_.row_radius &&
            std::abs(mine % width - theirs % width) <= problem_.column_radius;
 }
@@ -156,6 +211,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     way_ = several && problem_.prune ? Way::sparse : Way::dense;
     queries_.pack(team_, kernels_.lanes, several || panels_ != Way::dense, kernels_.rows);
     query_numbers_.clear();
+    plan_query_taps();
     const int64_t count = queries_.pixels(), lanes = kernels_.lanes, padded = tiles() * lanes;
     candidates_.reserve(count * capacity_);
     rows_.assign(static_cast<size_t>(count), CandidateRow{});
@@ -169,12 +225,13 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     std::fill(lowered_norm_.data(), lowered_norm_.data() + padded, 0.0f);
     for (int64_t q = 0; q < padded; ++q) limit_[q] = q < count ? infinity : -infinity;
     std::fill(largest_.begin(), largest_.end(), 0.0f);
+    may_overflow_ = bounds_cells_ = bounds_blocks_ = false;
     chunks_ = 0;
     for (int64_t slot = 0; slot < problem_.gallery_count; ++slot)
         for (int64_t begin = 0; begin < gallery_pixels_; begin += chunk_step_) {
             poll();
             chunk_.place(gallery_image(slot), begin, std::min(begin + chunk_step_, gallery_pixels_));
-            if (const Near rows = near(0, count); rows.begin >= rows.end) continue;
+            if (const Range rows = near(0, count); rows.begin >= rows.end) continue;
             search_chunk(slot);
             statistics_.pairs += count * chunk_.pixels();
             ++chunks_;
@@ -194,6 +251,7 @@ void Search::update_errors() {
         }
         CandidateRow& row = rows_[static_cast<size_t>(q)];
         row.error = static_cast<float>(error * 1.001);
+        may_overflow_ |= !(error < 1e30);  // then a least value would hide what is not a number
         const double fine = static_cast<double>(queries_.norm_bound(0)[q]) + static_cast<double>(largest_[0]);
         lowered_norm_[q] = static_cast<float>(static_cast<double>(queries_.fine_norm()[q]) - slack * fine * fine);
         limit_[q] = row.limit();
@@ -232,6 +290,32 @@ void Search::multiply_coarse() {
     });
 }
 
+void Search::bound_cells() {
+    const int64_t cells = static_cast<int64_t>(cells_.size()) - 1, width = cells_.back();
+    cell_norm_.reserve(chunk_.rows() * cells);
+    for (int64_t row = 0; row < chunk_.rows(); ++row)
+        for (int64_t cell = 0; cell < cells; ++cell) {
+            const float* const norm = chunk_.coarse_norm() + row * width;
+            cell_norm_[row * cells + cell] =
+                *std::min_element(norm + cells_[static_cast<size_t>(cell)], norm + cells_[static_cast<size_t>(cell) + 1]);
+        }
+    block_rows_.clear();
+    block_norm_.reserve(chunk_.rows() * static_cast<int64_t>(block_cells_.size()));
+    const NodeTap* const taps = gallery_taps_.back().rows.data() + chunk_.first_row();
+    float* out = block_norm_.data();
+    for (int64_t row = 0, end; row < chunk_.rows(); row = end) {
+        for (end = row + 1; end < chunk_.rows() && taps[end].low == taps[row].low;) ++end;
+        block_rows_.push_back({row, end});
+        for (const Range& block : block_cells_) {
+            float least = infinity;
+            for (int64_t i = row; i < end; ++i)
+                least = std::min(least, *std::min_element(cell_norm_.data() + i * cells + block.begin,
+                                                          cell_norm_.data() + i * cells + block.end));
+            *out++ = least;
+        }
+    }
+}
+
 void Search::pack_chunk() {
     const bool dense = way_ == Way::dense;
     chunk_.pack(team_, dense ? kernels_.rows : 0, !dense, groups_.size() > 1 ? kernels_.lanes : 0);
@@ -245,6 +329,7 @@ void Search::search_chunk(int64_t slot) {
     update_errors();
     if (several) {
         multiply_coarse();
+        bound_cells();
     }
     if (several && !windowed(problem_)) {
         // How well bounds prune, the last chunk tells. For the first one a few tiles are tried, and where panels are
@@ -262,16 +347,24 @@ void Search::search_chunk(int64_t slot) {
         if (query_numbers_.bytes() != bytes) query_numbers_.build(team_, queries_, kernels_, Side::query, bytes);
         chunk_numbers_.build(team_, chunk_, kernels_, Side::gallery, bytes);
     }
-    std::atomic<int64_t> fine{0}, evaluated{0};
+    std::atomic<int64_t> fine{0}, evaluated{0}, cells_bounded{0}, cells_left{0};
     team_.run(count, [&](int64_t tile, int thread) {
         Scratch& scratch = scratch_[static_cast<size_t>(thread)];
         const int64_t fine_before = scratch.fine_pairs, evaluated_before = scratch.evaluated;
+        scratch.cells_bounded = scratch.cells_left = 0;
         search_tile(tile, slot, scratch);
         fine += scratch.fine_pairs - fine_before;
         evaluated += scratch.evaluated - evaluated_before;
+        cells_bounded += scratch.cells_bounded;
+        cells_left += scratch.cells_left;
     });
     if (way_ == Way::bytes) statistics_.byte_pairs += fine.load();
     if (way_ == Way::words) statistics_.word_pairs += fine.load();
+    // Bounding pays where it leaves less than such a share; where it did not, it is tried again now and then.
+    const double cells = static_cast<double>(count * chunk_.rows()) * static_cast<double>(cells_.size());
+    const bool retried = fresh() || chunks_ % retry_bounds == 0;
+    bounds_blocks_ = retried || (bounds_blocks_ && static_cast<double>(cells_bounded.load()) < blocks_share * cells);
+    bounds_cells_ = retried || (bounds_cells_ && static_cast<double>(cells_left.load()) < cells_share * cells);
     choose_way(fine.load(), evaluated.load());
 }
 

@@ -57,7 +57,7 @@ void Search::drop_repeats(CandidateRow& row, int32_t slot) const {
 // Keeps the kappa nearest of an overfull row by (exact distance, flat index).
 void Search::rank_exactly(int64_t query, Scratch& scratch) {
     CandidateRow& row = rows_[static_cast<size_t>(query)];
-    scratch.exact->set_query(block_image_, queries_.first_pixel() + query);
+    scratch.exact->set_query(block_image_, queries_.pixel_at(query));
     scratch.exact_pairs += row.count;
     keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {
         const int64_t image = gallery_image(candidate.slot);
@@ -133,8 +133,8 @@ void Search::rank_block() {
         by_pieces([&](int64_t begin, int64_t end, Scratch& scratch) {
             for (int64_t e = begin; e < end; ++e) {
                 const Candidate& candidate = rows_[static_cast<size_t>(batch[e].query)].items[batch[e].item];
-                pairs[static_cast<size_t>(e)] = {first + batch[e].query, gallery_image(candidate.slot), candidate.pixel,
-                                                 chunk_of(candidate) - first_chunk, 0.0};
+                pairs[static_cast<size_t>(e)] = {queries_.pixel_at(batch[e].query), gallery_image(candidate.slot),
+                                                 candidate.pixel, chunk_of(candidate) - first_chunk, 0.0};
             }
             scratch.exact_pairs += end - begin;
         });
@@ -158,7 +158,7 @@ void Search::rank_block() {
         for (int64_t i = 0; i < row.count; ++i)
             answers.push_back(
                 {distances_[q * capacity_ + i], gallery_image(row.items[i].slot) * gallery_pixels_ + row.items[i].pixel});
-        write_nearest(answers, problem_, block_image_ * query_pixels_ + first + q);
+        write_nearest(answers, problem_, block_image_ * query_pixels_ + queries_.pixel_at(q));
     });
 }
 

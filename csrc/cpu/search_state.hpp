@@ -35,15 +35,20 @@ class Search {
 
   private:
     struct Scratch {  // one a thread
-        Buffer<float> interpolated, partial, blended, refined;
+        Buffer<float> nodes, columns, least, spread, partial, refined;
+        std::vector<char> is_spread;               // of the rows of `spread`
+        std::vector<int32_t> blocks, cells, rows;  // what bounds leave: cells of a fine row, pixels of the chunk
+        int64_t left = 0;                          // how many of `rows`
         std::vector<Hit> hits;
         std::vector<Answer> answers;
         std::unique_ptr<ExactDistance> exact;
-        int64_t fine_pairs = 0, evaluated = 0, exact_pairs = 0;
+        int64_t fine_pairs = 0, evaluated = 0, exact_pairs = 0, cells_bounded = 0, cells_left = 0;
     };
-    struct GroupWeights {  // the gallery's x taps as the kernels want them
-        std::vector<int32_t> low, high;
-        std::vector<float> low_weight, high_weight;
+    struct GalleryTaps {  // of one group, as the kernels want them
+        std::vector<NodeTap> rows, columns;
+        std::vector<NodeTap> blocks;  // the nodes that a block's columns read
+        std::vector<NodeTap> cells;   // those at which a cell's least value may lie, `a_cell` each
+        int a_cell = 1;
     };
 
     void plan();
@@ -62,7 +67,16 @@ class Search {
     void search_tile(int64_t tile, int64_t slot, Scratch& scratch);
     void dense_tile(int64_t tile, int64_t slot, Scratch& scratch);
     int64_t left_in_panel(int64_t first, int64_t start, int64_t height, const Scratch& scratch) const;
-    void coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place);
+    void coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* smallest, int32_t* place);
+    void interpolate_queries(int64_t tile, Range rows, Range columns, Scratch& scratch, std::vector<const float*>& nodes);
+    int64_t cell_of(int64_t column) const {
+        return std::upper_bound(cells_.begin(), cells_.end() - 1, column) - cells_.begin() - 1;
+    }
+    Range cells_of_blocks(size_t block_row, Range rows, const std::vector<const float*>& nodes, Range reach, const float* limit,
+                          Scratch& scratch);
+    void plan_cells();
+    void plan_query_taps();
+    void bound_cells();
     void add(int64_t query, const Candidate& candidate, float* limit, Scratch& scratch);
     bool repeats(int64_t chunk_pixel) const {
         const int32_t* ranks = duplicates_.load(std::memory_order_acquire);
@@ -77,13 +91,10 @@ class Search {
         return problem_.gallery_index ? problem_.gallery_index[block_image_ * problem_.gallery_count + slot] : slot;
     }
     // The chunk's pixels [begin, end) in rows that are near one of a tile's queries; all of them without a window.
-    struct Near {
-        int64_t begin, end;
-    };
-    Near near_tile(int64_t tile) const {
+    Range near_tile(int64_t tile) const {
         return near(tile * kernels_.lanes, std::min((tile + 1) * kernels_.lanes, queries_.pixels()));
     }
-    Near near(int64_t first, int64_t last) const;
+    Range near(int64_t first, int64_t last) const;
     bool in_window(int64_t query, int64_t chunk_pixel) const;
     void find_near_rows();
 
@@ -100,7 +111,18 @@ class Search {
     ThreadTeam team_;
     Region queries_, chunk_;
     std::vector<Scratch> scratch_;
-    std::vector<GroupWeights> gallery_x_;
+    std::vector<GalleryTaps> gallery_taps_;
+    std::vector<std::vector<LaneTaps>> query_taps_;  // [group][query], whole tiles
+    // A cell is as many columns of a gallery row as lie between the same two of the finest coarse level: cell c has columns
+    // cells_[c] to cells_[c + 1].
+    std::vector<int32_t> cells_;
+    Buffer<float> cell_norm_;  // [chunk row][cell]: the least of chunk_.coarse_norm()
+    // A block is what lies between the same nodes of the coarsest level: columns, of which block b has parts of the cells
+    // block_cells_[b], and rows block_rows_[i] of the chunk.
+    std::vector<Range> block_cells_, block_rows_;
+    Buffer<float> block_norm_;  // [block row][block]
+    bool may_overflow_ = false;
+    bool bounds_cells_ = false, bounds_blocks_ = false;  // whether that pays, the chunk before told
 
     int64_t query_pixels_ = 0, gallery_pixels_ = 0;  // of one image
     int64_t block_step_ = 0, chunk_step_ = 0;
@@ -114,7 +136,7 @@ class Search {
     Quantised query_numbers_, chunk_numbers_;
     std::vector<Buffer<float>> gram_;  // [coarse group]: [query coarse pixel][gallery coarse pixel]
     std::vector<int64_t> gram_stride_;
-    std::vector<std::vector<Near>> near_rows_;  // [coarse group][gallery row]: the query rows that a window may join it with
+    std::vector<std::vector<Range>> near_rows_;  // [coarse group][gallery row]: the query rows that a window may join it with
     Buffer<float> limit_;
     Buffer<float> lowered_norm_;  // the queries' fine norms less what rounding may do to the projected bound
     Buffer<Candidate> candidates_;

@@ -1,6 +1,7 @@
 // One tile of queries against one chunk of the gallery: the coarse levels' part of every distance, then the finest level
 // densely or only for the pairs that bounds leave in the running.
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "cpu/search_state.hpp"
@@ -10,83 +11,148 @@ namespace fastspade::cpu {
 namespace {
 
 constexpr int64_t listed_panels = 16;
+constexpr int64_t many_cells = 3;  // above this share of a row's cells, the whole row is interpolated at once
 
 }  // namespace
 
-// The coarse levels' part of every distance between a tile of queries and the chunk, in scratch.partial.
-void Search::coarse_tile(int64_t tile, Scratch& scratch, float* smallest, int32_t* place) {
-    const Near rows = near_tile(tile);
+// The Gram matrices with the tile's queries in place of the native ones, nodes[group][gallery's coarse pixel][lane], as far as
+// the chunk's `rows` and `columns` read them.
+void Search::interpolate_queries(int64_t tile, Range rows, Range columns, Scratch& scratch, std::vector<const float*>& nodes) {
     const int64_t lanes = kernels_.lanes, first = tile * lanes;
-    const int64_t query_width = problem_.query[0].width(), gallery_width = problem_.gallery[0].width();
-    LaneTaps taps[max_lanes];
-    float bias[max_lanes];
     const float zeros[max_lanes] = {};
-    int64_t needed = 0, widest = 0;
-    for (size_t g = 1; g < groups_.size(); ++g) {
-        needed += gram_stride_[g] * lanes;
-        widest += chunk_.coarse_width(g) * lanes;
-    }
-    scratch.interpolated.reserve(needed);
-    scratch.blended.reserve(widest);
-    scratch.partial.reserve((chunk_.pixels() + max_rows) * lanes);
-    std::vector<const float*> interpolated(groups_.size());
-    float* out = scratch.interpolated.data();
+    float* out = scratch.nodes.reserve(std::accumulate(gram_stride_.begin(), gram_stride_.end(), int64_t{0}) * lanes);
     for (size_t g = 1; g < groups_.size(); ++g) {
         const LevelGroup& group = groups_[g];
-        int tap_count = 1;
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-            const int64_t q = std::min(first + lane, queries_.pixels() - 1), flat = queries_.first_pixel() + q;
-            const Tap& ty = group.query_y[static_cast<size_t>(flat / query_width)];
-            const Tap& tx = group.query_x[static_cast<size_t>(flat % query_width)];
-            const int64_t top = (ty.low - queries_.coarse_first_row(g)) * queries_.coarse_width(g);
-            const int64_t bottom = (ty.high - queries_.coarse_first_row(g)) * queries_.coarse_width(g);
-            auto row = [&](int64_t pixel) { return gram_[g].data() + pixel * gram_stride_[g]; };
-            // The Gram matrix enters the distance with a factor of -2.
-            taps[lane] = {{row(top + tx.low), row(top + tx.high), row(bottom + tx.low), row(bottom + tx.high)},
-                          {static_cast<float>(-2.0 * ty.low_weight * tx.low_weight),
-                           static_cast<float>(-2.0 * ty.low_weight * tx.high_weight),
-                           static_cast<float>(-2.0 * ty.high_weight * tx.low_weight),
-                           static_cast<float>(-2.0 * ty.high_weight * tx.high_weight)}};
-            if (tx.high_weight != 0.0) tap_count = std::max(tap_count, 2);
-            if (ty.high_weight != 0.0) tap_count = 4;
-            bias[lane] = queries_.coarse_norm()[q];
-        }
         // Interpolation weights sum to one, so the queries' norms may ride on one level's matrix.
-        // Only the columns that the near rows read.
         const int64_t coarse_width = chunk_.coarse_width(g), first_row = chunk_.first_row();
-        const int64_t top =
-            group.gallery_y[static_cast<size_t>(first_row + rows.begin / gallery_width)].low - chunk_.coarse_first_row(g);
+        const int64_t top = group.gallery_y[static_cast<size_t>(first_row + rows.begin)].low - chunk_.coarse_first_row(g);
         const int64_t bottom =
-            group.gallery_y[static_cast<size_t>(first_row + rows.end / gallery_width - 1)].high + 1 - chunk_.coarse_first_row(g);
-        for (int64_t lane = 0; lane < lanes; ++lane)
-            for (const float*& row : taps[lane].row) row += top * coarse_width;
-        kernels_.interpolate_lanes(taps, tap_count, (bottom - top) * coarse_width, g == 1 ? bias : zeros,
-                                   out + top * coarse_width * lanes);
-        interpolated[g] = out;
+            group.gallery_y[static_cast<size_t>(first_row + rows.end - 1)].high + 1 - chunk_.coarse_first_row(g);
+        const NodeTap* const across = gallery_taps_[g].columns.data();
+        const int64_t left = across[columns.begin].low, right = across[columns.end - 1].high + 1;
+        const bool whole = right - left == coarse_width;
+        for (int64_t row = top; row < (whole ? top + 1 : bottom); ++row)
+            kernels_.interpolate_lanes(gram_[g].data(), gram_stride_[g], query_taps_[g].data() + first, row * coarse_width + left,
+                                       whole ? bottom * coarse_width : row * coarse_width + right,
+                                       g == 1 ? queries_.coarse_norm() + first : zeros, out);
+        nodes[g] = out;
         out += gram_stride_[g] * lanes;
     }
-    std::vector<RowLevel> levels(groups_.size() - 1);
-    for (int64_t row = rows.begin / gallery_width; row < rows.end / gallery_width; ++row) {
-        float* blended = scratch.blended.data();
-        for (size_t g = 1; g < groups_.size(); ++g) {
-            const Tap& ty = groups_[g].gallery_y[static_cast<size_t>(chunk_.first_row() + row)];
-            const int64_t width = chunk_.coarse_width(g), first_row = chunk_.coarse_first_row(g);
-            levels[g - 1] = {interpolated[g] + (ty.low - first_row) * width * lanes,
-                             interpolated[g] + (ty.high - first_row) * width * lanes,
-                             static_cast<float>(ty.low_weight),
-                             static_cast<float>(ty.high_weight),
-                             width,
-                             gallery_x_[g].low.data(),
-                             gallery_x_[g].high.data(),
-                             gallery_x_[g].low_weight.data(),
-                             gallery_x_[g].high_weight.data(),
-                             blended,
-                             nullptr};
-            blended += width * lanes;
+}
+
+// The cells, within `reach`, of the blocks that are left to some query of a tile in `rows` of a block row.
+Range Search::cells_of_blocks(size_t block_row, Range rows, const std::vector<const float*>& nodes, Range reach,
+                              const float* limit, Scratch& scratch) {
+    const int64_t blocks = static_cast<int64_t>(block_cells_.size());
+    std::vector<NodeRows> levels;
+    int64_t columns = 0;
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        const NodeTap* const taps = gallery_taps_[g].rows.data() + chunk_.first_row();
+        const int64_t top = taps[rows.begin].low, width = chunk_.coarse_width(g);
+        levels.push_back({nodes[g] + (top - chunk_.coarse_first_row(g)) * width * kernels_.lanes,
+                          taps[rows.end - 1].high + 1 - top, width, gallery_taps_[g].blocks.data()});
+        columns += width;
+    }
+    scratch.blocks.resize(static_cast<size_t>(blocks + 1));
+    const int64_t left = kernels_.blocks_left(levels.data(), static_cast<int>(levels.size()),
+                                              block_norm_.data() + static_cast<int64_t>(block_row) * blocks, 0, blocks, limit,
+                                              scratch.columns.reserve(columns * kernels_.lanes), scratch.blocks.data());
+    if (left == 0) return {0, 0};
+    const int32_t *first = scratch.blocks.data(), *last = first + left - 1;
+    return {std::max(reach.begin, block_cells_[static_cast<size_t>(*first)].begin),
+            std::min(reach.end, block_cells_[static_cast<size_t>(*last)].end)};
+}
+
+// The coarse levels' part of the distances between a tile of queries and the chunk, in scratch.partial, and in scratch.rows the
+// pixels that it leaves to some query. bounded: only of cells whose least value the limits leave.
+void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* smallest, int32_t* place) {
+    const Range near = near_tile(tile);
+    const int64_t lanes = kernels_.lanes, width = problem_.gallery[0].width(), cells = static_cast<int64_t>(cells_.size()) - 1;
+    const Range rows{near.begin / width, near.end / width};
+    // Only cells that a window reaches; whole panels know no columns.
+    Range columns{0, width}, reach{0, cells};
+    if (windowed(problem_) && way_ == Way::sparse) {
+        const Range mine = queries_.columns_of(tile * lanes, std::min((tile + 1) * lanes, queries_.pixels()));
+        reach = {cell_of(std::max<int64_t>(0, mine.begin - problem_.column_radius)),
+                 cell_of(std::min(width, mine.end + problem_.column_radius) - 1) + 1};
+        columns = {cells_[static_cast<size_t>(reach.begin)], cells_[static_cast<size_t>(reach.end)]};
+    }
+    const float* const limit = limit_.data() + tile * lanes;
+    bounded &= bounds_cells_ && !may_overflow_;
+    std::vector<const float*> nodes(groups_.size());
+    interpolate_queries(tile, rows, columns, scratch, nodes);
+    // Rows of all levels one after the other, each over the gallery's cells and, where many are wanted, over its columns.
+    std::vector<int64_t> first_row(groups_.size() + 1, 0);
+    for (size_t g = 1; g < groups_.size(); ++g) first_row[g + 1] = first_row[g] + chunk_.coarse_rows(g);
+    float* const least = scratch.least.reserve(first_row.back() * cells * lanes);
+    float* const spread = scratch.spread.reserve(first_row.back() * width * lanes);
+    scratch.partial.reserve((chunk_.pixels() + max_rows) * lanes);
+    scratch.is_spread.assign(static_cast<size_t>(first_row.back()), 0);
+    scratch.rows.resize(static_cast<size_t>(chunk_.pixels() + 1));
+    scratch.cells.resize(static_cast<size_t>(cells + 1));
+    scratch.left = 0;
+    std::vector<RowPair> pairs(groups_.size() - 1);
+    const int levels = static_cast<int>(pairs.size());
+    const int32_t whole_row[] = {static_cast<int32_t>(columns.begin), static_cast<int32_t>(columns.end)},
+                  only[] = {0};                                                            // as one cell
+    std::vector<Range> bounded_cells(static_cast<size_t>(first_row.back()), Range{0, 0});  // of each row, in `least`
+    auto nodes_of = [&](size_t g, int64_t coarse) { return nodes[g] + coarse * chunk_.coarse_width(g) * lanes; };
+    Range block{0, 0}, hull = reach;  // of the rows of a block, and of the cells that it leaves
+    size_t next_block = 0;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+        while (bounded && bounds_blocks_ && row >= block.end) {
+            block = block_rows_[next_block++];
+            if (row >= block.end) continue;
+            hull = cells_of_blocks(next_block - 1, {row, std::min(block.end, rows.end)}, nodes, reach, limit, scratch);
         }
-        kernels_.interpolate_row(levels.data(), static_cast<int>(levels.size()), chunk_.coarse_norm() + row * gallery_width,
-                                 gallery_width, row * gallery_width, scratch.partial.data() + row * gallery_width * lanes,
-                                 smallest, place);
+        if (hull.begin >= hull.end) continue;
+        // The two rows of every level that a fine row reads, among rows in `data`.
+        auto pair_up = [&](auto&& row_of) {
+            for (size_t g = 1; g < groups_.size(); ++g) {
+                const NodeTap tap = gallery_taps_[g].rows[static_cast<size_t>(chunk_.first_row() + row)];
+                const int32_t top = static_cast<int32_t>(chunk_.coarse_first_row(g));
+                pairs[g - 1] = {row_of(g, tap.low - top), row_of(g, tap.high - top), 1.0f - tap.high_weight, tap.high_weight,
+                                gallery_taps_[g].columns.data()};
+            }
+        };
+        int64_t left = 0;
+        if (bounded) {
+            pair_up([&](size_t g, int32_t coarse) {
+                float* const out = least + (first_row[g] + coarse) * cells * lanes;
+                Range& done = bounded_cells[static_cast<size_t>(first_row[g] + coarse)];
+                auto bound = [&](int64_t begin, int64_t end) {
+                    if (begin < end)
+                        kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].cells.data(), gallery_taps_[g].a_cell,
+                                                begin, end, out);
+                };
+                if (done.begin == done.end) done = {hull.begin, hull.begin};
+                bound(hull.begin, done.begin), bound(done.end, hull.end);
+                done = {std::min(done.begin, hull.begin), std::max(done.end, hull.end)};
+                return out;
+            });
+            left = kernels_.cells_left(pairs.data(), levels, cell_norm_.data() + row * cells, hull.begin, hull.end, limit,
+                                       scratch.cells.data());
+            scratch.cells_bounded += hull.end - hull.begin;
+            scratch.cells_left += left;
+            if (left == 0) continue;
+        }
+        const bool many = !bounded || left * many_cells > reach.end - reach.begin;
+        if (many)
+            pair_up([&](size_t g, int32_t coarse) {
+                float* const out = spread + (first_row[g] + coarse) * width * lanes;
+                char& done = scratch.is_spread[static_cast<size_t>(first_row[g] + coarse)];
+                if (!done)
+                    kernels_.least_of_cells(nodes_of(g, coarse), gallery_taps_[g].columns.data(), 1, columns.begin, columns.end,
+                                            out);
+                done = 1;
+                return out;
+            });
+        else
+            pair_up(nodes_of);
+        scratch.left += kernels_.values_left[!many](
+            pairs.data(), levels, chunk_.coarse_norm() + row * width, many ? whole_row : cells_.data(),
+            many ? only : scratch.cells.data(), many ? 1 : left, static_cast<int32_t>(row * width), limit,
+            scratch.partial.data() + row * width * lanes, smallest, place, scratch.rows.data() + scratch.left);
     }
 }
 
@@ -102,7 +168,7 @@ double Search::probe() {
         int32_t place[max_lanes];
         std::fill(smallest, smallest + lanes, infinity);
         std::fill(place, place + lanes, 0);
-        coarse_tile(tile, scratch, smallest, place);
+        coarse_tile(tile, false, scratch, smallest, place);
         for (int64_t lane = 0; lane < lanes; ++lane) {
             const int64_t q = tile * lanes + lane;
             limit[lane] = -infinity;
@@ -140,7 +206,7 @@ void Search::dense_tile(int64_t tile, int64_t slot, Scratch& scratch) {
     float* const limit = limit_.data() + first;
     const float *lane_panel = queries_.fine_panels() + first * channels, *lane_norm = queries_.fine_norm() + first;
     Hit* const hits = scratch.hits.data();
-    const Near near = near_tile(tile);
+    const Range near = near_tile(tile);
     for (int64_t start = near.begin / rows * rows; start < near.end; start += rows) {
         const int64_t height = std::min(rows, pixels - start), left = left_in_panel(first, start, height, scratch);
         if (left == 0) continue;
@@ -161,14 +227,14 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
     const int64_t lanes = kernels_.lanes, rows = kernels_.rows, first = tile * lanes, pixels = chunk_.pixels();
     const int64_t valid = std::min(lanes, queries_.pixels() - first), before = scratch.evaluated;
     const bool several = groups_.size() > 1;
-    const Near near = near_tile(tile);
+    const Range near = near_tile(tile);
     if (near.begin >= near.end) return;
     float smallest[max_lanes];
     int32_t place[max_lanes];
     std::fill(smallest, smallest + lanes, infinity);
     std::fill(place, place + lanes, -1);
     scratch.hits.resize(static_cast<size_t>(rows * lanes));
-    if (several) coarse_tile(tile, scratch, smallest, place);
+    if (several) coarse_tile(tile, way_ == Way::sparse, scratch, smallest, place);
     if (way_ == Way::dense) return dense_tile(tile, slot, scratch);
 
     // A good limit early: each query's coarse winner in this chunk; in the first one, enough for kappa neighbours.
@@ -189,36 +255,35 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
             evaluate(tile, hit->lane, r, slot, scratch);
         }
     };
-    if (!screens() && !bounded && projection_.active()) {
-        // Rows that some query is left with, a few panels at a time, for limits fall meanwhile.
-        for (int64_t start = near.begin; start < near.end; start += listed_panels * rows) {
-            int32_t list[listed_panels * max_rows];
-            const int64_t left =
-                kernels_.rows_left(scratch.partial.data() + start * lanes, std::min(listed_panels * rows, near.end - start),
-                                   limit, static_cast<int32_t>(start), list);
-            for (int64_t i = 0; i < left; i += rows)
+    if (!screens()) {
+        // A few panels' worth of rows at a time, for limits fall meanwhile.
+        for (int64_t start = 0; start < scratch.left; start += listed_panels * rows) {
+            int32_t list[listed_panels * max_rows + 1];
+            const int64_t left = kernels_.rows_left(scratch.partial.data(), scratch.rows.data() + start,
+                                                    std::min(listed_panels * rows, scratch.left - start), limit, list);
+            for (int64_t i = 0; i < left; i += rows) {
+                const int64_t some = std::min(rows, left - i);
                 evaluate_hits(
-                    kernels_.refined_rows(queries_.projected() + first * projection_.width(), chunk_.projected(),
-                                          projection_.width(), lowered_norm_.data() + first, chunk_.fine_norm(),
-                                          scratch.partial.data(), list + i, std::min(rows, left - i), limit, scratch.hits.data()),
+                    bounded || !projection_.active()
+                        ? kernels_.scan(bounded ? seen : scratch.partial.data(), list + i, some, limit, scratch.hits.data())
+                        : kernels_.refined_rows(queries_.projected() + first * projection_.width(), chunk_.projected(),
+                                                projection_.width(), lowered_norm_.data() + first, chunk_.fine_norm(),
+                                                scratch.partial.data(), list + i, some, limit, scratch.hits.data()),
                     0, pixels);
+            }
         }
     } else {
         for (int64_t start = near.begin; start < near.end; start += rows) {
             const float* const coarse = several ? scratch.partial.data() + start * lanes : nullptr;
             const int64_t height = std::min(rows, near.end - start);
             int64_t found = 0;
-            if (screens()) {
-                const int64_t left = left_in_panel(first, start, height, scratch);
-                scratch.fine_pairs += left;
-                if (left)
-                    found = kernels_.screened_hits[way_ == Way::bytes ? 0 : 1](
-                        query_numbers_.lanes(first, lowered_norm_.data() + first),
-                        chunk_numbers_.rows(start, chunk_.fine_norm() + start), chunk_numbers_.words(), coarse, limit,
-                        scratch.hits.data());
-            } else {
-                found = kernels_.scan(bounded ? seen + start * lanes : coarse, height, limit, scratch.hits.data());
-            }
+            const int64_t left = left_in_panel(first, start, height, scratch);
+            scratch.fine_pairs += left;
+            if (left)
+                found = kernels_.screened_hits[way_ == Way::bytes ? 0 : 1](
+                    query_numbers_.lanes(first, lowered_norm_.data() + first),
+                    chunk_numbers_.rows(start, chunk_.fine_norm() + start), chunk_numbers_.words(), coarse, limit,
+                    scratch.hits.data());
             evaluate_hits(found, start, height);
         }
     }
@@ -283,10 +348,11 @@ bool Search::seed(int64_t tile, int64_t slot, const float* smallest, const int32
 
     scratch.hits.resize(static_cast<size_t>(rows * lanes));
     for (int64_t start = 0; start < pixels; start += rows) {
-        const int64_t found = kernels_.scan(bounds + start * lanes, std::min(rows, pixels - start), high, scratch.hits.data());
+        const int64_t found =
+            kernels_.scan(bounds, scratch.rows.data() + start, std::min(rows, pixels - start), high, scratch.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = scratch.hits[static_cast<size_t>(h)];
-            if (hit.lane < valid && start + hit.row != place[hit.lane]) evaluate(tile, hit.lane, start + hit.row, slot, scratch);
+            if (hit.lane < valid && hit.row != place[hit.lane]) evaluate(tile, hit.lane, hit.row, slot, scratch);
         }
     }
     return true;

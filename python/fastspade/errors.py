@@ -11,6 +11,7 @@ __all__ = [
     "ImageReadError",
     "InputError",
     "LeftOutError",
+    "LeftOutWarning",
     "MissingDependencyError",
     "MissingFileError",
     "ModelFileError",
@@ -48,7 +49,18 @@ class ImageReadError(FastspadeError, ValueError):
 
 
 class LeftOutError(ImageReadError):
-    """Something that lay among images and is not read as one. It is never raised: it says in ``skipped`` what was left out."""
+    """Something that lay among images and is not read as one. It is never raised: it says in ``skipped`` what was left out.
+
+    further: of a file that is read, how many pages or frames beyond its first picture are not; 0 for what is not read at all.
+    """
+
+    def __init__(self, message: str, path: str | None = None, further: int = 0) -> None:
+        super().__init__(message, path)
+        self.further = further
+
+
+class LeftOutWarning(UserWarning):
+    """Files hold further pages or frames, which are not read."""
 
 
 class ModelFileError(FastspadeError, ValueError):

@@ -21,7 +21,7 @@ from PIL import Image
 from fastspade.backbones import Backbone
 from fastspade.errors import InputError, MissingDependencyError
 from fastspade.spade import Result, Spade
-from fastspade.spade.options import DEFAULT_BACKBONE, given, names, takes_options
+from fastspade.spade.options import given, names, takes_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -62,14 +62,15 @@ class SpadeDetector(OutlierMixin, BaseEstimator):
     @takes_options(progress=False)
     def __init__(
         self,
-        backbone: str | torch.nn.Module | Backbone = DEFAULT_BACKBONE,
+        backbone: str | torch.nn.Module | Backbone | None = None,
         *,
         contamination: float | str = "auto",
         image_shape: tuple[int, ...] | None = None,
         **options: Unpack[OptionsDict],
     ) -> None:
         self.backbone, self.contamination, self.image_shape = backbone, contamination, image_shape
-        for name, value in given({"progress": False, **options}, "SpadeDetector()").items():
+        loaded = isinstance(backbone, Backbone)
+        for name, value in given({"progress": False, **options}, "SpadeDetector()", loaded=loaded).items():
             setattr(self, name, value)  # as they are: scikit-learn wants them checked by fit
 
     def fit(self, X: Any, y: Any = None) -> SpadeDetector:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -53,6 +55,29 @@ def test_nothing_is_computed_again(normal, monkeypatch):
     model.add(picture(9))
     model.remove([2])
     assert seen == [1]
+
+
+def test_a_bank_that_grows_image_by_image_is_seldom_copied(normal, monkeypatch):
+    bank = tiny_spade().fit(normal[:1]).bank
+    places, seen = set(), [bank.snapshot]
+    for i in range(60):
+        bank.add(picture(i % 7))
+        places.add(bank.pyramid[0].data_ptr())
+        seen.append(bank.snapshot)
+    assert len(places) < 15
+    for before, after in zip(seen, seen[1:]):  # earlier snapshots stay as they were
+        assert torch.equal(before.pyramid[1], after.pyramid[1][:-1]) and torch.equal(before.embeddings, after.embeddings[:-1])
+
+
+def test_banks_of_one_snapshot_grow_apart(normal):
+    bank = tiny_spade().fit(normal[:3]).bank
+    bank.add(normal[3])
+    others = [copy.copy(bank), copy.deepcopy(bank), pickle.loads(pickle.dumps(bank))]
+    for i, one in enumerate([bank, *others]):
+        one.add(picture(20 + i))
+    for i, one in enumerate([bank, *others]):
+        assert torch.equal(one.pyramid[0], tiny_spade().fit([*normal[:4], picture(20 + i)]).bank.pyramid[0])
+    assert len(pickle.dumps(bank)) < 1.5 * sum(level.nbytes for level in (bank.embeddings, *bank.pyramid))
 
 
 def test_ids_are_never_given_twice(normal):

@@ -126,7 +126,7 @@ def test_a_sigterm_that_is_ignored_stays_ignored(tmp_path, images, fitted):
 def test_the_callers_handler_of_sigterm_is_kept(monkeypatch):
     """main() may be called from a program that has one; and one that has none has none afterwards."""
     during = []
-    monkeypatch.setattr("fastspade.info.build_info", lambda: during.append(signal.getsignal(signal.SIGTERM)) or {})
+    monkeypatch.setattr("fastspade.cli.info.build_info", lambda: during.append(signal.getsignal(signal.SIGTERM)) or {})
 
     def mine(number, frame):
         pass

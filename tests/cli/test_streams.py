@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -115,3 +116,11 @@ def test_a_full_disk_names_the_output_and_the_reason(place, tmp_path, capsys):
 def test_save_nothing_writes_the_table_alone(place, tmp_path):
     assert score(place, tmp_path / "out", "--skip-bad", "--save", "") == 0
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["scores.csv"]
+
+
+def test_names_beyond_the_encoding_of_standard_output_are_written_with_escapes(place, tmp_path, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert score(place, tmp_path / "\u65e5", "--skip-bad") == 0
+    stream.seek(0)
+    assert "\\u65e5: scores.csv" in stream.read()

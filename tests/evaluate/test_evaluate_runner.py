@@ -23,7 +23,7 @@ from fastspade.evaluate import pro
 from fastspade.evaluate.arrays import MetricValue
 from fastspade.evaluate.dataset import load_mask, read_dataset
 from fastspade.evaluate.protocols import crop_mask
-from fastspade.evaluate.runner import _mask, compared, evaluate_category, mean_of
+from fastspade.evaluate.runner import _mask, compared_mask, evaluate_category, mean_of
 from fastspade.images.geometry import centre_crop
 from fastspade.maps.files import read_map
 
@@ -51,7 +51,7 @@ def test_metrics_are_those_of_the_maps_that_score_gives(tmp_path):
     assert (result.train, result.good, result.defects) == (6, 3, 4)
     assert result.threshold == kept.calibrate()
     assert result.true_positive_rate == (found.image_scores[3:] > result.threshold.image).mean()
-    assert all(np.array_equal(compared(one, "official")[1], mask) for one, mask in zip(tests, masks, strict=True))
+    assert all(np.array_equal(compared_mask(one, "official"), mask) for one, mask in zip(tests, masks, strict=True))
 
 
 @pytest.mark.parametrize(("height", "width", "resize", "crop"), [(90, 130, 64, 56), (64, 64, 64, 64), (37, 20, 100, 90)])
@@ -189,7 +189,7 @@ def with_large_mask(root):
 def test_a_broken_dataset_stops_before_any_work(tmp_path, capsys, monkeypatch, spoil, options, says):
     root = trees.mvtec(tmp_path / "set")
     spoil(root)
-    monkeypatch.setattr("fastspade.cli.evaluate.load_backbone", None)
+    monkeypatch.setattr("fastspade.cli.evaluate.Spade", None)
     assert main(["eval", str(root), "--layout", "mvtec", "-o", str(tmp_path / "out"), "--no-report", *SMALL, *options]) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -55,7 +55,7 @@ def test_calibrating_extracts_no_features_again(normal, monkeypatch):
     def never(*_):
         raise AssertionError("the backbone ran")
 
-    monkeypatch.setattr(model, "_features", never)
+    monkeypatch.setattr(model, "features", never)
     assert model.calibrate().images == 6
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import deque
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from tiny import picture, tiny_spade
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from fastspade.errors import DtypeError, InputError, MissingFileError
+from fastspade.errors import DtypeError, FastspadeError, InputError, MissingFileError
 from fastspade.images import open_source
 
 AS_IS = {"resize": None, "crop": None}
@@ -231,3 +233,34 @@ def test_an_overlay_shows_what_was_scored_whatever_became_of_the_array():
         before = np.asarray(result.overlay(0)).copy()
         given.paste((0, 0, 0), (0, 0, 64, 64)) if isinstance(given, Image.Image) else given.__setitem__(slice(None), 0)
         assert np.array_equal(np.asarray(result.overlay(0)), before)
+
+
+@pytest.mark.parametrize("code", [">u2", "<u2", ">f4", ">f8", "f2"])
+def test_arrays_of_either_byte_order_are_read_alike(code):
+    values = np.asarray(picture(3)) / 255
+    given = np.rint(values * 65535).astype(code) if "u" in code else values.astype(code)
+    (found,) = open_source(given, resize=None, crop=None)
+    assert np.abs(found.pixels[0].permute(1, 2, 0).numpy() - values).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (b"\x89PNG", "got bytes; open encoded bytes with PIL.Image.open"),
+        ([b"\x89PNG"], "got bytes; open encoded bytes with PIL.Image.open"),
+        (io.BytesIO(b"\x89PNG"), "got BytesIO; open a file object with PIL.Image.open"),
+        ([io.BytesIO(b"\x89PNG")], "got BytesIO; open a file object with PIL.Image.open"),
+        ("https://example.org/a.png", "no such file or folder: https://example.org/a.png; URLs are not read"),
+        (np.ma.masked_array(np.zeros((8, 8, 3)), mask=np.eye(8)[..., None].repeat(3, 2)), "must not have masked pixels"),
+        ([np.ma.masked_array(np.zeros((8, 8, 3)), mask=np.eye(8)[..., None].repeat(3, 2))], "must not have masked pixels"),
+        (torch.zeros(3, 8, 8).to_sparse(), "must be a dense tensor, got sparse_coo"),
+    ],
+)
+def test_a_refusal_says_how_to_give_it(given, says):
+    with pytest.raises(FastspadeError, match=re.escape(says)):
+        open_source(given)
+
+
+def test_a_masked_array_without_masked_pixels_is_read():
+    (batch,) = open_source(np.ma.masked_array(np.asarray(picture(1))), resize=None, crop=None)
+    assert batch.pixels.shape == (1, 3, 64, 64)

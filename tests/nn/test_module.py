@@ -42,7 +42,7 @@ HONOURED = [
     {"local_average": True, "k": 2, "k_image": 5},
     {"image_score": "max", "k": 50},
     {"preset": "default", "image_score": "relative", "reflect_border": True},
-    {"image_score": "top1%", "sigma": 2.5},
+    {"image_score": "top1%", "sigma": 2.5, "truncate": 3.0},
     {"resize": 80, "crop": 48, "precision": "fast"},
     {"storage_dtype": "float16", "reflect_border": True, "augment": "rotations"},
     {"storage_dtype": "bfloat16", "keep_crop": True},
@@ -50,6 +50,7 @@ HONOURED = [
 REFUSED = [
     {"image_score": "reweighted"},
     {"window": 4.0},
+    {"per_level": True},
     {"tile": 32, "overlap": 0.5, "aligned": True},
     {"roi": [(0, 0), (1, 0), (1, 1)]},
 ]

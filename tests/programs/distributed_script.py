@@ -47,6 +47,9 @@ def same_bits(folder: Path) -> None:
         dict(k=1, k_image=5, kappa=3, local_average=True, storage_dtype="float16"),  # ranks without any of the K images
         dict(k=4, kappa=1, window=16, image_score="reweighted"),
         dict(k=3, image_score="relative", reflect_border=True),
+        dict(k=3, image_score="relative", reflect_border=True, augment="flips"),
+        dict(k=2, roi=[(0.2, 0.1), (0.9, 0.1), (0.9, 0.8)], image_score="max"),
+        dict(k=2, roi="auto", image_score="max"),
     ):
         whole = tiny_spade(**options).fit(normal)
         split = distributed(**options).fit(normal)
@@ -116,6 +119,8 @@ def errors(folder: Path) -> None:
         distributed(k=2, window=8, kappa=2).fit(bad[:-1]).score(bad[:1])
     with pytest.raises(InputError, match="sharded bank cannot change"):
         split.add(bad[:1])
+    with pytest.raises(InputError, match="per_level is not for a bank split over processes"):
+        distributed(per_level=True)
     with pytest.raises(InputError, match="timeout"):
         distributed(timeout=0)
 

@@ -15,6 +15,7 @@ ROOT = Path(fastspade.__file__).parent
 # Each line may import from itself and from the lines above it; what stands on one line together is independent of each other.
 LAYERS = [
     "errors _version _lazy _moved _engine torch_defaults",
+    "checks",
     "files",
     "images",
     "backbones search",

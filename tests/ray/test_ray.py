@@ -27,10 +27,11 @@ from tiny import LAYERS, TinyNet, picture, tiny_spade
 
 from fastspade import Spade
 from fastspade.cli import main
-from fastspade.errors import EngineError, ImageReadError, InputError, MissingFileError
+from fastspade.errors import EngineError, ImageReadError, InputError, LeftOutWarning, MissingFileError
 from fastspade.images import Entry
 from fastspade.ray import decode_map, score
 from fastspade.ray.shipping import Shipped
+from fastspade.ray.sources import list_source
 from fastspade.ray.storage import locate
 from fastspade.ray.worker import MOST_ATTEMPTS, Attempts, Job, Scorer
 
@@ -75,6 +76,17 @@ def write_table(path, files, *, row_group_size, struct=False):
     column = [{"bytes": one, "path": "x"} for one in data] if struct else data
     table = pa.table({"image": column, "id": [file.name for file in files]})
     pq.write_table(table, path, row_group_size=row_group_size)
+
+
+def test_tiles_regions_and_turned_copies_score_as_spade_does(photos, tmp_path):
+    files = [str(file) for file in sorted(photos.rglob("*.png"))[:4]]
+    for number, options in enumerate((dict(tile=32, augment="flips", image_score="max"), dict(roi=[(0, 0), (1, 0), (1, 0.7)]))):
+        model = tiny_spade(k=3, **options).fit([picture(seed) for seed in range(3)])
+        score(files, model, output=tmp_path / f"{number}", concurrency=1)
+        rows = rows_of(tmp_path / f"{number}")
+        for row, one in zip(rows, model.score(files).images, strict=True):
+            assert row["score"] == one.score and row["name"] == one.name
+            assert np.abs(decode_map(row) - one.anomaly_map).max() <= np.ptp(one.anomaly_map) / 65535
 
 
 def test_parquet_of_bytes(model, photos, tmp_path):
@@ -141,6 +153,30 @@ def test_unreadable_images_are_recorded_or_stop_the_run(model, photos, tmp_path)
     assert "cannot read image" in rows[1]["error"] and rows[1]["score"] is None and rows[1]["map"] is None
     good = model.score([str(folder / f"{i}.png") for i in (0, 2, 3)])
     assert [row["score"] for row in rows if row["error"] is None] == [image.score for image in good.images]
+
+
+def test_what_is_left_out_is_told(model, photos, tmp_path):
+    there = (
+        "photos/a.png",
+        "photos/deep/b.png",
+        "photos/.c.png",
+        "photos/.hidden/d.png",
+        "photos/.hidden/e.png",
+        "photos/notes.txt",
+    )
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    store = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    for where, options in ((str(tmp_path / "photos"), {}), ("photos", {"filesystem": store})):
+        with pytest.warns(
+            UserWarning, match=r"photos: 3 files or folders are no images, or hidden, and left out; the first is .*\.c\.png"
+        ):
+            assert list_source(where, 10, **options).images == 2
+    frames = [picture(seed) for seed in range(3)]
+    frames[0].save(tmp_path / "several.tif", save_all=True, append_images=frames[1:])
+    with pytest.warns(LeftOutWarning, match=r"2 further pages or frames of 1 file .*several\.tif holds 3 pictures"):
+        assert score(str(tmp_path / "several.tif"), model, output=tmp_path / "out", concurrency=1).further == 2
 
 
 def test_another_run_into_the_same_output_is_refused(model, photos, tmp_path):
@@ -335,4 +371,4 @@ def test_a_bank_lies_once_a_node_in_memory_that_its_actors_map(tmp_path, photos)
 def test_every_option_of_load_is_one_of_score():
     wanted, mine = inspect.signature(Spade.load).parameters, inspect.signature(score).parameters
     assert set(wanted) - set(mine) == {"path", "device"}  # model, and whether num_gpus is 0
-    assert {name for name in set(wanted) & set(mine) if wanted[name].default != mine[name].default} == {"num_workers"}
+    assert all(wanted[name].default == mine[name].default for name in set(wanted) & set(mine))

@@ -38,7 +38,7 @@ def test_the_paper_preset_is_the_paper():
 
 
 def test_presets_set_options_that_there_are():
-    assert all(set(values) <= set(names("model")) - {"preset"} for values in PRESETS.values())
+    assert all(set(values) <= {*names("model", "network"), "backbone"} - {"preset"} for values in PRESETS.values())
 
 
 def test_what_is_given_overrides_the_preset():
@@ -48,7 +48,7 @@ def test_what_is_given_overrides_the_preset():
 
 @pytest.mark.parametrize("preset", ["papers", None, 3, ["paper"]])
 def test_an_unknown_preset_is_named(preset):
-    with pytest.raises(InputError, match="preset must be one of 'default', 'paper'"):
+    with pytest.raises(InputError, match="preset must be one of 'default', 'paper', 'rad'"):
         plain(preset=preset)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 
 import numpy as np
@@ -20,10 +19,10 @@ from fastspade.spade.relative import Ceiling
 
 def written_out(cells: np.ndarray, normal: np.ndarray) -> list[float]:
     """Scores of maps by cell (B, h, w) under the ceiling of normal ones (N, h, w)."""
-    highest = np.sort(normal, axis=0)[-math.ceil(len(normal) / 50) :].mean(axis=0)
-    ceiling = gaussian_filter(highest, 0.5)
-    risen = (cells / ((ceiling + ceiling.mean() / 2) / 1.5)).reshape(len(cells), -1)
-    return np.sort(risen, axis=1)[:, -max(1, round(0.002 * risen.shape[1])) :].mean(axis=1).tolist()
+    ceiling = gaussian_filter(normal.mean(axis=0, dtype=float) + 3 * normal.std(axis=0, dtype=float), 0.5)
+    risen = np.sort((cells / ((ceiling + ceiling.mean() / 2) / 1.5)).reshape(len(cells), -1), axis=1)
+    highest, usual = risen[:, -max(1, round(0.002 * risen.shape[1])) :].mean(axis=1), risen[:, (risen.shape[1] - 1) // 2]
+    return (highest / usual ** (1 / 3)).tolist()
 
 
 @pytest.mark.parametrize("images", [2, 50, 51, 101])
@@ -55,6 +54,22 @@ def test_a_place_where_normal_images_differ_counts_less():
     test[0, 1, 1] = test[1, 6, 6] = 12
     restless, calm = relative.relative_scores(test, relative.ceiling_of(normal)).tolist()
     assert restless < 1 < calm
+
+
+def test_cells_outside_a_region_of_interest_do_not_count_as_usual():
+    cells, ceiling = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5, torch.ones(16, 16)
+    outside = torch.zeros(1, 16, 16)
+    outside[:, :8, :8] = cells
+    assert torch.allclose(relative.relative_scores(outside, ceiling), relative.relative_scores(cells, ceiling[:8, :8]))
+    assert relative.relative_scores(torch.zeros(1, 8, 8), ceiling[:8, :8]).tolist() == [0]
+
+
+def test_an_image_unusual_all_over_scores_less_than_one_with_a_defect():
+    normal = torch.rand(20, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+    spot = normal[:1].clone()
+    spot[0, 3, 3] *= 8
+    everywhere, there = relative.relative_scores(torch.cat([2 * normal[:1], spot]), relative.ceiling_of(normal)).tolist()
+    assert everywhere < there
 
 
 def test_the_ceiling_is_saved_with_the_model_and_made_again_when_the_bank_changes(normal, tmp_path):

@@ -8,11 +8,11 @@ import torch
 from tiny import TinyNet, picture, tiny_spade
 
 from fastspade import Spade
+from fastspade.backbones import extractor
 from fastspade.cli import main
 from fastspade.errors import InputError
-from fastspade.images.views import Tiling, ViewName, turned, turned_pixels
+from fastspade.images.views import Tiling, ViewName, checked_turns, turned, turned_pixels
 from fastspade.nn import SpadeModule
-from fastspade.spade import checks
 
 LARGE = [picture(seed, 160, 200) for seed in range(4)]
 TILED = dict(resize="whole", crop=None, tile=64, image_score="max", reflect_border=True)
@@ -138,7 +138,7 @@ def test_a_module_refuses_tiles(tiled):
     ],
 )
 def test_turns_as_they_may_be_given(given, kept):
-    assert checks.turns("augment", given) == kept
+    assert checked_turns("augment", given) == kept
 
 
 @pytest.mark.parametrize("given", ["turns", [90, "sideways"], float("nan"), [None]])
@@ -205,3 +205,10 @@ def test_the_banks_size_is_told_before_the_work(capsys):
     assert "fit: 4 images in 144 entries (tiles, turned copies), 1 MiB as float32, about" in told
     tiny_spade(progress=True, resize=64, crop=64).fit([picture(0)])
     assert "entries" not in capsys.readouterr().err
+
+
+def test_it_is_told_before_the_first_entry_is_written(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(extractor, "tell", lambda line: seen.append((line, list(tmp_path.rglob("shard-*")))))
+    tiny_spade(**TILED, augment="flips", progress=True).fit(iter(LARGE), path=tmp_path / "bank")
+    assert seen[0][0].startswith("fit: each image in 36 entries") and seen[0][1] == [] and len(seen) == 1

@@ -108,10 +108,13 @@ class Backbone:
         with self._running:
             outputs = self._run(images)
         self._check_finite(outputs)
-        return self.reader.read(self.module, outputs, images)
+        with torch.no_grad():
+            return self.reader.read(self.module, outputs, images)
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The wanted modules' outputs in one forward pass."""
+        if any(one.training for one in self.module.modules()):  # it is the caller's, who may have trained it meanwhile
+            self.module.eval()
         wanted = self.reader.wanted
         outputs: dict[str, torch.Tensor] = {}
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fastspade.backbones.readout import THEN
 from fastspade.errors import DeviceError, DtypeError, InputError
 
 __all__ = ["check_channels", "check_device", "check_layer", "check_layers"]
@@ -25,7 +26,7 @@ def check_layers(module: nn.Module, layers: Sequence[str]) -> list[str]:
 
 def check_layer(module: nn.Module, argument: str, name: str) -> str:
     names = [known for known, _ in module.named_modules(remove_duplicate=False) if known]
-    if name not in names:
+    if not isinstance(name, str) or any(part not in names for part in name.split(THEN, 1)):
         near = difflib.get_close_matches(str(name), names, n=3) or names[:8]
         raise InputError(f"{argument} must name modules of the backbone, got {name!r}; for instance {', '.join(near)}")
     return name

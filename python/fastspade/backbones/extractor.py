@@ -23,7 +23,7 @@ from fastspade.backbones.border import Network, continued, cut
 from fastspade.backbones.foreground import Foreground
 from fastspade.errors import FastspadeError
 from fastspade.files.progress import progress_bar, tell
-from fastspade.images import DEFAULT_MAX_PIXELS, ImageBatch, ImageSource, open_source
+from fastspade.images import DEFAULT_MAX_PIXELS, ImageSource, open_source
 from fastspade.images.geometry import centre_crop
 from fastspade.images.region import AUTO, cut_mask, masks_of
 from fastspade.images.views import Tiling, Turn
@@ -220,35 +220,34 @@ class FeatureStream:
         self.mirrored = Mirrored(first)
 
     def __iter__(self) -> Iterator[Features]:
+        if self.extractor.progress and (self.extractor.tile is not None or self.extractor.augment):
+            self._tell()
         with progress_bar(self._source.total, self._task, self.extractor.progress) as bar:
-            told = False
             for batch in self._source:
-                start = time.perf_counter()
                 embeddings, pyramid = self.extractor(batch.pixels, batch.inside)
-                if not told and self.extractor.progress:
-                    told = True
-                    self._tell(batch, pyramid, (time.perf_counter() - start) / len(batch))
                 yield Features(embeddings.cpu(), [level.cpu() for level in pyramid], batch.names)
                 if self.extractor.margin and self.extractor.roi is None:
                     self.mirrored.take(self.extractor, batch.pixels, batch.names)
                 bar.update(batch.complete)
         self.skipped = list(self._source.skipped)
 
-    def _tell(self, batch: ImageBatch, pyramid: Sequence[torch.Tensor], seconds: float) -> None:
-        """How large the bank will be and how long that takes, on the standard error stream, where an image has several entries.
-
-        seconds: that an entry took.
-        """
-        extractor, tile = self.extractor, batch.tiles[0]
-        each = 1 + len(extractor.augment)
-        if tile is not None and extractor.tile is not None:
-            each *= len(Tiling(extractor.tile, extractor.overlap).tiles(*tile.of))
-        if each == 1:
+    def _tell(self) -> None:
+        """How large the bank will be and how long that takes, on the standard error stream, before it is made: measured on an entry
+        of the first image, which has as many as the others are taken to have."""
+        views = self._source.first_views()
+        if len(views) < 2:
             return
-        size = sum(level[0].numel() for level in pyramid) * 4 / 2**20
-        count = 1 if self._source.total is None else self._source.total
-        what = "each image" if self._source.total is None else f"{count} images"
-        text = (
-            f"{self._task}: {what} in {each * count} entries (tiles, turned copies), {size * each * count:.0f} MiB as float32, "
+        inside = (
+            None if masks_of(self.extractor.roi) is None else torch.ones(1, *views[0].shape[1:], dtype=torch.bool, device="cpu")
         )
-        tell(f"{text}about {seconds * each * count:.0f} s of the network")
+        self.extractor(views[0][None], inside)  # the first call takes longer
+        start = time.perf_counter()
+        _, pyramid = self.extractor(views[0][None], inside)
+        seconds = time.perf_counter() - start
+        known = self._source.total
+        what, entries = ("each image", len(views)) if known is None else (f"{known} images", known * len(views))
+        size = sum(level[0].numel() for level in pyramid) * 4 / 2**20
+        tell(
+            f"{self._task}: {what} in {entries} entries (tiles, turned copies), {size * entries:.0f} MiB as float32, "
+            f"about {seconds * entries:.0f} s of the network"
+        )

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from fastspade.errors import InputError, ModelFileError
 
@@ -88,6 +87,8 @@ def _otsu(values: np.ndarray) -> float:
 
 
 def _cleaned(mask: np.ndarray) -> np.ndarray:
+    from scipy import ndimage  # not at the top: every command would wait for it
+
     filled: np.ndarray = ndimage.binary_fill_holes(mask)
     pieces, count = ndimage.label(filled, structure=np.ones((3, 3)))
     if count == 0:

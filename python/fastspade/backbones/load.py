@@ -56,7 +56,8 @@ def load_backbone(
         patch tokens, extra "timm"), any nn.Module, or a Backbone (returned as is). A module of yours is put in eval
         mode and moved to ``device`` itself; it is not copied.
     layers: names as in module.named_modules(), finest first; None takes the backbone's own. A module must name them. A
-        layer may return (B, C, H, W) or a vision transformer's tokens, of which the patches' are taken.
+        layer may return (B, C, H, W) or a vision transformer's tokens, of which the patches' are taken. "blocks.3>norm": the
+        output of blocks.3, taken through the module norm.
     embedding: the layer whose average over positions (of tokens: the class token, where there is one) is the stage-1
         embedding; None takes the backbone's own, for a module the last of ``layers``.
     weights: a local state dict for a named backbone: .safetensors, or .pth read with weights_only=True.
@@ -73,6 +74,10 @@ def load_backbone(
         return backbone
     place = check_device(device)
     if isinstance(backbone, nn.Module):
+        if isinstance(backbone, torch.jit.ScriptModule):
+            raise InputError(
+                "backbone must be an nn.Module whose layers can be read, got a ScriptModule; give the module it was made of"
+            )
         if weights is not None:
             raise InputError("weights is for named backbones; load your module's weights before passing it")
         network = Network(backbone, f"module:{type(backbone).__qualname__}")

@@ -15,6 +15,7 @@ from fastspade.errors import InputError
 
 __all__ = ["Reader", "Readout", "unit_length"]
 
+THEN = ">"  # between two modules' names: the first one's output goes through the second
 COARSE_PATCH = 8  # pixels: plain transformers have such; smaller ones are the first stage of a hierarchy
 
 
@@ -98,8 +99,8 @@ def _pair(value: object) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Reader:
-    """Which layers' outputs are the pyramid, finest first, and the embedding, and how they are read. cosine: whether features
-    get unit length."""
+    """Which layers' outputs are the pyramid, finest first, and the embedding, and how they are read: "blocks.3>norm" is the output
+    of blocks.3 taken through the module norm. cosine: whether features get unit length."""
 
     readout: Readout
     layers: tuple[str, ...]
@@ -109,7 +110,7 @@ class Reader:
     @property
     def wanted(self) -> list[str]:
         """The modules whose outputs are needed."""
-        return list(dict.fromkeys([*self.layers, self.embedding]))
+        return list(dict.fromkeys(name.partition(THEN)[0] for name in [*self.layers, self.embedding]))
 
     def read(
         self, network: nn.Module, outputs: dict[str, torch.Tensor], images: torch.Tensor
@@ -118,7 +119,12 @@ class Reader:
 
         Raises InputError where a layer is not an image, or is finer than the one before it.
         """
-        modules = {name: network.get_submodule(name) for name in self.wanted}
+        modules = {}
+        for name in dict.fromkeys([*self.layers, self.embedding]):
+            first, then, after = name.partition(THEN)
+            modules[name] = network.get_submodule(after if then else first)
+            if then:
+                outputs = outputs | {name: modules[name](outputs[first])}
         embedding = self.readout.pooled(self.embedding, modules[self.embedding], outputs[self.embedding], images)
         pyramid = [self.readout.grid(name, modules[name], outputs[name], images) for name in self.layers]
         for i in range(1, len(pyramid)):

@@ -11,6 +11,7 @@ import torch
 
 from fastspade.backbones.extractor import Extractor, Features
 from fastspade.bank.checks import check_same_maker, numbers
+from fastspade.bank.room import Room
 from fastspade.bank.snapshot import Snapshot, check_alike, check_features, stored
 from fastspade.bank.stored import StoredBank, write_bank
 from fastspade.errors import InputError
@@ -61,7 +62,7 @@ class Bank:
 
     def _set_up(self, extractor: Extractor | None, made_by: dict[str, Any] | None, store: StoredBank | None) -> None:
         self._extractor, self._made_by, self._store = extractor, made_by, store
-        self._changing = threading.Lock()
+        self._changing, self._room = threading.Lock(), Room()
         self.skipped: list[tuple[str, Exception]] = []  # what skip_bad left out of the last add
 
     @classmethod
@@ -105,10 +106,10 @@ class Bank:
         return cls(*_joined([_stored(part, storage_dtype) for part in parts]), extractor=extractor)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_changing"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_changing", "_room")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_changing": threading.Lock()}
+        self.__dict__ |= state | {"_changing": threading.Lock(), "_room": Room()}
 
     def __repr__(self) -> str:
         now = self._snapshot
@@ -266,13 +267,13 @@ class Bank:
         with self._changing:
             old = self._snapshot
             ids = tuple(range(old.next_id, old.next_id + len(names)))
-            levels = [torch.cat([mine, theirs]) for mine, theirs in zip(old.pyramid, pyramid, strict=True)]
+            embeddings, *pyramid = self._room.extended([old.embeddings, *old.pyramid], [embeddings, *pyramid])
             self._snapshot = Snapshot(
-                torch.cat([old.embeddings, embeddings]),
+                embeddings,
                 old.names + tuple(names),
                 old.ids + ids,
                 old.next_id + len(ids),
-                MemoryLevels(levels),
+                MemoryLevels(pyramid),
             )
         return ids
 
@@ -297,7 +298,8 @@ def _stored(part: Features, dtype: torch.dtype) -> Features:
 def _joined(parts: list[Features]) -> tuple[torch.Tensor, list[torch.Tensor], list[str]]:
     if not parts:
         raise InputError("images holds no images; at least one is needed")
-    pyramid = [torch.cat(level) for level in zip(*(part.pyramid for part in parts), strict=True)]
+    # A level's parts go as soon as they are put together: in the end all is there once, not twice.
+    pyramid = [torch.cat([part.pyramid.pop(0) for part in parts]) for _ in range(len(parts[0].pyramid))]
     return torch.cat([part.embeddings for part in parts]), pyramid, [name for part in parts for name in part.names]
 
 

@@ -34,7 +34,7 @@ class BankFolder:
     """The folder at `path`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = user_path(path)
+        self.path = user_path(path).absolute()  # it is read and written later, when the program may have changed its folder
 
     def read(self, known: tuple[Manifest, tuple[Shard, ...]] | None = None) -> tuple[Manifest, tuple[Shard, ...]]:
         """The state on disk: the manifest, and its shards open and verified; those of `known` are not opened again.

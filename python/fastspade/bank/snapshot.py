@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from fastspade.backbones.extractor import Features
 from fastspade.errors import DtypeError, InputError
 from fastspade.search import knn
-from fastspade.search.levels import Levels, Shape
+from fastspade.search.levels import Levels, Shape, alone
 
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -30,6 +31,9 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"embeddings": alone(self.embeddings)}
 
     @property
     def pyramid(self) -> tuple[torch.Tensor, ...]:

@@ -10,7 +10,6 @@ from typing import Any
 from tqdm import tqdm
 
 from fastspade._version import __version__
-from fastspade.backbones import load_backbone
 from fastspade.cli.model import tell_skipped
 from fastspade.cli.parser import options_of
 from fastspade.evaluate import tables
@@ -23,13 +22,11 @@ from fastspade.files.atomic import check_output, written_at_once
 from fastspade.files.home import user_path
 from fastspade.files.progress import on_terminal
 from fastspade.maps.files import write_map
-from fastspade.search.device import pick_device
 from fastspade.spade import Spade
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate. The output folder appears when everything is done, or not at all."""
-    options = options_of(arguments)
     output = user_path(arguments.output)
     check_output(output)
     protocols = [name for name in PROTOCOLS if not arguments.protocol or name in arguments.protocol]
@@ -45,14 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
         from fastspade.evaluate.report import Report
 
         report = Report(arguments.report_images)
-    device = pick_device(options.pop("device"))
-    backbone = load_backbone(arguments.backbone, layers=options.pop("layers"), weights=options.pop("weights"), device=device)
+    model = Spade(arguments.backbone, **options_of(arguments), keep_crop=True)  # fitted anew for every category
     with written_at_once(output) as folder:
         results, images = [], {}
         bar = tqdm(total=len(categories), desc="eval", unit="category", disable=arguments.quiet or not on_terminal(sys.stderr))
         for category in categories:
             bar.set_postfix_str(category.name)
-            model = Spade(backbone, device=device, **options, keep_crop=True)
             result, tests = evaluate_category(
                 category,
                 model,
@@ -91,7 +86,7 @@ def _about(arguments: argparse.Namespace, model: Spade, protocols: list[str]) ->
         "protocols": {name: describe(name, model.resize, model.crop) for name in protocols},
         "pro_fpr_limit": arguments.fpr_limit,
         "options": {name: value for name, value in model.options().items() if name != "keep_crop"},
-        "backbone": {name: spec[name] for name in ("name", "layers", "embedding", "weights", "fingerprint")},
+        "backbone": {name: spec[name] for name in ("name", "layers", "embedding", "cosine", "weights", "fingerprint")},
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from fastspade import checks
 from fastspade.cli.model import describe, tell_skipped
 from fastspade.cli.parser import options_of
 from fastspade.errors import InputError
 from fastspade.files.home import user_path
 from fastspade.files.progress import tell
-from fastspade.spade import Spade, checks
+from fastspade.spade import Spade
 from fastspade.spade.threshold import percent
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastspade.cli.parser import build_parser
 from fastspade.cli.streams import usable_output
-from fastspade.errors import FastspadeError
+from fastspade.errors import FastspadeError, LeftOutWarning
 from fastspade.files.progress import tell
 from fastspade.files.signals import Terminated, sigterm_raises
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         with sigterm_raises(), warnings.catch_warnings(), usable_output():
+            warnings.simplefilter("ignore", LeftOutWarning)  # every command tells what its images left out
             warnings.showwarning = _one_line  # type: ignore[assignment]  # it takes all that is given
             status: int = importlib.import_module(f"fastspade.cli.{arguments.command}").run(arguments)
         return status

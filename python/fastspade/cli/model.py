@@ -12,6 +12,7 @@ from fastspade.cli.parser import options_of
 from fastspade.errors import LeftOutError
 from fastspade.files.home import user_path
 from fastspade.files.progress import tell
+from fastspade.images.further import Further
 from fastspade.spade import Spade
 
 
@@ -39,14 +40,17 @@ def describe(path: Path, model: Spade) -> str:
 
 
 def tell_skipped(skipped: Sequence[tuple[str, Exception]], shown: int = 3) -> None:
-    """A line for everything that could not be read, and one for all that lay there and is no image."""
-    left_out = [name for name, error in skipped if isinstance(error, LeftOutError)]
+    """A line for everything that could not be read, one for all that lay there and is no image, and one for all pages and frames
+    that are not read."""
+    left_out = [name for name, error in skipped if isinstance(error, LeftOutError) and not error.further]
     for name, error in skipped:
         if not isinstance(error, LeftOutError):
             tell(f"skipped {name}: {error}")
     if left_out:
         more = f" and {len(left_out) - shown} more" if len(left_out) > shown else ""
         tell(f"left out {len(left_out)} that are no images or hidden: {', '.join(left_out[:shown])}{more}")
+    if (further := Further.of(skipped)).pictures:
+        tell(str(further))
 
 
 def keep(arguments: argparse.Namespace, model: Spade) -> int:

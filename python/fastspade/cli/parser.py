@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from fastspade._version import __version__
-from fastspade.spade.options import BACKBONE_HELP, DEFAULT_BACKBONE, PRESETS, Options, names
+from fastspade.spade.options import BACKBONE_HELP, DEFAULT_BACKBONE, DINO, PRESETS, Options, names
 
 RUNNING = ("device", "batch_size", "num_workers", "max_pixels")
 MODEL = tuple(name for name in names("network", "model") if name not in ("keep_crop", "storage_dtype"))
@@ -124,7 +124,7 @@ def parse_bytes(text: str) -> int:
 
 
 def _add_backbone(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help=f"{BACKBONE_HELP} (default {DEFAULT_BACKBONE})")
+    parser.add_argument("--backbone", help=f"{BACKBONE_HELP} (default {DEFAULT_BACKBONE}; preset rad: {DINO})")
 
 
 def _add_options(parser: argparse.ArgumentParser, wanted: Iterable[str]) -> None:
@@ -137,7 +137,7 @@ def _add_options(parser: argparse.ArgumentParser, wanted: Iterable[str]) -> None
         default = "" if one.default in (None, False) else f" (default {one.default}{_elsewhere(one.name)})"
         settings: dict[str, Any] = {"type": parse_bytes} if flag.get("metavar") == "BYTES" else {}
         # One that is not given must be absent: the preset decides.
-        given = argparse.SUPPRESS if one.metadata["scope"] == "model" else one.default
+        given = one.default if one.metadata["scope"] == "running" else argparse.SUPPRESS
         settings |= flag | {"default": given, "help": (one.metadata["help"] + default).replace("%", "%%")}
         groups[one.metadata["paper"]].add_argument("--" + one.name.replace("_", "-"), **settings)
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from io import TextIOWrapper
 from typing import TextIO
 
 from fastspade.errors import StorageError
@@ -21,6 +22,9 @@ def usable_output() -> Iterator[None]:
         with redirect_stdout(None):
             yield
         return
+    errors = getattr(sys.stdout, "errors", None)
+    if errors == "strict" and isinstance(sys.stdout, TextIOWrapper):  # a name beyond its encoding is written with escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except BaseException:

@@ -36,15 +36,15 @@ class SharedSource:
             told = (
                 None
                 if batch is None
-                else (batch.pixels.shape, batch.names, batch.sizes, batch.crops, batch.tiles, batch.complete)
+                else (batch.pixels.shape, batch.names, batch.sizes, batch.crops, batch.tiles, batch.complete, batch.inside)
             )
             told = self._ranks.broadcast("an image batch", told, 0)
             if told is None:
                 break
-            shape, names, sizes, crops, tiles, complete = told
+            shape, names, sizes, crops, tiles, complete, inside = told
             pixels = self._ranks.broadcast_tensors("pixels", None if batch is None else [batch.pixels], [shape], 0)[0]
             originals: list[Callable[[], Image.Image]] = [_elsewhere] * len(names) if batch is None else batch.originals
-            yield ImageBatch(pixels, names, sizes, crops, originals, tiles, complete)
+            yield ImageBatch(pixels, names, sizes, crops, originals, tiles, complete, inside)
         self.skipped = self._ranks.broadcast("skipped images", None if self._source is None else self._source.skipped, 0)
 
 

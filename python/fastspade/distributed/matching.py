@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -18,6 +19,11 @@ class ShardedResident:
     def __init__(self, bank: ShardedBank, device: torch.device, upsample: str, memory_limit: int | None) -> None:
         self.bank, self.levels, self.options = bank, bank.levels, (device, upsample, memory_limit)
         self.own = None if bank.local is None else DeviceBank(bank.local, *self.options)
+
+    @cached_property
+    def embeddings(self) -> torch.Tensor:
+        """All ranks', on every rank: a pyramid's are hundreds of times larger. For stage 1 among turned copies."""
+        return self.bank.embeddings[torch.arange(len(self.bank))].to(self.options[0])
 
     def nearest(self, embeddings: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 1 over all ranks."""

@@ -41,7 +41,7 @@ class DistributedSpade(Spade):
     of a saved model. `score` scores the images that rank 0 was given and sends them to the others, whose argument is
     ignored (None will do); pictures for overlays stay on rank 0.
 
-    Options are Spade's, but for tile, augment, roi, and window with kappa > 1.
+    Options are Spade's, but for tile, per_level, and window with kappa > 1.
     timeout: seconds that a rank waits for the others; then, or when one dies, it raises RankError. Longer than any rank takes for
     one batch, or its share of fit.
     """
@@ -52,15 +52,15 @@ class DistributedSpade(Spade):
 
     def __init__(
         self,
-        backbone: str | torch.nn.Module | Backbone = "wide_resnet50_2",
+        backbone: str | torch.nn.Module | Backbone | None = None,
         *,
         timeout: float = TIMEOUT,
         **options: Unpack[OptionsDict],
     ) -> None:
         self.ranks = Ranks(timeout)
         super().__init__(backbone, **options)
-        for name in ("tile", "augment", "roi"):
-            if getattr(self, name) not in (None, ()):
+        for name in ("tile", "per_level"):
+            if getattr(self, name) not in (None, False):
                 raise InputError(f"{name} is not for a bank split over processes; use fastspade.Spade, or fastspade.ray to score")
         self.settings = replace(self.settings, progress=self.progress and self.ranks.rank == 0)
 
@@ -70,11 +70,11 @@ class DistributedSpade(Spade):
         """As Spade.fit; rank r extracts and keeps the r-th of equal runs of `normal_images`, which every rank names alike."""
 
         def own() -> tuple[Bank | None, FeatureStream, list[tuple[str, Exception]]]:
-            source = self.new_extractor().open(normal_images, skip_bad=skip_bad, argument="normal_images")
-            extractor = replace(self.new_extractor(), resize=source.settle())  # from all images, and so alike on all ranks
+            source = self.new_extractor().open(normal_images, skip_bad=skip_bad, argument="normal_images", augmented=True)
+            extractor = self.new_extractor().ready(source)  # from all images, and so alike on all ranks
             start, stop = share(source.total or 0, self.ranks)
             source = source.part(start, stop)
-            stream = FeatureStream(extractor, source, "fit", start)
+            stream = FeatureStream(extractor, source, "fit", start * (1 + len(self.augment)))
             parts: list[Features] = []
             try:
                 parts += stream if source.total else []
@@ -104,7 +104,7 @@ class DistributedSpade(Spade):
             **{name: getattr(whole, name) for name in names("model", "running")},
         )
         model.bank, model.threshold = ShardedBank.part_of(whole.fitted_bank(), model.ranks), whole.threshold
-        model.ceiling, model.border = whole.ceiling, whole.border
+        model.ceiling, model.border, model.foreground = whole.ceiling, whole.border, whole.foreground
         model.shared_size = whole.shared_size
         return model
 
@@ -132,7 +132,7 @@ class DistributedSpade(Spade):
     def _save_whole(self, bank: Bank, path: str | Path) -> None:
         model = Spade(self.backbone, device=self.device, **self.options())
         model.bank, model.threshold, model.ceiling, model.border = bank, self.threshold, self.ceiling, self.border
-        model.shared_size = self.shared_size
+        model.shared_size, model.foreground = self.shared_size, self.foreground
         model.save(path)
 
     # -- what of Spade depends on where the bank is
@@ -145,13 +145,12 @@ class DistributedSpade(Spade):
     ) -> SharedSource:
         return SharedSource(self.ranks, lambda: self._open_here(images, skip_bad, argument))
 
-    def _features(  # type: ignore[override]  # no region of interest
-        self, pixels: torch.Tensor
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def features(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Every rank extracts some of the images; an image's features do not depend on those that come with it."""
         ranks, device = self.ranks, self.search_device
         start, stop = share(len(pixels), ranks)
-        found = ranks.together("features", lambda: self.extractor(pixels[start:stop]) if start < stop else None)
+        own = None if inside is None else inside[start:stop]
+        found = ranks.together("features", lambda: self.extractor(pixels[start:stop], own) if start < stop else None)
         mine = None if found is None else [found[0], *found[1]]
         told = ranks.gather("features", None if mine is None else [tuple(tensor.shape) for tensor in mine])
         parts = [

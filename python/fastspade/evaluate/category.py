@@ -26,7 +26,8 @@ class TestImage:
 
 @dataclass(frozen=True)
 class Category:
-    """train: normal images. test: labelled images. skipped: (name, error) of what skip_bad left out. has_masks: every defect has
+    """train: normal images. test: labelled images. skipped: (name, error) of what skip_bad left out, and of files
+    of several pictures, of which the first is read (LeftOutError). has_masks: every defect has
     a mask, so pixel metrics are defined."""
 
     name: str

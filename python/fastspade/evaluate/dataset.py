@@ -13,11 +13,13 @@ from fastspade.evaluate.category import Category, Problems
 from fastspade.evaluate.layouts import btad, folder, mvtec, visa
 from fastspade.files.home import user_path
 from fastspade.images.decode import read_file
+from fastspade.images.further import first_alone, further_pictures
 from fastspade.images.masks import load_mask
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 
 __all__ = ["LAYOUTS", "check_files", "load_mask", "read_dataset"]
 
+Skipped = list[tuple[str, FastspadeError]]
 _READERS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "folder": folder.read}
 LAYOUTS = tuple(_READERS)
 
@@ -62,12 +64,16 @@ def check_files(
     what skip_bad leaves out."""
     checked = []
     for category in categories:
-        skipped: list[tuple[str, FastspadeError]] = []
+        skipped: Skipped = []
+        left_out: Skipped = []  # of files of which the first picture is read
 
-        def size_of(path: Path, mask: bool, skipped: list[tuple[str, FastspadeError]] = skipped) -> tuple[int, int] | None:
+        def size_of(path: Path, mask: bool, skipped: Skipped = skipped, left_out: Skipped = left_out) -> tuple[int, int] | None:
             try:
                 if not mask:
-                    return _image_size(path, max_pixels)
+                    with further_pictures() as further:
+                        size = _image_size(path, max_pixels)
+                    left_out.extend(first_alone(str(path), count) for count in further)
+                    return size
                 height, width = load_mask(path, max_pixels).shape
             except FastspadeError as error:
                 if skip_bad:
@@ -91,7 +97,7 @@ def check_files(
                 test.append(image)
         if skipped and not (train and test):
             problems.add(f"{category.name}: without its unreadable images nothing is left to {'test' if train else 'fit on'}")
-        checked.append(replace(category, train=tuple(train), test=tuple(test), skipped=tuple(skipped)))
+        checked.append(replace(category, train=tuple(train), test=tuple(test), skipped=(*skipped, *left_out)))
     return checked
 
 

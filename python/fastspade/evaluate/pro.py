@@ -12,7 +12,7 @@ scores, and no curve with a point for every score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,8 +63,13 @@ def split_pixels(maps: Arrays, masks: Arrays, inside: Sequence[np.ndarray] | Non
     """
     values, marks = _images("maps", maps), _images("masks", masks)
     check_pairs(("maps", values), ("masks", marks))
-    kind = score_type("maps", values)
-    marks = [as_bool("masks", mark) for mark in marks]
+    return split_streamed(values, [as_bool("masks", mark) for mark in marks], inside, score_type("maps", values))
+
+
+def split_streamed(
+    maps: Iterable[np.ndarray], marks: Sequence[np.ndarray], inside: Sequence[np.ndarray] | None, kind: np.dtype
+) -> PixelScores:
+    """As `split_pixels`, of maps of type `kind` that are made one by one, so that not all are held beside the scores."""
     counted = [None] * len(marks) if inside is None else list(inside)
     marks = [mark if one is None else mark & one for mark, one in zip(marks, counted, strict=True)]
     positive = [int(np.count_nonzero(mark)) for mark in marks]
@@ -72,7 +77,7 @@ def split_pixels(maps: Arrays, masks: Arrays, inside: Sequence[np.ndarray] | Non
     negatives = np.empty(sum(good) - sum(positive), kind)
     positives, weights = np.empty(sum(positive), kind), np.empty(sum(positive), np.float64)
     low = high = regions = 0
-    for value, mark, count, size, one in zip(values, marks, positive, good, counted, strict=True):
+    for value, mark, count, size, one in zip(maps, marks, positive, good, counted, strict=True):
         if count == 0 and one is None:
             negatives[low : low + size] = value.ravel()
         else:

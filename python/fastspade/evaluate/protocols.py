@@ -2,7 +2,7 @@
 
 paper: at what the network saw (in the paper images resized to 256, the central 224 cut; SPADE, section 4). Masks are brought
 there by nearest neighbour. official: at every image's own size, as the MVTec AD evaluation does; maps of the crop are
-put back into the image and pixels outside the crop take the map's edge.
+put back into the image, and pixels outside the crop have the map's lowest value.
 """
 
 from __future__ import annotations

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastspade import checks
 from fastspade.errors import InputError
 from fastspade.evaluate.arrays import MetricValue, split
 from fastspade.evaluate.category import Category, TestImage
 from fastspade.evaluate.dataset import load_mask
 from fastspade.evaluate.metrics import average_precision_of, f1_max_of, roc_auc_of, roc_curve
-from fastspade.evaluate.pro import check_limit, pro_curve, pro_of, split_pixels
+from fastspade.evaluate.pro import check_limit, pro_curve, pro_of, split_streamed
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, placed_map
 from fastspade.maps import place_in_image
-from fastspade.spade import Spade, checks
+from fastspade.spade import Spade
 from fastspade.spade.result import ScoredImage
 from fastspade.spade.threshold import Threshold
 
@@ -146,12 +147,10 @@ def _measure_pixels(
 ) -> tuple[dict[str, MetricValue], dict[str, Curve]]:
     if any(one.mask is None for one in tests):
         return {name: MetricValue.undefined("the dataset has no ground-truth masks") for name in PIXEL_METRICS}, {}
-    found = [compared(one, protocol) for one in tests]
-    inside = (
-        [_counted(one, anomaly_map.shape) for one, (anomaly_map, _) in zip(tests, found, strict=True)] if inside_roi else None
-    )
-    data = split_pixels([one for one, _ in found], [mask for _, mask in found], inside)
-    del found
+    masks = [compared_mask(one, protocol) for one in tests]
+    inside = [_counted(one, mask.shape) for one, mask in zip(tests, masks, strict=True)] if inside_roi else None
+    data = split_streamed((compared_map(one, protocol) for one in tests), masks, inside, np.dtype(np.float32))
+    del masks, inside
     metrics = {
         "pixel_roc_auc": roc_auc_of(data, "pixel"),
         "pixel_average_precision": average_precision_of(data, "pixel"),
@@ -163,14 +162,18 @@ def _measure_pixels(
     return metrics, {"roc": _curve(*roc_curve(data)[1:]), "pro": _curve(*pro_curve(data)[1:])}
 
 
-def compared(one: ScoredTest, protocol: str) -> tuple[np.ndarray, np.ndarray]:
-    """The map and the mask that a protocol compares. Raises InputError where the dataset gives no mask."""
+def compared_map(one: ScoredTest, protocol: str) -> np.ndarray:
+    """The map that a protocol compares, (H, W) float32."""
+    scored = one.scored
+    return scored.anomaly_map if protocol == "paper" else placed_map(scored.anomaly_map, scored.crop, scored.size)
+
+
+def compared_mask(one: ScoredTest, protocol: str) -> np.ndarray:
+    """The mask that belongs to it, (H, W) bool. Raises InputError where the dataset gives none."""
     scored = one.scored
     if one.mask is None:
         raise InputError(f"{scored.name} has no ground-truth mask")
-    if protocol == "paper":
-        return scored.anomaly_map, crop_mask(one.mask, scored.crop, scored.anomaly_map.shape)
-    return placed_map(scored.anomaly_map, scored.crop, scored.size), one.mask
+    return crop_mask(one.mask, scored.crop, scored.anomaly_map.shape) if protocol == "paper" else one.mask
 
 
 def _counted(one: ScoredTest, size: Sequence[int]) -> np.ndarray:

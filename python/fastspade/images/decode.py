@@ -95,8 +95,8 @@ def _check_range(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def check_array(name: str, array: np.ndarray) -> None:
-    """Accepts H x W, H x W x 1, H x W x 3 and H x W x 4; uint8, uint16 or floating."""
-    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+    """Accepts H x W, H x W x 1, H x W x 3 and H x W x 4; uint8, uint16 or floating, of either byte order."""
+    if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
         raise DtypeError(f"{name} must be uint8, uint16 or floating in [0, 1], got {array.dtype}")
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or array.size == 0:
         raise InputError(f"{name} must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
@@ -104,6 +104,7 @@ def check_array(name: str, array: np.ndarray) -> None:
 
 def decode_array(array: np.ndarray) -> Decoded:
     """A checked array -> RGB. Alpha is composited on white, gray repeated, integers scaled by their full range."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.dtype == np.uint8:
@@ -116,6 +117,8 @@ def decode_array(array: np.ndarray) -> Decoded:
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
     """Accepts (1, H, W), (3, H, W) and (4, H, W); uint8, uint16 or floating in [0, 1]."""
+    if tensor.layout != torch.strided:
+        raise DtypeError(f"{name} must be a dense tensor, got {str(tensor.layout).removeprefix('torch.')}; give x.to_dense()")
     if tensor.dtype not in (torch.uint8, torch.uint16) and not tensor.dtype.is_floating_point:
         raise DtypeError(f"{name} must be uint8, uint16 or floating in [0, 1], got {str(tensor.dtype).removeprefix('torch.')}")
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4) or tensor.numel() == 0:

@@ -47,13 +47,15 @@ class Entry:
     """One picture not yet decoded: what results call it, and functions that decode it when it is needed, or tell its upright
     (height, width), where that is known without decoding it.
 
-    in_memory: its pixels are the caller's, who may write others over them once they have been decoded.
+    in_memory: its pixels are the caller's, who may write others over them once they have been decoded. stamp: of what can be read
+    again later, something that changes with it.
     """
 
     name: str
     load: Callable[[], Decoded]
     in_memory: bool = False
     size: Callable[[], tuple[int, int]] | None = None
+    stamp: Callable[[], object] | None = None
 
     def measured(self) -> tuple[int, int]:
         """(height, width)."""

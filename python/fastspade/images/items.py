@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from torch.utils.data import DataLoader
 from fastspade.errors import DtypeError, FastspadeError, ImageReadError, InputError, MissingFileError
 from fastspade.images.decode import Decoded, check_array, check_tensor, decode_array, decode_tensor, read_file, standardise
 from fastspade.images.entry import Entry
+from fastspade.images.further import first_alone
 from fastspade.images.orientation import upright_size
 from fastspade.images.paths import find
-from fastspade.images.safe_file import read_lazily, read_size
+from fastspade.images.safe_file import count_pictures, read_lazily, read_size
 
 NARROWEST = 32  # pixels that a picture of a gray stack (N, H, W) is wide, so that channels are not taken for columns
 
@@ -34,6 +36,16 @@ class Opened:
     bad: list[tuple[str, FastspadeError]] = field(default_factory=list)
 
 
+@dataclass
+class _Frames:
+    """A Pillow image of several pages or frames, and how many of these were taken."""
+
+    image: Image.Image | None = None
+    name: str = ""
+    count: int = 0
+    taken: int = 0
+
+
 class Opener:
     """Opens items one after another, numbering the pictures that have no name.
 
@@ -44,6 +56,7 @@ class Opener:
     def __init__(self, *, skip_bad: bool, max_pixels: int | None, copies: bool = False) -> None:
         self._skip_bad, self._max_pixels, self._copies = skip_bad, max_pixels, copies
         self._count = 0
+        self._frames = _Frames()
 
     def open(self, label: str, item: object) -> Opened:
         """The pictures of one item. Raises DtypeError, InputError and, unless skip_bad, MissingFileError and ImageReadError."""
@@ -64,15 +77,26 @@ class Opener:
         elif isinstance(item, (str, os.PathLike)):
             found = find(label, os.fspath(item))
             limit = self._max_pixels
-            opened.entries += [
-                Entry(str(path), partial(read_file, path, limit), size=partial(read_size, path, limit)) for path in found.files
-            ]
+            for path in found.files:
+                place = path.absolute()  # it is read again later, when the program may have changed its folder
+                opened.entries.append(
+                    Entry(
+                        str(path),
+                        partial(read_file, place, limit),
+                        size=partial(read_size, place, limit),
+                        stamp=partial(_stamp, place),
+                    )
+                )
             opened.left_out += found.left_out
             opened.bad += found.bad
         elif isinstance(item, Image.Image):
             if 0 in item.size:
                 raise InputError(f"{label} must not be empty, got a PIL image of {item.size[1]}x{item.size[0]} pixels")
             name = getattr(item, "filename", "") or self._name(opened)
+            if self._is_one_of_several(label, item, name, opened) and self._copies:  # it may go on to its next frame
+                decoded = _load_pil(item, name, self._max_pixels)
+                opened.entries.append(Entry(name, lambda: decoded, True))
+                return
             # One that is still to be read from its file is no buffer that anyone writes to.
             own = item.copy() if self._copies and not isinstance(item, ImageFile.ImageFile) else item
             opened.entries.append(Entry(name, partial(_load_pil, own, name, self._max_pixels), True, partial(upright_size, own)))
@@ -87,6 +111,26 @@ class Opener:
             for array in pictures.copy() if self._copies else pictures:
                 opened.entries.append(Entry(self._name(opened), partial(decode_array, array), True, partial(_sides, array.shape)))
 
+    def _is_one_of_several(self, label: str, image: Image.Image, name: str, opened: Opened) -> bool:
+        """Whether Pillow has it from a file with further pages or frames. Of those that do not come, too, `left_out` tells."""
+        if image is self._frames.image:  # as PIL.ImageSequence yields them
+            if not self._copies:
+                raise InputError(f"{label} is the same Pillow image of {self._frames.count} frames as before, which shows only one of "
+                                 "them; give frame.copy() of each")  # fmt: skip
+            self._frames.taken += 1
+            return True
+        opened.left_out += self.frames_left()
+        count = count_pictures(image)
+        if count > 1:
+            # Whoever has gone on to another frame has chosen it.
+            self._frames = _Frames(image, name, count, 1 if image.tell() == 0 else count)
+        return count > 1
+
+    def frames_left(self) -> list[tuple[str, FastspadeError]]:
+        """What `skipped` says of the last such file, of which no more will come."""
+        last, self._frames = self._frames, _Frames()
+        return [first_alone(last.name, last.count - last.taken)] if last.taken < last.count else []
+
     def _name(self, opened: Opened) -> str:
         return f"image_{self._count + len(opened.entries):05d}"
 
@@ -96,7 +140,7 @@ def listed(images: Any) -> list[Any] | None:
     if isinstance(images, (str, os.PathLike, Image.Image, torch.Tensor, Entry)):
         return [images]
     if hasattr(images, "__array__"):  # numpy's, a pandas Series, ...
-        array = np.asarray(images)
+        array = unmasked("images", images)
         if array.dtype.kind not in "OUS":
             return [array]
         return [os.fsdecode(one) if isinstance(one, bytes) else one for one in array.ravel()]
@@ -127,6 +171,7 @@ class Stream:
             opened = opener.open(f"{self._argument}: item {step}", item)
             self.skipped += opened.left_out + opened.bad
             yield from opened.entries
+        self.skipped += opener.frames_left()
 
     def total(self) -> int | None:
         """The pictures that a DataLoader will yield; None for what cannot be asked."""
@@ -141,9 +186,26 @@ class Stream:
             return None
 
 
+def unmasked(label: str, images: Any) -> np.ndarray:
+    """As an array. Raises InputError where pixels of it are masked, which an array would show as if they were not."""
+    if np.ma.is_masked(images):
+        raise InputError(f"{label} must not have masked pixels; fill them, and give roi to leave pixels out")
+    return np.asarray(images)
+
+
+def hint(item: object) -> str:
+    """How to give what is none of these."""
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return "; open encoded bytes with PIL.Image.open(io.BytesIO(data))"
+    if hasattr(item, "read"):
+        return "; open a file object with PIL.Image.open(file)"
+    return "; give its values()" if isinstance(item, Mapping) else ""
+
+
 def yields_items(images: Any) -> bool:
-    """Is it a DataLoader, a dataset, a generator or another iterable? A mapping is none: it would yield its keys."""
-    if isinstance(images, (bytes, bytearray, memoryview, Mapping)):
+    """Is it a DataLoader, a dataset, a generator or another iterable? A mapping is none: it would yield its keys, nor a file object:
+    its lines."""
+    if isinstance(images, (bytes, bytearray, memoryview, Mapping)) or hasattr(images, "read"):
         return False
     return isinstance(images, Iterable) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
 
@@ -157,14 +219,16 @@ def pictures_in(label: str, item: Any) -> list[Any]:
     Raises DtypeError for what is none of these, InputError where a picture and its mask cannot be told from two pictures.
     """
     if hasattr(item, "__array__") and not isinstance(item, (np.ndarray, torch.Tensor)):
-        item = np.asarray(item)
+        item = unmasked(label, item)
+    if isinstance(item, np.ma.MaskedArray):
+        item = unmasked(label, item)
     if isinstance(item, np.ndarray) and item.dtype.kind in "OUS":
         item = listed(item)
     if not isinstance(item, (list, tuple)):
         if not _is_picture(item) and not isinstance(item, (np.ndarray, torch.Tensor)):  # whose shape and type are checked later
             raise DtypeError(
                 f"{label} must be a path, PIL image, array or tensor, a sequence of those or (picture, label...), "
-                f"got {type(item).__name__}"
+                f"got {type(item).__name__}{hint(item)}"
             )
         return [item]
     if not item:
@@ -266,6 +330,15 @@ def _load_pil(image: Image.Image, name: str, max_pixels: int | None) -> Decoded:
         raise
     except Exception as error:  # a lazily opened file decodes here
         raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: its size and when it was last written. None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fastspade.images.decode import as_rgba, has_alpha
+from fastspade.images.further import further_pictures
 from fastspade.images.orientation import upright
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS, opened_image
 
@@ -20,7 +21,9 @@ def load_mask(path: Path, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> np.nda
     Raises ImageReadError naming the file, also where its format blurs masks, it holds several pictures, or what is marked cannot
     be told.
     """
-    with opened_image(path, max_pixels) as image:
+    with further_pictures() as further, opened_image(path, max_pixels) as image:
+        if further:
+            raise ValueError(f"it holds {1 + sum(further)} pictures; a mask must be one")
         if not isinstance(image, Image.Image):
             alpha = image.ndim == 3 and image.shape[2] == 4
             return _seen(_nonzero(image[..., :3]), image[..., 3] != 0) if alpha else _nonzero(image)
@@ -28,8 +31,6 @@ def load_mask(path: Path, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> np.nda
             raise ValueError(f"it is {LOSSY[image.format]}, whose compression blurs masks; needs PNG, BMP or TIFF")
         if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
             raise ValueError("it is a TIFF compressed as JPEG, which blurs masks; needs another compression")
-        if (pictures := getattr(image, "n_frames", 1)) > 1:
-            raise ValueError(f"it holds {pictures} pictures; a mask must be one")
         return _marked(upright(image))
 
 

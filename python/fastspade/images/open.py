@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from PIL import ImageFile
 
+from fastspade import checks
 from fastspade.errors import DtypeError, InputError
 from fastspade.images.entry import Images
 from fastspade.images.geometry import Fitting
-from fastspade.images.items import Opened, Opener, Stream, listed, yields_items
+from fastspade.images.items import Opened, Opener, Stream, hint, listed, yields_items
 from fastspade.images.region import Masks
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
 from fastspade.images.sides import check_crop, optional_pixels, pixels_or_whole
@@ -56,11 +58,11 @@ def open_source(
     Raises, before anything is decoded: MissingFileError (path, empty folder or pattern without a match),
     ImageReadError (a named file is not of an image type), DtypeError, InputError.
     """
-    _check_int("batch_size", batch_size, 1)
+    batch_size = checks.count("batch_size", batch_size)
     resize = None if resize is None else pixels_or_whole("resize", resize)
     crop = optional_pixels("crop", crop)
-    _check_int("num_workers", num_workers, 0, optional=True)
-    _check_int("max_pixels", max_pixels, 1, optional=True)
+    num_workers = checks.optional_workers("num_workers", num_workers)
+    max_pixels = checks.optional_count("max_pixels", max_pixels)
     check_crop(resize, crop)
     options: dict[str, Any] = dict(
         resize=resize,
@@ -75,12 +77,17 @@ def open_source(
         max_pixels=max_pixels,
         argument=argument,
     )
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        warnings.warn(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: of files that are cut off the rest is read as gray or black",
+            stacklevel=3,
+        )
     items = listed(images)
     if items is None:
         if not yields_items(images):
             raise DtypeError(
                 f"{argument} must be a path, folder, glob, PIL image, array, tensor, a list or another iterable of those, or a "
-                f"DataLoader; got {type(images).__name__}" + ("; give its values()" if isinstance(images, Mapping) else "")
+                f"DataLoader; got {type(images).__name__}{hint(images)}"
             )
         stream = Stream(images, argument, skip_bad=skip_bad, max_pixels=max_pixels)
         return ImageSource(stream, stream.total(), [], [], **options)
@@ -91,17 +98,9 @@ def open_source(
         found.entries += one.entries
         found.left_out += one.left_out
         found.bad += one.bad
+    found.left_out += opener.frames_left()
     if not found.entries:
         if found.bad:
             raise found.bad[0][1]
         raise InputError(f"{argument} must hold at least one image, got an empty {type(images).__name__}")
     return ImageSource(found.entries, len(found.entries), found.left_out, found.bad, **options)
-
-
-def _check_int(name: str, value: object, least: int, *, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"{name} must be an integer{' or None' if optional else ''}, got {type(value).__name__}")
-    if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}")

@@ -42,7 +42,7 @@ def find(label: str, path: str, suffixes: Collection[str] = SUFFIXES) -> Found:
     """
     if not path:
         raise InputError(f"{label} must name a file, folder or glob pattern, got an empty string")
-    place = user_path(path)
+    place, given = user_path(path), path
     path = str(place)
     if place.is_dir():
         found = in_folder(place, suffixes)
@@ -56,7 +56,8 @@ def find(label: str, path: str, suffixes: Collection[str] = SUFFIXES) -> Found:
             raise ImageReadError(f"{label}: {path} is not of an image type ({' '.join(sorted(suffixes))})", path)
         return Found([place])
     if not glob.has_magic(path):
-        raise MissingFileError(f"{label}: no such file or folder: {path}")
+        url = "" if "://" not in given else "; URLs are not read, only files of this machine"
+        raise MissingFileError(f"{label}: no such file or folder: {given}{url}")
     found = _matches(path, suffixes)
     if not found.files and not found.bad:
         raise MissingFileError(

@@ -34,6 +34,7 @@ from PIL import (
 
 from fastspade.errors import ImageReadError, MissingFileError
 from fastspade.images import jpeg2000, png, tiff
+from fastspade.images.further import tell_further
 from fastspade.images.orientation import upright_size
 
 SUFFIXES = frozenset(".bmp .dib .gif .j2k .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split())
@@ -68,7 +69,7 @@ def opened_image(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_
     the `with` counts as one in the file.
     """
     with _opened(path) as file:
-        yield _first_picture(file, os.fspath(path), max_pixels)
+        yield _alone(file, os.fspath(path), max_pixels)
 
 
 def read_size(path: str | os.PathLike[str], max_pixels: int | None = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
@@ -106,15 +107,45 @@ def opened_bytes(data: bytes, name: str, max_pixels: int | None = DEFAULT_MAX_PI
     """As `opened_image`, of a file's content; `name` is what errors call it."""
     try:
         with io.BytesIO(data) as file:
-            yield _first_picture(file, name, max_pixels)
+            yield _alone(file, name, max_pixels)
     except ImageReadError:
         raise
     except Exception as error:
         raise ImageReadError(f"cannot read image {name}: {type(error).__name__}: {error}", name) from error
 
 
-def _first_picture(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image | np.ndarray:
+def _alone(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image | np.ndarray:
+    """The first picture; of others `tell_further` tells."""
     image = _identify(file, name)
+    found = _first_picture(image, file, name, max_pixels)
+    tell_further(count_pictures(image, file) - 1)
+    return found
+
+
+def count_pictures(image: Image.Image | None, file: BinaryIO | None = None) -> int:
+    """Pages or frames of a file, which lies open as `file`, or that Pillow has open; 1 where that cannot be known, as of one that
+    is closed, or damaged behind its first picture. The image stays at its frame."""
+    try:
+        if image is not None and not isinstance(image, (TiffImagePlugin.TiffImageFile, GifImagePlugin.GifImageFile)):
+            return int(getattr(image, "n_frames", 1))
+        file = cast(BinaryIO, file or getattr(image, "_fp", None) or image.fp)  # type: ignore[union-attr]  # its file is given where it is None
+        at = file.tell()
+        try:
+            file.seek(0)
+            return (
+                GifImagePlugin.GifImageFile(file).n_frames
+                if isinstance(image, GifImagePlugin.GifImageFile)
+                else tiff.pictures(file)
+            )
+        finally:
+            file.seek(at)
+    except Exception:
+        return 1
+
+
+def _first_picture(
+    image: ImageFile.ImageFile | None, file: BinaryIO, name: str, max_pixels: int | None
+) -> Image.Image | np.ndarray:
     if image is None or isinstance(image, TiffImagePlugin.TiffImageFile):
         return _first_of_tiff(image, file, name, max_pixels)
     check_size(image, name, max_pixels)
@@ -164,7 +195,7 @@ def read_lazily(image: Image.Image, name: str, max_pixels: int | None) -> Image.
         at = file.tell()
         file.seek(0)
         try:
-            return _first_picture(cast(BinaryIO, file), name, max_pixels)
+            return _first_picture(_identify(cast(BinaryIO, file), name), cast(BinaryIO, file), name, max_pixels)
         finally:
             file.seek(at)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and not tiff.read_right(

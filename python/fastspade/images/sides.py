@@ -27,6 +27,12 @@ def pixels_or_whole(name: str, value: Any) -> Pixels | str:
     return _pixels(name, value, "a number of pixels, a pair (height, width), or 'whole'")
 
 
+def optional_tile(name: str, value: Any) -> tuple[int, int] | None:
+    """As optional_pixels, a number being both sides."""
+    found = optional_pixels(name, value)
+    return (found, found) if isinstance(found, int) else found
+
+
 def pair(name: str, value: Any) -> tuple[int, int]:
     """(height, width)."""
     found = _pixels(name, value, "a pair (height, width)")

@@ -7,42 +7,25 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from typing import cast
 
-import numpy as np
 import torch
-from PIL import Image
 
 from fastspade.errors import DeviceError, FastspadeError, ImageReadError, InputError, LeftOutError, MissingFileError
-from fastspade.images.decode import Decoded, prepare, size_of, to_show
 from fastspade.images.entry import Entry, ImageBatch
-from fastspade.images.geometry import CropBox, Fitting, centre_crop, stretch
+from fastspade.images.further import Further, first_alone
+from fastspade.images.geometry import Fitting, stretch
 from fastspade.images.items import Stream
-from fastspade.images.region import Masks, cut_mask
-from fastspade.images.views import Tile, Tiling, Turn, ViewName, turned, turned_pixels
-from fastspade.torch_defaults import torch_defaults
+from fastspade.images.prepared import Preparation, Prepared
+from fastspade.images.region import Masks
+from fastspade.images.views import Tiling, Turn
 
 MEASURED = 256  # pictures, spread over all, whose sizes settle the one that they share; of a loader the first LOOKED_AT
 LOOKED_AT = 16
 MUCH_UNSEEN = 0.15  # of a picture's area outside the crop
 MUCH_STRETCHED = 1.25  # one side more than the other
-
-
-@dataclass
-class _Prepared:
-    """One view. last: of its picture."""
-
-    name: str
-    pixels: torch.Tensor
-    size: tuple[int, int]
-    crop: CropBox
-    original: Callable[[], Image.Image]
-    tile: Tile | None = None
-    inside: torch.Tensor | None = None
-    last: bool = True
 
 
 class ImageSource:
@@ -75,12 +58,14 @@ class ImageSource:
         self._entries = entries
         self._left_out, self._missing = left_out, missing
         self._resize, self._crop, self._fitting = resize, crop, fitting
-        self._tiling, self._turns, self._masks = tiling, turns, masks
+        self._tiling = tiling
+        self._settled = partial(Preparation, crop=crop, tiling=tiling, turns=turns, masks=masks, max_pixels=max_pixels)
         self._started: Iterator[Entry] | None = None  # a loader whose first pictures were looked at, in front of the others
         self._batch_size, self._skip_bad, self._num_workers = batch_size, skip_bad, num_workers
-        self._max_pixels, self._argument = max_pixels, argument
+        self._argument = argument
         self.total = total
         self.skipped: list[tuple[str, FastspadeError]] = left_out + missing
+        self._further: list[tuple[str, LeftOutError]] = []  # of files whose first picture was read
 
     def __len__(self) -> int:
         if self.total is None:
@@ -137,6 +122,19 @@ class ImageSource:
             raise ImageReadError(f"{self._argument}: none of the images looked at could be read", self._argument)
         return found
 
+    def first_views(self) -> list[torch.Tensor]:
+        """All views of the first picture that can be read, its tiles and turned copies, as the network is given them, (3, H, W) each;
+        none where none can be read."""
+        for entry in self._some(LOOKED_AT):
+            try:
+                return [view.pixels for view in self._prepare(entry)]
+            except FastspadeError:
+                pass
+        return []
+
+    def _prepare(self, entry: Entry) -> list[Prepared]:
+        return self._settled(self.settle())(entry)
+
     def _some(self, most: int) -> list[Entry]:
         """Up to `most` pictures, spread over all; of a loader the first, which stay in front of the others."""
         if isinstance(self._entries, list):
@@ -156,8 +154,9 @@ class ImageSource:
         """
         self.settle()
         self.skipped = self._left_out + self._missing
-        batch: list[_Prepared] = []
-        first: _Prepared | None = None
+        self._further = []
+        batch: list[Prepared] = []
+        first: Prepared | None = None
         told: set[str] = set()
         for prepared in self._prepared():
             first = first or prepared
@@ -181,13 +180,15 @@ class ImageSource:
             yield _collate(batch)
         if isinstance(self._entries, Stream):
             self.skipped += self._entries.skipped
+        self.skipped += self._further
+        Further.of(self.skipped).warn(self._argument)
         if first is None:
             bad = [one for one in self.skipped if not isinstance(one[1], LeftOutError)]
             if bad:
                 raise ImageReadError(f"none of the {len(bad)} images could be read; the first: {bad[0][1]}", bad[0][0])
             raise InputError(f"{self._argument} must hold at least one image, but the loader yielded none")
 
-    def _prepared(self) -> Iterator[_Prepared]:
+    def _prepared(self) -> Iterator[Prepared]:
         """Decoded pictures' views in order. Only prepared crops wait in the window; whole originals live in workers alone.
 
         Of a stream no picture is taken before it is needed to complete a batch, so that a camera's first result does not wait
@@ -198,7 +199,7 @@ class ImageSource:
             for entry in entries:
                 yield from self._settle(entry.name, partial(self._prepare, entry))
             return
-        window: deque[tuple[str, Future[list[_Prepared]]]] = deque()
+        window: deque[tuple[str, Future[list[Prepared]]]] = deque()
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="fastspade-decode")
         done = 0
         try:
@@ -225,72 +226,7 @@ class ImageSource:
             else self._batch_size + self._num_workers
         )
 
-    def _prepare(self, entry: Entry) -> list[_Prepared]:
-        """The views of one picture."""
-        try:
-            decoded = entry.load()
-            self._check_output(decoded)
-            with torch_defaults():
-                found = self._views(ViewName(entry.name), decoded, _original(entry, decoded))
-                for turn in self._turns:
-                    original = partial(_turned_original, entry, turn)
-                    found += self._views(ViewName(entry.name, turn), turned(decoded, turn), original)
-            for one in found[:-1]:
-                one.last = False
-            return found
-        except InputError as error:
-            raise InputError(f"{entry.name}: {error}") from error
-
-    def _views(self, name: ViewName, decoded: Decoded, original: Callable[[], Image.Image]) -> list[_Prepared]:
-        pixels, size, box = prepare(decoded, self.settle(), self._crop)
-        if self._tiling is None:
-            one = _Prepared(str(name), pixels, size, box, original)
-            one.inside = self._inside(name, one)
-            if one.inside is not None and not bool(one.inside.any()):
-                raise InputError("roi leaves nothing of this image")
-            return [one]
-        height, width = self._tiling.size
-        down, across = box.height / pixels.shape[1], box.width / pixels.shape[2]
-        found = [
-            _Prepared(
-                str(replace(name, tile=(tile.row, tile.column))),
-                pixels[:, tile.top : tile.top + height, tile.left : tile.left + width],
-                size,
-                CropBox(box.top + tile.top * down, box.left + tile.left * across, height * down, width * across),
-                original,
-                tile,
-            )
-            for tile in self._tiling.tiles(pixels.shape[1], pixels.shape[2])
-        ]
-        if self._masks is not None:
-            for one in found:
-                one.inside = self._inside(name, one)
-            found = [one for one in found if one.inside is not None and bool(one.inside.any())]
-            if not found:
-                raise InputError("roi leaves nothing of this image")
-        return found
-
-    def _inside(self, name: ViewName, view: _Prepared) -> torch.Tensor | None:
-        """(h, w) bool: which of a view's pixels count."""
-        if self._masks is None:
-            return None
-        mask = self._masks(name.picture)
-        if name.turn is not None:
-            shown = Image.fromarray(mask).resize((view.size[1], view.size[0]), Image.Resampling.NEAREST)
-            mask = turned_pixels(torch.from_numpy(np.array(shown, dtype=np.float32))[None], name.turn)[0].numpy() > 0.5
-        return torch.from_numpy(cut_mask(mask, view.crop, view.size, (view.pixels.shape[1], view.pixels.shape[2])))
-
-    def _check_output(self, decoded: Decoded) -> None:
-        """Without a crop a thin strip grows with the square of its length: 1 x 20,000 pixels become 256 x 5,120,000."""
-        height, width = size_of(decoded)
-        _, out = centre_crop(height, width, self.settle(), self._crop)
-        if self._max_pixels is not None and out[0] * out[1] > max(self._max_pixels, height * width):
-            raise InputError(
-                f"{height}x{width} pixels become {out[0]}x{out[1]} after resizing, more than max_pixels "
-                f"({self._max_pixels}); set crop"
-            )
-
-    def _tell(self, batch: Sequence[_Prepared], told: set[str]) -> None:
+    def _tell(self, batch: Sequence[Prepared], told: set[str]) -> None:
         """Warns, once per iteration each, of pictures of which much is not seen, and of such that are much distorted."""
         if self._tiling is not None and self._crop is None:
             return
@@ -312,7 +248,7 @@ class ImageSource:
                     stacklevel=2,
                 )
 
-    def _settle(self, name: str, result: Callable[[], list[_Prepared]]) -> Iterator[_Prepared]:
+    def _settle(self, name: str, result: Callable[[], list[Prepared]]) -> Iterator[Prepared]:
         try:
             prepared = result()
         except (ImageReadError, MissingFileError) as error:
@@ -320,23 +256,16 @@ class ImageSource:
                 raise
             self.skipped.append((name, error))
         else:
+            if prepared[0].further:
+                self._further.append(first_alone(name, prepared[0].further))
             yield from prepared
 
 
-def _original(entry: Entry, decoded: Decoded) -> Callable[[], Image.Image]:
-    """Shows the picture that was scored: a file is decoded again; of what is in memory the caller may have changed the pixels."""
-    return partial(to_show, decoded) if entry.in_memory else partial(_decoded_again, entry.load)
-
-
-def _decoded_again(load: Callable[[], Decoded]) -> Image.Image:
-    return to_show(load())
-
-
-def _pixels_text(prepared: _Prepared) -> str:
+def _pixels_text(prepared: Prepared) -> str:
     return f"{prepared.pixels.shape[1]}x{prepared.pixels.shape[2]}"
 
 
-def _collate(batch: list[_Prepared]) -> ImageBatch:
+def _collate(batch: list[Prepared]) -> ImageBatch:
     return ImageBatch(
         torch.stack([one.pixels for one in batch]),
         [one.name for one in batch],
@@ -347,7 +276,3 @@ def _collate(batch: list[_Prepared]) -> ImageBatch:
         sum(one.last for one in batch),
         None if batch[0].inside is None else torch.stack([cast(torch.Tensor, one.inside) for one in batch]),
     )
-
-
-def _turned_original(entry: Entry, turn: Turn) -> Image.Image:
-    return to_show(turned(entry.load(), turn))

@@ -6,6 +6,7 @@ ones, or in planes of 16 bits come out as other numbers, without an error. What 
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _GRAY_KINDS, _RGB, _PALETTE, _CMYK, _YCBCR, _CIELAB = (0, 1), 2, 3, 5, 6, 8
 _LUMA = (0.299, 0.587, 0.114)
 _MOST_SAMPLES = 8
+_MOST_TAGS = 65535
 
 
 def full_page(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -37,6 +39,27 @@ def full_page(image: TiffImagePlugin.TiffImageFile) -> None:
         except EOFError:
             image.seek(0)
             return
+
+
+def pictures(file: BinaryIO) -> int:
+    """How many a file holds, smaller copies and masks of others not counted; 1 where it is damaged behind the first."""
+    count = 0
+    try:
+        order = "<" if file.read(2) == b"II" else ">"
+        big = struct.unpack(order + "H", file.read(2))[0] == 43
+        (at,) = struct.unpack(order + ("4xQ" if big else "I"), file.read(12 if big else 4))
+        seen = set()
+        while at and at not in seen:
+            seen.add(at)
+            file.seek(at)
+            (tags,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
+            data = file.read((20 if big else 12) * min(tags, _MOST_TAGS))
+            (at,) = struct.unpack(order + ("Q" if big else "I"), file.read(8 if big else 4))
+            known = dict(struct.iter_unpack(order + ("H10xI4x" if big else "H6xI"), data))
+            count += not known.get(_SUBFILE, 0) & 5
+    except (struct.error, OSError, OverflowError, MemoryError):
+        pass
+    return max(1, count)
 
 
 def read_right(tags: Header, little_endian: bool) -> bool:

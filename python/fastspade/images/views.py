@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,6 +112,26 @@ def turned_pixels(pixels: torch.Tensor, turn: Turn) -> torch.Tensor:
     )
     grid = F.affine_grid(matrix[None], [1, *pixels.shape], align_corners=False)
     return F.grid_sample(pixels[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0].clamp(0, 1)
+
+
+def checked_turns(name: str, value: Any) -> tuple[Turn, ...]:
+    """ "rotations", "flips", or several of those, degrees, "horizontal" and "vertical"; as degrees and flips, each once."""
+    sets: dict[str, tuple[Turn, ...]] = {"rotations": (90.0, 180.0, 270.0), "flips": FLIPS}
+    wanted: list[Turn] = []
+    for one in [value] if isinstance(value, (str, int, float, np.number)) else () if value is None else value:
+        if isinstance(one, str) and one in (*sets, *FLIPS):
+            wanted += sets.get(one, (one,))
+            continue
+        try:
+            degrees = float(one)
+        except (TypeError, ValueError):
+            degrees = math.nan
+        if not math.isfinite(degrees) or isinstance(one, bool):
+            raise InputError(
+                f"{name} must be 'rotations', 'flips', or a list of degrees, 'horizontal' and 'vertical', got {value!r}"
+            )
+        wanted.append(degrees)
+    return unique_turns(wanted)
 
 
 def unique_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:

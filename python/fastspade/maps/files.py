@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def write_map(path: Path, values: np.ndarray, kind: str, scale: tuple[float, flo
     pixels = np.rint(unit.clip(0, 1) * 65535).astype(np.uint16)
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[_DESCRIPTION] = json.dumps({"low": low, "high": high})
-    Image.fromarray(pixels).save(path, format="TIFF", tiffinfo=tags, compression="tiff_deflate")
+    with io.BytesIO() as file:  # given a path, libtiff wants one that is UTF-8
+        Image.fromarray(pixels).save(file, format="TIFF", tiffinfo=tags, compression="tiff_deflate")
+        path.write_bytes(file.getbuffer())
 
 
 def read_map(path: Path) -> np.ndarray:

@@ -45,14 +45,15 @@ def smooth(maps: Map, sigma: float) -> torch.Tensor:
     return rows @ (values @ columns.T)
 
 
-def _radius(sigma: float) -> int:
-    return int(4 * sigma + 0.5)
+def _radius(sigma: float, truncate: float = 4.0) -> int:
+    return int(truncate * sigma + 0.5)
 
 
 @torch_defaults()
-def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
-    """(size, size) float32: one axis's smoothing. As a matrix product it runs several times faster than a convolution."""
-    radius = _radius(sigma)
+def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> torch.Tensor:
+    """(size, size) float32: one axis's smoothing, by a kernel that ends at `truncate` sigma. As a matrix product it runs several
+    times faster than a convolution."""
+    radius = _radius(sigma, truncate)
     if radius == 0:
         return torch.eye(size)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)

@@ -17,7 +17,7 @@ class SpadeModule(Scorer):
     bit-identical to those of Spade.score with keep_crop=True.
 
     Runs eagerly, under torch.compile(fullgraph=True), and exports with torch.export. The network is copied; the bank's
-    tensors are shared where they are on the module's device. Not for image_score="reweighted" or a window, whose work
+    tensors are shared where they are on the module's device. Not for image_score="reweighted", a window or per_level, whose work
     depends on the images' content, nor for tiles, which a module would have to cut itself.
 
     names: of the normal images. Raises InputError where the Spade is not fitted or has one of those options.

@@ -67,6 +67,7 @@ class Network(nn.Module):
 
     def _pass(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         on_cuda = images.device.type == "cuda"
+        self._seen.clear()  # a module that others' outputs were taken through has run since
         with torch.autocast("cuda", torch.float16) if on_cuda else contextlib.nullcontext():
             self.network(images)
         outputs = dict(self._seen)

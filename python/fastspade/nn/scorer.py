@@ -43,8 +43,13 @@ class Scorer(nn.Module):
 
     def __init__(self, model: Spade) -> None:
         super().__init__()
-        for name, refused in (("image_score", model.image_score == "reweighted"), ("window", model.window is not None)):
-            if refused:
+        refused = {
+            "image_score": model.image_score == "reweighted",
+            "window": model.window is not None,
+            "per_level": model.per_level,
+        }
+        for name, is_so in refused.items():
+            if is_so:
                 given = f"{name}={getattr(model, name)!r}"
                 raise InputError(f"model has {given}, which cannot be a module: its work depends on the images' content")
         if model.roi is not None:
@@ -54,7 +59,8 @@ class Scorer(nn.Module):
                 f"model has tile={model.tile}, which cannot be a module: how many tiles there are depends on the images"
             )
         self.k, self.k_image = model.k, model.k_image or model.k
-        self.kappa, self.upsample, self.sigma, self.precision = model.kappa, model.upsample, model.sigma, model.precision
+        self.kappa, self.upsample, self.precision = model.kappa, model.upsample, model.precision
+        self.sigma, self.truncate = model.sigma, model.truncate
         self.image_score, self.local_average = model.image_score, model.local_average
         self.margin = model.new_extractor().margin
         self.network = Network(model.backbone)
@@ -79,7 +85,7 @@ class Scorer(nn.Module):
         self.embeddings = embeddings.to(device)
         for name, level in zip(self._levels, pyramid, strict=True):
             setattr(self, name, level.to(device))
-        self.smooth_rows, self.smooth_columns = (gaussian_matrix(side, self.sigma).to(device) for side in size)
+        self.smooth_rows, self.smooth_columns = (gaussian_matrix(side, self.sigma, self.truncate).to(device) for side in size)
         self._prepare()
         if self.margin:
             profile = self._profile(mirrored) if border is None else border

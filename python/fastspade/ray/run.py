@@ -20,17 +20,19 @@ import ray
 import ray.data
 import torch
 
+from fastspade import checks
 from fastspade.errors import DeviceError, EngineError, InputError
 from fastspade.files.progress import progress_bar
 from fastspade.files.signals import keeps_handler
 from fastspade.images import DEFAULT_MAX_PIXELS
+from fastspade.images.further import Further
 from fastspade.info import build_info
 from fastspade.ray.manifest import claim, model_fingerprint
 from fastspade.ray.shipping import Shipped
 from fastspade.ray.sources import IMAGE_COLUMNS, Listing, Source, check_column, list_source
 from fastspade.ray.storage import FileSystem, Place, locate
 from fastspade.ray.worker import Attempts, Job, PartScorer, RowScorer, part_file
-from fastspade.spade import Spade, checks
+from fastspade.spade import Spade
 
 BATCHES_PER_PART = 32
 BLOCKS_PER_ACTOR = 64  # parts travel to actors in this many blocks or more, so that no actor is left with a long one
@@ -39,13 +41,15 @@ BLOCKS_PER_ACTOR = 64  # parts travel to actors in this many blocks or more, so 
 @dataclass(frozen=True)
 class RunSummary:
     """output: where. images: rows written, in all parts. parts: of the run; resumed: how many of them an earlier,
-    interrupted run had written. unreadable: images that this run found unreadable. seconds: this run took."""
+    interrupted run had written. unreadable: images that this run found unreadable. further: pages or frames that it left out, of
+    files of which the first picture alone is read. seconds: this run took."""
 
     output: str
     images: int
     parts: int
     resumed: int
     unreadable: int
+    further: int
     seconds: float
 
 
@@ -100,12 +104,10 @@ def score(
     Raises InputError, MissingFileError, ImageReadError, ModelFileError, DeviceError; EngineError where workers keep dying.
     """
     begun = time.perf_counter()
-    for name, value in (("batch_size", batch_size), ("images_per_part", images_per_part or BATCHES_PER_PART * batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number from 1 up, got {value!r}")
+    batch_size = checks.count("batch_size", batch_size)
+    images_per_part = checks.optional_count("images_per_part", images_per_part) or BATCHES_PER_PART * batch_size
     checks.optional_number("threshold", threshold)
     checks.optional_number("pixel_threshold", pixel_threshold)
-    images_per_part = images_per_part or BATCHES_PER_PART * batch_size
     place = locate(output, "output", filesystem)
     fingerprint = model_fingerprint(model)
     dataset = images if isinstance(images, ray.data.Dataset) else None
@@ -152,11 +154,14 @@ def score(
     claim(place, {"model": fingerprint, "options": options, "images": source})
     actors = dict(concurrency=concurrency, num_gpus=num_gpus, num_cpus=num_cpus)
     if dataset is None:
-        counts = _score_parts(listing, job, actors, progress)
+        found = _score_parts(listing, job, actors, progress)
     else:
-        counts = _score_rows(dataset, job, images_per_part, actors, progress)
+        found = _score_rows(dataset, job, images_per_part, actors, progress)
     place.remove_unfinished()
-    return RunSummary(place.name, *counts, seconds=time.perf_counter() - begun)
+    images_written, parts, resumed, unreadable, further = found
+    further.warn("images")
+    seconds = time.perf_counter() - begun
+    return RunSummary(place.name, images_written, parts, resumed, unreadable, further.pictures, seconds)
 
 
 _SCORES_DEPEND_ON = (
@@ -172,11 +177,11 @@ _SCORES_DEPEND_ON = (
 )
 
 
-def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: bool) -> tuple[int, int, int, int]:
-    """Images, parts, parts that were there, and images found unreadable."""
+def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: bool) -> tuple[int, int, int, int, Further]:
+    """Images, parts, parts that were there, images found unreadable, and pages or frames left out."""
     there = {os.path.basename(info.path) for info in job.output.files(recursive=False)}
     left = [i for i in range(len(listing.parts)) if part_file(i) not in there]
-    unreadable = 0
+    unreadable, further = 0, Further()
     with progress_bar(listing.images, "score", progress) as bar:
         bar.update(listing.images - sum(len(listing.parts[i]) for i in left))
         if left:
@@ -186,17 +191,18 @@ def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: b
             work = ray.data.from_items(rows, override_num_blocks=blocks)
             for answer in _answers(work.map_batches(PartScorer, batch_size=1, fn_constructor_args=(job,), **pool)):
                 unreadable += answer["unreadable"]
+                further += Further(answer["pictures"], answer["files"], answer["example"])
                 bar.update(answer["images"])
     there = {os.path.basename(info.path) for info in job.output.files(recursive=False)}
     missing = [part_file(i) for i in left if part_file(i) not in there]
     if missing:
         raise EngineError(f"{len(missing)} parts were not written, the first is {missing[0]}; run it again")
-    return listing.images, len(listing.parts), len(listing.parts) - len(left), unreadable
+    return listing.images, len(listing.parts), len(listing.parts) - len(left), unreadable, further
 
 
 def _score_rows(
     dataset: ray.data.Dataset, job: Job, images_per_part: int, actors: dict[str, Any], progress: bool
-) -> tuple[int, int, int, int]:
+) -> tuple[int, int, int, int, Further]:
     """As _score_parts. Names tell what is done, since nothing else about a dataset's rows is the same from run to run."""
     there = _parts_in(job.output)
     done = set(_names(job.output, there))
@@ -210,13 +216,14 @@ def _score_rows(
             return {name: values[keep] for name, values in batch.items()}
 
         dataset = dataset.map_batches(left, batch_size=None)
-    unreadable = 0
+    unreadable, further = 0, Further()
     pool = _pool(actors, None, reserved=1)  # one CPU must be left for reading, or nothing ever arrives
     with progress_bar(None, "score", progress) as bar:
         bar.update(len(done))
         scorer = dataset.map_batches(RowScorer, batch_size=images_per_part, fn_constructor_args=(job,), **pool)
         for answer in _answers(scorer):
             unreadable += answer["unreadable"]
+            further += Further(answer["pictures"], answer["files"], answer["example"])
             bar.update(answer["images"])
     files = _parts_in(job.output)
     names = _names(job.output, files)
@@ -225,7 +232,7 @@ def _score_rows(
             f"name_column: names must be unique, but of {len(names)} images in {job.output.name} {len(names) - len(set(names))} "
             "share one with another; a resumed run would leave them out"
         )
-    return len(names), len(files), len(there), unreadable
+    return len(names), len(files), len(there), unreadable, further
 
 
 def _answers(results: ray.data.Dataset) -> Iterator[dict[str, Any]]:

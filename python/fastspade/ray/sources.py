@@ -120,15 +120,25 @@ def _find(place: Place) -> list[tuple[Place, int]]:
         found = find("images", place.path, SUFFIXES | {".parquet"})
         for _, error in found.bad:
             raise error
-        if found.left_out:
-            warnings.warn(f"{place.name}: {len(found.left_out)} files or folders are no images and left out", stacklevel=2)
+        _tell_left_out(place, [name for name, _ in found.left_out])
         return [(place.at(str(path)), os.path.getsize(path) if path.exists() else 0) for path in found.files]
     if info.type == pafs.FileType.Directory:
-        files = [one for one in place.files(recursive=True) if _wanted(one.path)]
+        others: set[str] = set()
+        there = place.files(recursive=True, hidden=others)
+        files = [one for one in there if _wanted(one.path)]
         if not files:
             raise MissingFileError(f"images: no image or parquet files in folder {place.name}")
+        _tell_left_out(place, sorted(others.union(one.path for one in there if not _wanted(one.path))))
         return [(place.at(one.path), one.size) for one in files]
     raise MissingFileError(f"images: no such file or folder: {place.name}")
+
+
+def _tell_left_out(place: Place, names: Sequence[str]) -> None:
+    if names:
+        warnings.warn(
+            f"{place.name}: {len(names)} files or folders are no images, or hidden, and left out; the first is {names[0]}",
+            stacklevel=2,
+        )
 
 
 def _wanted(path: str) -> bool:

@@ -51,15 +51,17 @@ class Place:
     def exists(self) -> bool:
         return bool(self.info().type != pafs.FileType.NotFound)
 
-    def files(self, *, recursive: bool) -> list[pafs.FileInfo]:
-        """The files under this folder, sorted by path, those in hidden folders or with hidden names left out."""
+    def files(self, *, recursive: bool, hidden: set[str] | None = None) -> list[pafs.FileInfo]:
+        """The files under this folder, sorted by path, those in hidden folders or with hidden names left out; the paths of these
+        folders and files are put into `hidden`."""
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         start = len(self.path.rstrip("/")) + 1
-        found = [
-            one
-            for one in self.filesystem.get_file_info(selector)
-            if one.type == pafs.FileType.File and not any(part.startswith(".") for part in one.path[start:].split("/"))
-        ]
+        found = []
+        for one in self.filesystem.get_file_info(selector):
+            if one.type == pafs.FileType.File and (at := f"/{one.path[start:]}".find("/.")) < 0:
+                found.append(one)
+            elif one.type == pafs.FileType.File and hidden is not None:
+                hidden.add(one.path[: start + at] + one.path[start + at :].split("/")[0])
         return sorted(found, key=lambda one: Path(one.path))  # by parts, as a local folder is listed
 
     def read(self) -> bytes:

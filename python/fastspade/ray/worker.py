@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ import torch
 from fastspade.errors import EngineError, FastspadeError, ImageReadError, MissingFileError
 from fastspade.images import Entry
 from fastspade.images.decode import Decoded
+from fastspade.images.further import Further
 from fastspade.ray.output import part_bytes, part_counts, start_row, unreadable_row
 from fastspade.ray.reading import part_entries, row_entries
 from fastspade.ray.storage import Place
@@ -94,18 +95,19 @@ class Scorer:
             begun = time.perf_counter()
             if self.model is None:
                 self.model = self.job.load()
-            rows = self._score(self.model, read())
+            rows, further = self._score(self.model, read())
             about = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": round(time.perf_counter() - begun, 4)}
             place.write(part_bytes(rows, {"fastspade": json.dumps(about)}))
-            return _answer(file, len(rows), sum(row["error"] is not None for row in rows))
+            return _answer(file, len(rows), sum(row["error"] is not None for row in rows), further=further)
         except (FastspadeError, OSError) as error:
             return _answer(file, 0, 0, ray.cloudpickle.dumps(error))
 
-    def _score(self, model: Spade, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    def _score(self, model: Spade, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], Further]:
         failed: dict[int, FastspadeError] = {}
         watched = [Entry(entry.name, _watched(entry, i, failed)) for i, entry in enumerate(entries)]
         job = self.job
         rows: list[dict[str, Any]] = []
+        model.skipped = []
         waiting: deque[Future[dict[str, Any]]] = deque()
         try:
             for image in model.score_batches(
@@ -121,7 +123,8 @@ class Scorer:
         if len(rows) + len(failed) != len(entries):
             raise EngineError(f"{len(entries)} images gave {len(rows)} scores and {len(failed)} unreadable ones")
         good = iter(rows)
-        return [unreadable_row(entry.name, failed[i]) if i in failed else next(good) for i, entry in enumerate(entries)]
+        found = [unreadable_row(entry.name, failed[i]) if i in failed else next(good) for i, entry in enumerate(entries)]
+        return found, Further.of(model.skipped)
 
 
 class PartScorer(Scorer):
@@ -162,8 +165,8 @@ def _watched(entry: Entry, position: int, failed: dict[int, FastspadeError]) -> 
     return load
 
 
-def _answer(file: str, images: int, unreadable: int, error: bytes = b"") -> dict[str, Any]:
-    return {"file": file, "images": images, "unreadable": unreadable, "error": error}
+def _answer(file: str, images: int, unreadable: int, error: bytes = b"", further: Further = Further()) -> dict[str, Any]:
+    return {"file": file, "images": images, "unreadable": unreadable, "error": error} | asdict(further)
 
 
 def _columns(answers: list[dict[str, Any]]) -> dict[str, list[Any]]:

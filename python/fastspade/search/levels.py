@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -44,8 +44,16 @@ class MemoryLevels:
     def __len__(self) -> int:
         return len(self.whole[0])
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"whole": tuple(alone(level) for level in self.whole)}
+
     def gather(self, images: torch.Tensor) -> list[torch.Tensor]:
         return [level[images] for level in self.whole]
+
+
+def alone(tensor: torch.Tensor) -> torch.Tensor:
+    """Without the memory behind it that it shares with others, which would be pickled, too."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def shapes_of(levels: Sequence[torch.Tensor]) -> tuple[Shape, ...]:

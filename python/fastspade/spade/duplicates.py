@@ -72,7 +72,7 @@ def _warn(bank: Snapshot, first: list[int], what: str) -> None:
     warnings.warn(
         f"{len(pairs)} of the {len(bank)} normal images are duplicates of others, for instance {bank.names[one]} is the same as "
         f"{bank.names[other]}; {what}",
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,12 +14,10 @@ from fastspade.backbones.extractor import Features
 from fastspade.bank import Snapshot
 from fastspade.files.progress import progress_bar
 from fastspade.search import knn
-from fastspade.search.levels import Shape
 from fastspade.spade.border import profile_of
-from fastspade.spade.device_bank import DeviceBank
 from fastspade.spade.duplicates import without_duplicates
-from fastspade.spade.matching import Matcher, Matches, without_itself
-from fastspade.spade.origins import Origins
+from fastspade.spade.fitted import FittedModel
+from fastspade.spade.matching import Matches, without_itself
 from fastspade.spade.relative import Ceiling, by_cell, ceiling_of, left_out_relative_scores, relative_scores
 from fastspade.spade.threshold import MATCHED
 
@@ -28,37 +25,12 @@ from fastspade.spade.threshold import MATCHED
 _ceiling_guard = threading.Lock()
 
 
-class Model(Protocol):
-    """What is asked of a fitted Spade, which holds the ceiling."""
-
-    ceiling: Ceiling | None
-
-    @property
-    def image_score(self) -> str: ...
-    @property
-    def k(self) -> int: ...
-    @property
-    def k_image(self) -> int | None: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def progress(self) -> bool: ...
-    @property
-    def input_size(self) -> tuple[int, int]: ...
-    @property
-    def search_device(self) -> torch.device: ...
-    def check_kappa(self, images: int, shapes: Sequence[Shape]) -> None: ...
-    def matcher(self, bank: Snapshot, left_out: int = 0, border: bool = True) -> Matcher: ...
-    def origins_of(self, bank: Snapshot) -> Origins | None: ...
-    def device_bank(self, bank: Snapshot) -> DeviceBank: ...
-
-
 def evenly_spread(images: int) -> torch.Tensor:
     """(n,) int64: which of a bank's images thresholds and ceilings are made of."""
     return torch.linspace(0, images - 1, min(images, MATCHED), dtype=torch.float64).round().long()
 
 
-def judged(model: Model, bank: Snapshot, every: bool = False) -> torch.Tensor:
+def judged(model: FittedModel, bank: Snapshot, every: bool = False) -> torch.Tensor:
     """(n,) int64: the entries of the bank that stand for some of its images as they are, without turned copies; of an image in
     tiles all tiles. every: of all images."""
     origins = model.origins_of(bank)
@@ -69,7 +41,7 @@ def judged(model: Model, bank: Snapshot, every: bool = False) -> torch.Tensor:
     return (origins.plain & torch.isin(origins.picture, wanted)).nonzero()[:, 0]
 
 
-def picture_scores(model: Model, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
+def picture_scores(model: FittedModel, bank: Snapshot, chosen: torch.Tensor, scores: np.ndarray) -> np.ndarray:
     """The scores of the images that entries (n,) stand for: the highest of an image's tiles, in the bank's order."""
     origins = model.origins_of(bank)
     if origins is None:
@@ -80,7 +52,7 @@ def picture_scores(model: Model, bank: Snapshot, chosen: torch.Tensor, scores: n
     return found
 
 
-def _of_ceiling(model: Model, bank: Snapshot) -> torch.Tensor:
+def _of_ceiling(model: FittedModel, bank: Snapshot) -> torch.Tensor:
     """The entries that a ceiling is made of."""
     origins = model.origins_of(bank)
     if origins is None:
@@ -90,7 +62,7 @@ def _of_ceiling(model: Model, bank: Snapshot) -> torch.Tensor:
 
 
 def left_out_scores(
-    model: Model, bank: Snapshot, chosen: torch.Tensor, watch: Callable[[Matches], None] | None = None
+    model: FittedModel, bank: Snapshot, chosen: torch.Tensor, watch: Callable[[Matches], None] | None = None
 ) -> np.ndarray:
     """(n,) float64: the image scores of some normal images, each against all the others. watch: is shown every match.
 
@@ -118,7 +90,7 @@ def left_out_scores(
     return found_scores.numpy()
 
 
-def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterator[Matches]:
+def _leave_one_out(model: FittedModel, bank: Snapshot, chosen: torch.Tensor) -> Iterator[Matches]:
     """Some normal images matched against all the others, batch by batch, from the features kept."""
     model.check_kappa(len(bank) - 1, bank.levels.shapes)
     matcher, gallery = model.matcher(bank, left_out=1), model.device_bank(bank)
@@ -131,7 +103,7 @@ def _leave_one_out(model: Model, bank: Snapshot, chosen: torch.Tensor) -> Iterat
             bar.update(len(batch))
 
 
-def border_profile(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
+def border_profile(model: FittedModel, bank: Snapshot, mirrored: Sequence[tuple[int, Features]]) -> torch.Tensor | None:
     """The profile of `fastspade.spade.border`, from mirrored normal images and which entries of the bank they are.
     None where there are none."""
     if not mirrored:
@@ -150,7 +122,7 @@ def border_profile(model: Model, bank: Snapshot, mirrored: Sequence[tuple[int, F
     return profile_of(torch.cat(cells))
 
 
-def current_ceiling(model: Model, bank: Snapshot) -> torch.Tensor | None:
+def current_ceiling(model: FittedModel, bank: Snapshot) -> torch.Tensor | None:
     """(h, w) of image_score "relative", made where the model has none of this bank; None for other scores."""
     if model.image_score != "relative":
         return None

@@ -69,8 +69,10 @@ class Matcher:
     kappa: int
     upsample: str
     sigma: float
+    truncate: float
     image_score: str
     window: float | None
+    per_level: bool
     precision: str
     ceiling: torch.Tensor | None = None
     origins: Origins | None = None  # of the bank's entries, where they are tiles or turned copies
@@ -107,7 +109,7 @@ class Matcher:
         used = neighbors[:, : self.k].contiguous()
         squared, indices = (found.cpu() for found in self._search(pyramid, bank, used, size))
         used, distances = used.cpu(), distances.cpu()
-        rows, columns = (gaussian_matrix(side, self.sigma) for side in size)
+        rows, columns = (gaussian_matrix(side, self.sigma, self.truncate) for side in size)
         smoothed = (
             anomaly_maps(squared, size, rows, columns) if inside is None else _inner_maps(squared, inside, size, rows, columns)
         )
@@ -131,12 +133,15 @@ class Matcher:
         self, pyramid: list[torch.Tensor], bank: DeviceBank, used: torch.Tensor, size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stage 2: squared distances and flat indices, each (B, h, w, kappa)."""
-        if self.window is None:
+        if self.window is None and not self.per_level:
             return bank.search(pyramid, self.kappa, used, self.precision)
         height, width = pyramid[0].shape[-2:]
-        radius = (int(self.window * height / size[0]), int(self.window * width / size[1]))
+        reach = max(size) if self.window is None else self.window
+        radius = (int(reach * height / size[0]), int(reach * width / size[1]))
         # The windowed search is the CPU engine's, whatever the device.
         host, used = [level.cpu() for level in pyramid], used.cpu()
-        return windowed_pyramid_knn(
-            host, bank.levels, self.kappa, radius, gallery_index=used, upsample=self.upsample, memory_limit=bank.memory_limit
-        )
+        squared, indices = windowed_pyramid_knn(
+            host, bank.levels, self.kappa, radius,
+            gallery_index=used, upsample=self.upsample, memory_limit=bank.memory_limit, per_level=self.per_level,
+        )  # fmt: skip
+        return squared / 2 if self.per_level else squared, indices

@@ -13,26 +13,33 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from fastspade import checks
 from fastspade.errors import InputError
 from fastspade.images import sides
 from fastspade.images.region import check_roi
 from fastspade.images.safe_file import DEFAULT_MAX_PIXELS
-from fastspade.spade import checks
+from fastspade.images.views import checked_turns
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_BACKBONE = "wide_resnet50_2"
+DINO = "timm:vit_base_patch16_dinov3.lvd1689m"
 BACKBONE_HELP = "wide_resnet50_2, resnet18, resnet50, efficientnet_lite0, or timm:NAME"
 UPSAMPLES = ("bilinear", "nearest")
 IMAGE_SCORES = ("relative", "knn", "max", "top1%", "reweighted")
 PRECISIONS = ("exact", "fast")
 STORAGE_DTYPES = ("float32", "float16", "bfloat16")
-# What each preset sets in place of the defaults below, for options that are not given.
+# What each preset sets in place of the defaults below, for options that are not given; and its backbone, where that is another.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"k_image": None, "image_score": "knn", "resize": 256, "crop": 224, "reflect_border": False},
-}
+    "rad": {
+        "backbone": DINO, "layers": ("blocks.3>norm", "blocks.6>norm", "blocks.9>norm", "blocks.11>norm"),
+        "embedding": "blocks.11>norm", "cosine": True, "k": 150, "per_level": True, "window": 16.0, "sigma": 1.0,
+        "truncate": 2.0, "image_score": "top1%", "resize": (512, 512), "crop": 448, "reflect_border": False,
+    },
+}  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,7 +72,8 @@ class Options:
 
     preset: str = option(
         "default", checks.choice(tuple(PRESETS)),
-        "default: what found most defects on the sets measured; paper: every setting as SPADE's authors have it, to compare figures",
+        "default: what found most defects on the sets measured; paper: every setting as SPADE's authors have it, to compare figures; "
+        "rad: retrieval with windowed matching on a DINO network (RAD, arXiv 2601.22763)",
         before="paper", scope="model", flag={"choices": tuple(PRESETS)},
     )  # fmt: skip
     k: int = option(50, checks.count, "normal images that each test image is compared with in stage 2",
@@ -76,10 +84,19 @@ class Options:
                         scope="model", flag={"type": int})  # fmt: skip
     layers: Sequence[str] | None = option(None, checks.anything, "modules of the backbone whose outputs form the pyramid, finest first",
                                           scope="network", flag={"nargs": "+"})  # fmt: skip
+    embedding: str | None = option(
+        None, checks.anything,
+        "module whose average over positions (of tokens: the class token) stage 1 compares; None: the backbone's own",
+        scope="network", flag={"metavar": "LAYER"},
+    )  # fmt: skip
+    cosine: bool = option(False, checks.truth, "give features unit length, so that squared distances are 2 - 2 cos",
+                          scope="network", paper=False, flag={"action": "store_true"})  # fmt: skip
     upsample: str = option("bilinear", checks.choice(UPSAMPLES), "how levels are brought to one resolution",
                            scope="model", flag={"choices": UPSAMPLES})  # fmt: skip
     sigma: float = option(4.0, checks.length, "of the Gaussian that smooths the map, in pixels of the cropped image",
                           scope="model", flag={"type": float})  # fmt: skip
+    truncate: float = option(4.0, checks.length, "where that Gaussian ends, in units of sigma", scope="model", paper=False,
+                             flag={"type": float})  # fmt: skip
     image_score: str = option(
         "relative", checks.choice(IMAGE_SCORES),
         "relative: how far the map rises above what normal images' maps reach at the same place; knn: mean squared distance to the "
@@ -94,6 +111,12 @@ class Options:
         "match a pixel only to gallery pixels at most this many pixels of the crop away from its own place, in y and in x, for "
         "aligned images; None: the whole image",
         scope="model", paper=False, flag={"type": float, "metavar": "PIXELS"},
+    )  # fmt: skip
+    per_level: bool = option(
+        False, checks.truth,
+        "match every level by itself, by the CPU's engine, and average half the squared distances: of cosine features 1 - cos. Levels "
+        "must have one size",
+        scope="model", paper=False, flag={"action": "store_true"},
     )  # fmt: skip
     resize: int | tuple[int, int] | str = option(
         "whole", sides.pixels_or_whole,
@@ -110,7 +133,7 @@ class Options:
         scope="model", paper=False, flag={"action": argparse.BooleanOptionalAction},
     )  # fmt: skip
     tile: tuple[int, int] | None = option(
-        None, checks.optional_tile,
+        None, sides.optional_tile,
         "cut images into tiles of so many pixels a side, or HEIGHTxWIDTH (a pair), each compared by itself: for small defects in "
         "large images, which then keep their size unless resize is given",
         scope="model", paper=False, flag={"metavar": "SIZE"},
@@ -120,7 +143,7 @@ class Options:
     aligned: bool = option(False, checks.truth, "compare a tile with those of the same place alone: for parts that all lie alike",
                            scope="model", paper=False, flag={"action": "store_true"})  # fmt: skip
     augment: Sequence[float | str] = option(
-        (), checks.turns,
+        (), checked_turns,
         "also compare with turned copies of the normal images: rotations (by 90, 180 and 270 degrees), flips, or degrees one by one, "
         "horizontal, vertical",
         scope="model", paper=False, flag={"nargs": "+", "metavar": "TURN"},
@@ -169,6 +192,9 @@ class Options:
         sides.check_crop(self.resize, self.crop)
         if self.aligned and self.tile is None:
             raise InputError("aligned is for tiles: give tile, too")
+        for name, refused in (("roi", self.roi is not None), ("image_score", self.image_score == "reweighted")):
+            if self.per_level and refused:
+                raise InputError(f"per_level does not go with {name}={getattr(self, name)!r}")
 
     def kept(self) -> dict[str, Any]:
         """Those that scores depend on, as saved models hold them."""
@@ -187,11 +213,15 @@ class OptionsDict(TypedDict, total=False):
     k_image: int | None
     kappa: int
     layers: Sequence[str] | None
+    embedding: str | None
+    cosine: bool
     upsample: str
     sigma: float
+    truncate: float
     image_score: str
     local_average: bool
     window: float | None
+    per_level: bool
     resize: int | tuple[int, int] | str
     crop: int | tuple[int, int] | None
     reflect_border: bool
@@ -223,6 +253,16 @@ def completed(options: dict[str, Any]) -> dict[str, Any]:
     return later | options
 
 
+def _preset(options: dict[str, Any]) -> dict[str, Any]:
+    preset = options.get("preset", "default")
+    return PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # Options says what is wrong with others
+
+
+def backbone_of(options: dict[str, Any]) -> str:
+    """The backbone of a preset, for a caller that names none."""
+    return str(_preset(options).get("backbone", DEFAULT_BACKBONE))
+
+
 def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) -> Callable[[F], F]:
     """Shows options in the signature of a function that takes them as **options, and gives those left out their defaults.
 
@@ -246,13 +286,13 @@ def takes_options(*scopes: str, without: Iterable[str] = (), **defaults: Any) ->
     return decorate
 
 
-def given(options: dict[str, Any], call: str, *scopes: str) -> dict[str, Any]:
-    """`options` of some scopes, the others as the preset has them. Raises TypeError for a name that is none of them."""
+def given(options: dict[str, Any], call: str, *scopes: str, loaded: bool = False) -> dict[str, Any]:
+    """`options` of some scopes, the others as the preset has them. loaded: the backbone is, so that no preset chooses its layers.
+    Raises TypeError for a name that is none of them."""
     wanted = names(*scopes)
     for name in options:
         if name not in wanted:
             raise TypeError(f"{call} got an unexpected keyword argument {name!r}")
     known = {one.name: one.default for one in fields(Options)}
-    preset = options.get("preset", "default")
-    known |= PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # Options says what is wrong with others
+    known |= {name: value for name, value in _preset(options).items() if not (loaded and name in names("network"))}
     return {name: options.get(name, known[name]) for name in wanted}

@@ -2,10 +2,11 @@
 
 Normal images do not look normal everywhere alike: borders, edges and parts that move differ from image to image more than a
 plain background does. The ceiling says how much: every normal image is matched against all the others (leave one out), its
-map is averaged over the feature grid's cells, and at each cell the highest values are kept. A map is then divided by the
-ceiling, two thirds the cell's own and one third the mean of all cells, which keeps cells that hardly ever change from
-dominating. The score is the mean of its highest 0.2 %: about 1 where a map is as high as that of the most unusual normal
-images.
+map is averaged over the feature grid's cells, and the ceiling of a cell is three standard deviations above the mean. A map is
+then divided by the ceiling, two thirds the cell's own and one third the mean of all cells, which keeps cells that hardly ever
+change from dominating. The score is the mean of the highest 0.2 % of the quotients over the cube root of their median: an image
+that is a little unusual all over, in its light or for want of near-duplicates among the normal images, is none with a defect. It
+is between 1 and 2 where a map is as high as that of the most unusual normal images.
 
 Not part of SPADE.
 """
@@ -13,6 +14,7 @@ Not part of SPADE.
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +27,11 @@ import torch.nn.functional as F
 from fastspade.errors import ModelFileError
 from fastspade.maps.process import gaussian_matrix
 
-IMAGES_A_HIGHEST = 50  # the ceiling is the mean of one value for every so many normal images, at least one
+DEVIATIONS = 3.0  # that the ceiling is above the mean
 SMOOTHING = 0.5  # of the ceiling, in cells
 COMMON = 0.5  # weight of the mean of all cells, beside 1 of a cell's own
 HIGHEST = 0.002  # share of a map's cells that make the score
+USUAL = 1 / 3  # power of the cells' median that it is divided by
 
 
 @dataclass(frozen=True)
@@ -71,28 +74,31 @@ def relative_scores(cells: torch.Tensor, ceiling: torch.Tensor) -> torch.Tensor:
     limit = (ceiling + COMMON * ceiling.mean(dim=(-2, -1), keepdim=True)) / (1 + COMMON)
     risen = (cells / limit.clamp(min=torch.finfo(torch.float32).tiny)).flatten(1)
     count = max(1, round(HIGHEST * risen.shape[1]))
-    return risen.topk(count).values.double().mean(dim=1)
+    usual = torch.where(risen > 0, risen, math.nan).nanmedian(dim=1).values  # not of cells outside a region of interest
+    return risen.topk(count).values.double().mean(dim=1) / usual.nan_to_num(1.0).double() ** USUAL
 
 
 def ceiling_of(cells: torch.Tensor) -> torch.Tensor:
     """The ceiling (h, w) of N normal images' maps by cell (N, h, w)."""
-    return _smoothed(cells.topk(_count(len(cells)), dim=0).values.mean(dim=0))
+    return _above(len(cells), *_sums(cells))
 
 
 def left_out_relative_scores(cells: torch.Tensor) -> torch.Tensor:
     """(N,) float64: the relative score of every normal image under the ceiling of all the others; cells (N, h, w), N >= 2."""
-    count = _count(len(cells) - 1)
-    highest = cells.topk(count + 1, dim=0).values
-    scores = []
-    for own in cells:
-        # Its value goes from the highest ones, where it is one of them, and the next takes its place.
-        others = highest[:count].sum(dim=0) + torch.where(own >= highest[count - 1], highest[count] - own, 0)
-        scores.append(relative_scores(own[None], _smoothed(others / count)))
-    return torch.cat(scores)
+    total, squares = _sums(cells)
+    return torch.cat([
+        relative_scores(own[None], _above(len(cells) - 1, total - own.double(), squares - own.double().square())) for own in cells
+    ])  # fmt: skip
 
 
-def _count(images: int) -> int:
-    return -(-images // IMAGES_A_HIGHEST)
+def _sums(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return cells.double().sum(dim=0), cells.double().square().sum(dim=0)
+
+
+def _above(images: int, total: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """DEVIATIONS above the mean, (h, w) float32, from the sums of so many images' cells and of their squares."""
+    mean = total / images
+    return _smoothed((mean + DEVIATIONS * (squares / images - mean.square()).clamp(min=0).sqrt()).float())
 
 
 def _smoothed(cells: torch.Tensor) -> torch.Tensor:

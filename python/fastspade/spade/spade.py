@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from fastspade import maps
-from fastspade.backbones import Backbone, backbone_from_spec, load_backbone
+from fastspade import checks
+from fastspade.backbones import Backbone, load_backbone
 from fastspade.backbones.extractor import Extractor, Features
 from fastspade.backbones.foreground import Foreground
 from fastspade.bank import Bank, Snapshot, model_file
 from fastspade.bank.snapshot import check_storage_dtype
-from fastspade.errors import FastspadeError, InputError, ModelFileError
+from fastspade.errors import InputError
 from fastspade.files.home import user_path
-from fastspade.files.progress import known_length, progress_bar
-from fastspade.images import ImageBatch, ImageSource, sides
-from fastspade.images.geometry import CropBox, part_of
-from fastspade.images.region import cut_mask, masks_of
-from fastspade.images.views import ViewName
+from fastspade.images import ImageSource
 from fastspade.search.cuda import has_cuda_engine
 from fastspade.search.device import pick_device
 from fastspade.search.levels import Shape
-from fastspade.spade import checks
-from fastspade.spade.border import as_profile
+from fastspade.spade import calibration, saved
 from fastspade.spade.device_bank import DeviceBank
-from fastspade.spade.duplicates import tell_duplicates, without_duplicates
-from fastspade.spade.leave_one_out import border_profile, current_ceiling, judged, left_out_scores, picture_scores
-from fastspade.spade.matching import Matcher, Matches
-from fastspade.spade.mosaic import Mosaic
-from fastspade.spade.options import DEFAULT_BACKBONE, Options, completed, given, names, takes_options
+from fastspade.spade.leave_one_out import border_profile, current_ceiling
+from fastspade.spade.matching import Matcher
+from fastspade.spade.options import Options, backbone_of, given, names, takes_options
 from fastspade.spade.origins import Origins
 from fastspade.spade.relative import Ceiling
-from fastspade.spade.result import KeptPicture, Result, ScoredImage, resized
-from fastspade.spade.threshold import FEW, LargestValues, Threshold, percent, tail_quantile
+from fastspade.spade.result import Result, ScoredImage
+from fastspade.spade.scoring import Scoring
+from fastspade.spade.threshold import Threshold
 from fastspade.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
-    from PIL import Image
     from typing_extensions import Unpack
 
     from fastspade.images.entry import Images
@@ -66,8 +56,9 @@ _device_bank_guard = threading.Lock()
 class Spade(_Attributes):
     """Finds and outlines defects, having seen only good images. Fit once, score many.
 
-    backbone: "wide_resnet50_2" (the paper's), "resnet18", "resnet50", "efficientnet_lite0", or any torch.nn.Module with
-        `layers` naming the modules whose outputs are the pyramid, or a Backbone from fastspade.backbones.load_backbone.
+    backbone: "wide_resnet50_2" (the paper's), "resnet18", "resnet50", "efficientnet_lite0", "timm:NAME", or any torch.nn.Module
+        with `layers` naming the modules whose outputs are the pyramid, or a Backbone from fastspade.backbones.load_backbone.
+        None: the preset's, which is the paper's but for preset "rad".
     options: those of `fastspade.spade.Options`, by name; each is an attribute, too. The paper uses 50 for both k and k_image;
         published reproductions of its image ROC-AUC use 3 to 5 for k_image.
 
@@ -82,10 +73,13 @@ class Spade(_Attributes):
     device: torch.device
 
     @takes_options()
-    def __init__(self, backbone: str | torch.nn.Module | Backbone = DEFAULT_BACKBONE, **options: Unpack[OptionsDict]) -> None:
-        self.settings = Options(**given(dict(options), "Spade()"))
+    def __init__(self, backbone: str | torch.nn.Module | Backbone | None = None, **options: Unpack[OptionsDict]) -> None:
+        self.settings = Options(**given(dict(options), "Spade()", loaded=isinstance(backbone, Backbone)))
         self.device = pick_device(self.settings.device)
-        self.backbone: Backbone = load_backbone(backbone, layers=self.layers, weights=self.weights, device=self.device)
+        self.backbone: Backbone = load_backbone(
+            backbone_of(dict(options)) if backbone is None else backbone,
+            layers=self.layers, embedding=self.embedding, cosine=self.cosine, weights=self.weights, device=self.device,
+        )  # fmt: skip
         self.bank: Bank | None = None
         self.shared_size: tuple[int, int] | None = None
         self.threshold: Threshold | None = None
@@ -110,6 +104,9 @@ class Spade(_Attributes):
                 self.ceiling = None  # the maps may change with it
             else:
                 object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_device_bank": None, "_origins": None}  # which are made anew
 
     # -- fitting
 
@@ -171,28 +168,7 @@ class Spade(_Attributes):
         pixel_target_fpr: the share of all their pixels that may be masked. Raises InputError where there is only one normal
         image.
         """
-        bank = self.fitted_bank().snapshot
-        checks.share("target_fpr", target_fpr)
-        checks.share("pixel_target_fpr", pixel_target_fpr)
-        if len(bank) < 2:
-            raise InputError("calibrate needs at least 2 normal images, got 1")
-        whole, bank = bank, without_duplicates(bank, "thresholds are calibrated")
-        if len(bank) < 2:
-            raise InputError(f"calibrate needs at least 2 different normal images, but all {len(whole)} are the same")
-        chosen = judged(self, bank)
-        pixels = LargestValues(len(chosen) * math.prod(self.input_size), pixel_target_fpr)
-        scores = left_out_scores(self, bank, chosen, lambda found: pixels.add(found.smoothed.numpy()))
-        if self.ceiling is not None:
-            self.ceiling = replace(self.ceiling, images=len(whole))
-        image, pixel = tail_quantile(picture_scores(self, bank, chosen, scores), target_fpr), pixels.quantile()
-        self.threshold = Threshold(image, pixel, target_fpr, pixel_target_fpr, len(whole), whole.next_id)
-        if len(bank) < FEW:
-            low, high = map(percent, self.threshold.false_alarm_range())
-            warnings.warn(
-                f"there are {len(bank)} normal images: {low} to {high} of new good ones will be called defects (target "
-                f"{percent(target_fpr)}, in 9 of 10 cases); {FEW} or more make decisions surer",
-                stacklevel=3,
-            )
+        self.threshold = calibration.calibrated(self, target_fpr, pixel_target_fpr)
         return self.threshold
 
     @torch_defaults()
@@ -201,12 +177,7 @@ class Spade(_Attributes):
 
         Duplicates match each other, so that their scores are low; a warning names a pair. Raises InputError where there is only one.
         """
-        bank = self.fitted_bank().snapshot
-        if len(bank) < 2:
-            raise InputError("normal scores need at least 2 normal images, got 1")
-        tell_duplicates(bank, "they match each other, so that their own scores are low")
-        chosen = judged(self, bank, every=True)
-        return picture_scores(self, bank, chosen, left_out_scores(self, bank, chosen))
+        return calibration.normal_scores(self)
 
     # -- scoring
 
@@ -224,7 +195,7 @@ class Spade(_Attributes):
         """
         bank = self.fitted_bank().snapshot
         source = self._open(test_images, skip_bad, "test_images")
-        scored = list(self._score_source(source, bank, *self._thresholds(bank, threshold, pixel_threshold)))
+        scored = list(Scoring(self, bank, *self._thresholds(bank, threshold, pixel_threshold)).run(source))
         return Result(scored, bank.names, list(source.skipped))
 
     def score_batches(
@@ -238,114 +209,7 @@ class Spade(_Attributes):
         """Like `score`, one image at a time, so that memory does not grow with the number of images."""
         bank = self.fitted_bank().snapshot
         source = self._open(test_images, skip_bad, "test_images")
-        return self._score_source(source, bank, *self._thresholds(bank, threshold, pixel_threshold))
-
-    def _score_source(
-        self, source: ImageSource, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
-    ) -> Iterator[ScoredImage]:
-        mosaic: Mosaic | None = None
-        with progress_bar(known_length(source), "score", self.progress) as bar:
-            for batch in source:
-                found = self._matched(batch, bank)
-                if self.tile is None:
-                    for i in range(len(batch)):
-                        one = found.smoothed[i], found.nearest[i], float(found.scores[i]), found.neighbors[i], found.distances[i]
-                        cells = None if found.inside is None else found.inside[i]
-                        yield self._scored(batch, i, bank, threshold, pixel_threshold, *one, cells)
-                else:
-                    tiles = [tile for tile in batch.tiles if tile is not None]
-                    mosaic = mosaic or Mosaic(tiles[0].of, self.tile, (found.nearest.shape[1], found.nearest.shape[2]))
-                    mosaic.add(found, tiles)
-                    if batch.complete:
-                        one = mosaic.smoothed, mosaic.nearest, mosaic.score, mosaic.neighbors, mosaic.distances
-                        yield self._scored(batch, 0, bank, threshold, pixel_threshold, *one)
-                        mosaic = None
-                bar.update(batch.complete)
-        self.skipped = list(source.skipped)
-
-    @torch_defaults()
-    def _matched(self, batch: ImageBatch, bank: Snapshot) -> Matches:
-        embeddings, pyramid = self._features(batch.pixels) if batch.inside is None else self._features(batch.pixels, batch.inside)
-        for i, (mine, stored) in enumerate(zip(pyramid, bank.levels.shapes, strict=True)):
-            if mine.shape[1:] != stored:
-                raise InputError(
-                    f"test_images give {tuple(mine.shape[1:])} features at level {i}, the normal images gave "
-                    f"{stored}; both need the same resize and crop"
-                )
-        window = self.extractor.window
-        size = (batch.pixels.shape[-2], batch.pixels.shape[-1]) if window is None else window[2:]
-        return self.matcher(bank).match(embeddings, pyramid, self.device_bank(bank), size, names=batch.names)
-
-    def _inside(
-        self, batch: ImageBatch, i: int, cells: torch.Tensor | None, shown: torch.Tensor, crop: CropBox
-    ) -> torch.Tensor | None:
-        """Which of a map's pixels lie in the region of interest: of a mask that was given, or else of the cells that were found."""
-        masks = masks_of(self.roi)
-        size, out = batch.sizes[i], (shown.shape[0], shown.shape[1])
-        if masks is not None:
-            name = ViewName.parse(batch.names[i]).picture if batch.tiles[i] is not None else batch.names[i]
-            box = crop if self.keep_crop else CropBox(0, 0, *size)
-            return torch.from_numpy(cut_mask(masks(name), box, size, out))
-        if cells is None:
-            return None
-        if self.keep_crop:
-            return F.interpolate(cells[None, None].float(), size=out)[0, 0] > 0
-        return maps.place_in_image(cells.float(), crop, size, border="zero") >= 0.5
-
-    def _scored(
-        self,
-        batch: ImageBatch,
-        i: int,
-        bank: Snapshot,
-        threshold: float | None,
-        pixel_threshold: float | None,
-        smoothed: torch.Tensor,
-        nearest: torch.Tensor,
-        score: float,
-        neighbors: torch.Tensor,
-        distances: torch.Tensor,
-        cells: torch.Tensor | None = None,
-    ) -> ScoredImage:
-        """The record of the batch's i-th image, or of the picture that its i-th tile belongs to."""
-        tile = batch.tiles[i]
-        crop = batch.crops[i] if tile is None else tile.whole(batch.crops[i], batch.pixels.shape[-2:])
-        pixels, window = batch.pixels[i], self.extractor.window
-        if window is not None:  # of the region of interest; the rest is as if it had been cropped
-            crop = part_of(crop, (pixels.shape[1], pixels.shape[2]), window)
-            pixels = pixels[:, window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
-        picture: Callable[[], Image.Image] = batch.originals[i]
-        if self.keep_crop:
-            shown = smoothed
-            picture = (
-                KeptPicture(pixels) if tile is None else partial(resized, picture, crop, (smoothed.shape[0], smoothed.shape[1]))
-            )
-        else:
-            shown = maps.place_in_image(smoothed, crop, batch.sizes[i])
-        inside = self._inside(batch, i, cells, shown, crop)
-        if inside is not None:
-            shown = shown * inside
-        _, height, width = bank.levels.shapes[0]
-        image, place = nearest.numpy() // (height * width), nearest.numpy() % (height * width)
-        return ScoredImage(
-            name=batch.names[i] if tile is None else ViewName.parse(batch.names[i]).picture,
-            score=score,
-            anomaly_map=shown.numpy(),
-            neighbors=neighbors.numpy(),
-            neighbor_distances=distances.numpy(),
-            matched_image=image,
-            matched_y=place // width,
-            matched_x=place % width,
-            picture=picture,
-            size=batch.sizes[i],
-            crop=crop,
-            threshold=threshold,
-            pixel_threshold=pixel_threshold,
-            roi=None if inside is None else inside.numpy(),
-        )
-
-    def _features(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        embeddings, pyramid = self.extractor(pixels, inside)
-        return embeddings.to(self.search_device), [level.to(self.search_device) for level in pyramid]
+        return Scoring(self, bank, *self._thresholds(bank, threshold, pixel_threshold)).run(source)
 
     def _thresholds(
         self, bank: Snapshot, threshold: float | None, pixel_threshold: float | None
@@ -372,15 +236,7 @@ class Spade(_Attributes):
 
     def record(self) -> dict[str, Any]:
         """What a saved model holds beside the bank and the backbone."""
-        current_ceiling(self, self.fitted_bank().snapshot)  # made now, so that who loads the model need not
-        found = {
-            "shared_size": self.shared_size,
-            "threshold": None if self.threshold is None else self.threshold.as_dict(),
-            "foreground": None if self.foreground is None else self.foreground.as_dict(),
-            "border": None if self.border is None else self.border.tolist(),
-            "ceiling": None if self.ceiling is None else self.ceiling.as_dict(),
-        }
-        return self.options() | {name: value for name, value in found.items() if value is not None}
+        return saved.record(self)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model, and its threshold if it was calibrated; atomically, so that a model already there stays
@@ -413,39 +269,7 @@ class Spade(_Attributes):
 
         Raises MissingFileError, or ModelFileError naming what does not fit.
         """
-        running = given(running, "Spade.load()", "running")
-        Options(**running)  # what the caller gave is not to be blamed on the file
-        path = user_path(path)
-        if path.is_dir():
-            bank = Bank.open(path)
-            if bank.options is None or bank.made_by is None:
-                raise ModelFileError(f"path: {path} holds a bank, but no model; open it with Bank.open")
-            options, spec = completed(bank.options), bank.made_by["backbone"]
-        else:
-            bank, header = model_file.read_model(path)
-            options, spec = completed(header["options"]), header["backbone"]
-        known, shared_size = options.pop("threshold", None), options.pop("shared_size", None)
-        ceiling, border, foreground = (options.pop(name, None) for name in ("ceiling", "border", "foreground"))
-        running["device"] = device = pick_device(running["device"])
-        try:
-            restored = backbone_from_spec(spec, module=backbone, weights=weights, device=device)
-        except FastspadeError:
-            raise
-        except Exception as error:  # whatever a hostile description provokes
-            raise ModelFileError(f"path: {path} does not describe a backbone: {type(error).__name__}: {error}") from error
-        try:
-            model = cls(restored, **running, **options)
-            model.shared_size = None if shared_size is None else sides.pair("shared_size", shared_size)
-        except (FastspadeError, TypeError) as error:
-            raise ModelFileError(f"path: {path} holds options that cannot be used: {error}") from error
-        model.foreground = None if foreground is None else Foreground.from_dict(foreground)
-        model.check_kappa(len(bank), bank.level_shapes)
-        bank.equip(model.extractor)
-        model.bank = bank
-        model.threshold = None if known is None else Threshold.from_dict(known)
-        model.border = None if border is None else as_profile(border)
-        model.ceiling = None if ceiling is None else Ceiling.from_dict(ceiling)
-        return model
+        return saved.load(cls, user_path(path), backbone, weights, given(running, "Spade.load()", "running"))
 
     # -- helpers
 
@@ -477,6 +301,11 @@ class Spade(_Attributes):
             "progress",
         )
         return Extractor(self.backbone, **{name: getattr(self, name) for name in wanted})
+
+    def features(self, pixels: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Embeddings and pyramid of a batch, on the search's device. inside: its region of interest."""
+        embeddings, pyramid = self.extractor(pixels, inside)
+        return embeddings.to(self.search_device), [level.to(self.search_device) for level in pyramid]
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -521,7 +350,10 @@ class Spade(_Attributes):
         if usable < 1:
             raise InputError("calibrate needs at least 2 normal images, got 1")
         k, k_image = (min(value, usable) for value in wanted)
-        same = {name: getattr(self, name) for name in ("kappa", "upsample", "sigma", "image_score", "window", "precision")}
+        same = {
+            name: getattr(self, name)
+            for name in ("kappa", "upsample", "sigma", "truncate", "image_score", "window", "per_level", "precision")
+        }
         if (left_out or not border) and self.image_score == "relative":  # these scores come when all maps are known
             same["image_score"] = "max"
         ceiling = None if same["image_score"] != "relative" else current_ceiling(self, bank)
@@ -549,7 +381,7 @@ def score(
     test_images: Images,
     normal_images: Images,
     *,
-    backbone: str | torch.nn.Module | Backbone = DEFAULT_BACKBONE,
+    backbone: str | torch.nn.Module | Backbone | None = None,
     skip_bad: bool = False,
     **options: Unpack[OptionsDict],
 ) -> Result:

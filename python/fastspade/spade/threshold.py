@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from fastspade.errors import ModelFileError
 
@@ -68,6 +67,8 @@ class Threshold:
 def tail_quantile(scores: np.ndarray, exceed: float) -> float:
     """The score that a share `exceed` of new normal images will be above, from those of N normal images (N,); the largest of
     them where exceed is 0 or all are alike."""
+    from scipy import stats  # takes a second, which only who calibrates should wait for
+
     scores = np.sort(np.asarray(scores, dtype=np.float64))
     if exceed == 0 or scores[0] == scores[-1]:
         return float(scores[-1])
@@ -87,6 +88,8 @@ def false_alarm_range(images: int, target: float) -> tuple[float, float]:
     Of a Gumbel fit by the asymptotic variance of its quantile, which depends on neither location nor scale; of scores that
     speak for themselves by the beta distribution of order statistics.
     """
+    from scipy import stats
+
     if target == 0 or target * images >= SPEAK_FOR_THEMSELVES:
         above = int(target * images)
         low, high = stats.beta.interval(0.9, above + 1, images - above)

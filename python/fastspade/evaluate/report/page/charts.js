@@ -47,7 +47,7 @@ function drawCurves() {
       const curve = (category.pixelCurves[protocol] || {})[kind];
       const value = category.metrics[protocol][metric];
       texts.push(value.value === null ? value.reason : `${protocol}: ${percent(value)} %`);
-      if (curve) traces.push(line(curve, protocol, themeColor(i ? "--good" : "--bad"), i ? "solid" : "dot"));
+      if (curve) traces.push(line(curve, protocol, themeColor(i ? "--accent" : "--ink"), i ? "solid" : "dot"));
     });
     const limit = data.about.pro_fpr_limit;
     const shown = kind === "pro" ? { shapes: [verticalLine(limit)], xaxis: { ...layout(rate).xaxis, range: [0, Math.min(1, 1.5 * limit)] } } : {};

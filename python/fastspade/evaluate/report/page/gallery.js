@@ -40,6 +40,7 @@ function chosenImages() {
 
 function makeCard(image) {
   const card = element("button", { type: "button", className: "card", image });
+  card.dataset.kind = image.kind === "good" ? "good" : "defect";
   const facts = element("span", { className: "facts" }, element("span", { textContent: image.kind }),
     element("span", { textContent: short(image.score) }), element("span", { className: "verdict" }));
   const panels = element("span", { className: "panels" });

@@ -1,5 +1,5 @@
-"""Checks of options: each takes a name and a value, and returns the value as it is kept or raises an error that names the
-option, what it got and what it needs. Numbers may be Python's or numpy's."""
+"""Checks of arguments: each takes a name and a value, and returns the value as it is kept or raises an error that names the
+argument, what it got and what it needs. Numbers may be Python's or numpy's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from fastspade.errors import DtypeError, InputError
-from fastspade.images import sides
-from fastspade.images.views import FLIPS, Turn, unique_turns
 
 
 def anything(_: str, value: Any) -> Any:
@@ -80,32 +78,6 @@ def share(name: str, value: Any) -> float:
     if not (number and 0 <= value < 1):
         raise InputError(f"{name} must be a share from 0 up to 1 (1 not included), got {value!r}")
     return float(value)
-
-
-def optional_tile(name: str, value: Any) -> tuple[int, int] | None:
-    """As sides.optional_pixels, a number being both sides."""
-    found = sides.optional_pixels(name, value)
-    return (found, found) if isinstance(found, int) else found
-
-
-def turns(name: str, value: Any) -> tuple[Turn, ...]:
-    """ "rotations", "flips", or several of those, degrees, "horizontal" and "vertical"; as degrees and flips, each once."""
-    sets: dict[str, tuple[Turn, ...]] = {"rotations": (90.0, 180.0, 270.0), "flips": FLIPS}
-    wanted: list[Turn] = []
-    for one in [value] if isinstance(value, (str, int, float, np.number)) else () if value is None else value:
-        if isinstance(one, str) and one in (*sets, *FLIPS):
-            wanted += sets.get(one, (one,))
-            continue
-        try:
-            degrees = float(one)
-        except (TypeError, ValueError):
-            degrees = math.nan
-        if not math.isfinite(degrees) or isinstance(one, bool):
-            raise InputError(
-                f"{name} must be 'rotations', 'flips', or a list of degrees, 'horizontal' and 'vertical', got {value!r}"
-            )
-        wanted.append(degrees)
-    return unique_turns(wanted)
 
 
 def optional_number(name: str, value: Any) -> float | None:
