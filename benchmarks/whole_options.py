@@ -34,8 +34,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "reflect_border=False": {"reflect_border": False},
     "resize=256, crop=224": {"resize": 256, "crop": 224},
     "padded to fit": {},
+    "tile=96": {"tile": 96},
     "tile=128": {"tile": 128},
-    "tile=128, aligned=True": {"tile": 128, "aligned": True},
     'roi="auto"': {"roi": "auto"},
     'augment="flips"': {"augment": "flips"},
 }
