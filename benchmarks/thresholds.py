@@ -24,7 +24,7 @@ from fastspade import Spade
 from fastspade.evaluate.dataset import read_dataset
 from fastspade.spade.threshold import tail_quantile
 
-DRAWS, SIZES, TARGETS = 100, (24, 50, 100, 150, 300), (0.01, 0.02, 0.05)
+DRAWS, SIZES, TARGETS = 50, (24, 50, 100, 150, 300), (0.01, 0.02, 0.05)
 
 
 def log_normal(scores: np.ndarray, target: float) -> float:
@@ -94,13 +94,22 @@ def main() -> None:
             good = [str(image.path) for image in category.test if not image.defect]
             scores = np.concatenate([model.normal_scores(), model.score(good).image_scores])
             print(f"{category.name}: {len(scores)} scores", flush=True)
-            for size in (size for size in SIZES if 2 * size <= len(scores)):
-                for _ in range(DRAWS):
-                    mixed = random.permutation(scores)
-                    for target in TARGETS:
-                        for name, estimate in ESTIMATORS.items():
-                            beyond = float((mixed[size:] > estimate(mixed[:size], target)).mean())
-                            shares.setdefault((size, target, name), []).append(beyond)
+            draw(scores, random, shares)
+    summarise(shares, arguments.out)
+
+
+def draw(scores: np.ndarray, random: np.random.Generator, shares: dict[tuple[int, float, str], list[float]]) -> None:
+    """Adds to `shares` what lies beyond the thresholds of one category."""
+    for size in (size for size in SIZES if 2 * size <= len(scores)):
+        for _ in range(DRAWS):
+            mixed = random.permutation(scores)
+            for target in TARGETS:
+                for name, estimate in ESTIMATORS.items():
+                    beyond = float((mixed[size:] > estimate(mixed[:size], target)).mean())
+                    shares.setdefault((size, target, name), []).append(beyond)
+
+
+def summarise(shares: dict[tuple[int, float, str], list[float]], out: Path | None) -> None:
     record: list[dict[str, Any]] = []
     for (size, target, name), found in sorted(shares.items()):
         record.append(
@@ -109,8 +118,8 @@ def main() -> None:
         print(
             f"{size:4d} images, target {target:.0%}, {name:38s} {np.mean(found):6.2%}, 9 of 10 below {np.quantile(found, 0.9):6.2%}"
         )
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"rows": record, "machine": describe("scipy")}, indent=1) + "\n")
+    if out:
+        out.write_text(json.dumps({"rows": record, "machine": describe("scipy")}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
