@@ -30,11 +30,11 @@ struct RowPair {
     const NodeTap* columns;  // where the rows are not spread but hold nodes
 };
 
-// Some rows of a coarse level's nodes, and which of their columns belong to a block: low to high.
+// Some rows of a coarse level's nodes, and which of their columns belong to a patch: low to high.
 struct NodeRows {
     const float* nodes;
     int64_t rows, width;
-    const NodeTap* blocks;
+    const NodeTap* patches;
 };
 
 struct Hit {
@@ -43,7 +43,7 @@ struct Hit {
     float value;
 };
 
-// A panel of vectors rounded to whole numbers (see cpu/quantised.hpp): vector = scale * numbers + a rest of norm `error`.
+// A panel of vectors rounded to int8 or int16 (see cpu/quantised.hpp): vector = scale * numbers + a rest of norm `error`.
 struct IntegerLanes {
     const int32_t* words;                        // [word][lanes]
     const float *norm, *scale, *error, *length;  // squared norm, 2 * scale, 2 * error, 2 * (norm + error)
@@ -83,10 +83,10 @@ struct Kernels {
     // out[column][lane] = bias[lane] + sum over taps of weight * gram[row * stride + column], for columns [first, last).
     void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last,
                               const float* bias, float* out);
-    // Lists the blocks of [begin, end) for which norm[block] + the sum over levels of the least node is not above some lane's
+    // Lists the patches of [begin, end) for which norm[patch] + the sum over levels of the least node is not above some lane's
     // limit; returns how many. columns: scratch, [all levels' columns][lane].
-    int64_t (*blocks_left)(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end,
-                           const float* limit, float* columns, int32_t* list);
+    int64_t (*patches_left)(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end,
+                            const float* limit, float* columns, int32_t* list);
     // One row of a coarse level, nodes[node][lane]: out[cell][lane] = the least value at the cell's taps, for cells [begin, end).
     // With the columns as cells of one tap it spreads the row over them.
     void (*least_of_cells)(const float* nodes, const NodeTap* taps, int taps_a_cell, int64_t begin, int64_t end, float* out);
@@ -148,7 +148,7 @@ const Kernels& neon_kernels();
 #endif
 
 // The widest table this processor can run. FASTSPADE_SIMD in the environment asks for another by name;
-// generic_integer, slow, has whole numbers everywhere, for tests.
+// generic_integer, slow, has the int8 and int16 kernels everywhere, for tests.
 const Kernels& kernels();
 // A table by name, or null where it is not built or cannot run here.
 const Kernels* kernels_named(const char* name);

@@ -1,4 +1,4 @@
-// Products of vectors rounded to whole numbers of one or two bytes, four or two channels to a 32-bit word: processors with
+// Products of vectors rounded to int8 or int16, four or two channels to a 32-bit word: processors with
 // such instructions do two or four times as many a second as float32 products. Included by kernels_simd.inl.
 
 // Each word's products join its sum. One byte: `lanes` are without sign (128 was added), `row` has one.

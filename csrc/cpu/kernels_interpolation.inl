@@ -36,8 +36,8 @@ void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, 
     }
 }
 
-int64_t blocks_left(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end, const float* limit,
-                    float* columns, int32_t* list) {
+int64_t patches_left(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end, const float* limit,
+                     float* columns, int32_t* list) {
     float* least_of_column = columns;
     for (int l = 0; l < level_count; ++l) {
         const int64_t length = levels[l].width * L;
@@ -52,12 +52,12 @@ int64_t blocks_left(const NodeRows* levels, int level_count, const float* norm, 
         least_of_column += length;
     }
     int64_t count = 0;
-    for (int64_t block = begin; block < end; ++block) {
+    for (int64_t patch = begin; patch < end; ++patch) {
         const float* column = columns;
         vec value[V];
-        for (int v = 0; v < V; ++v) value[v] = splat(norm[block]);
+        for (int v = 0; v < V; ++v) value[v] = splat(norm[patch]);
         for (int l = 0; l < level_count; ++l) {
-            const NodeTap reach = levels[l].blocks[block];
+            const NodeTap reach = levels[l].patches[patch];
             for (int v = 0; v < V; ++v) {
                 vec least = load(column + int64_t{reach.low} * L + v * W);
                 for (int64_t node = reach.low + 1; node <= reach.high; ++node) {
@@ -70,7 +70,7 @@ int64_t blocks_left(const NodeRows* levels, int level_count, const float* norm, 
         }
         uint32_t mask = 0;
         for (int v = 0; v < V; ++v) mask |= not_above(value[v], load(limit + v * W));
-        list[count] = static_cast<int32_t>(block);
+        list[count] = static_cast<int32_t>(patch);
         count += mask != 0;
     }
     return count;

@@ -1,6 +1,6 @@
 // The kernels, written once over GCC/Clang vector types and compiled once for each instruction set. The including file
 // gives the constants W (floats a vector), V (vectors a lane panel) and N (vectors a row panel), and says by FASTSPADE_INTEGERS
-// whether whole numbers pay. Everything here has internal linkage and uses no library templates: code compiled for a newer
+// whether int8 and int16 pay. Everything here has internal linkage and uses no library templates: code compiled for a newer
 // processor must never be merged into the common parts.
 
 #include "cpu/kernels.hpp"
@@ -264,7 +264,7 @@ constexpr Kernels table(const char* name) {
                    distance_hits,
                    refined_hits,
                    interpolate_lanes,
-                   blocks_left,
+                   patches_left,
                    least_of_cells,
                    cells_left,
                    {values_left<false>, values_left<true>},

@@ -1,8 +1,9 @@
 // Exact top-kappa search over pyramids: for each block of query pixels the gallery streams by in chunks.
 //
 // For one chunk: (1) lay it out; (2) compute each coarse level's Gram matrix at that level's own resolution; (3) for every
-// tile of query pixels interpolate the Gram matrices, which gives the coarse levels' part of every distance, a lower
-// bound; (4) add the finest level, densely or only where the bound leaves a pair in the running; (5) keep candidates.
+// tile of query pixels interpolate the Gram matrices where bounds on patches and cells leave a pair, which gives the coarse
+// levels' part of its distance, a lower bound; (4) add the finest level, densely or only where that bound leaves a pair in the
+// running; (5) keep candidates.
 // When all chunks have passed, the few candidates are ranked by exact distances.
 #include "cpu/search.hpp"
 
@@ -26,14 +27,15 @@ constexpr int64_t gram_bytes = 10 << 20;
 constexpr int64_t candidate_bytes = 16 << 20;
 constexpr int64_t block_pixels = 4096;
 // Above this share of pairs left in the running, doing whole panels is cheaper than picking pairs out: in float32, and in
-// whole numbers. And the share that a bound in whole numbers may leave to be worth it (of very long
+// int8. And the share that a bound in int8 or int16 may leave to be worth it (of very long
 // vectors; less of shorter ones).
 constexpr double dense_share = 0.35, screened_share = 0.03, left_by_bytes = 0.01, left_by_words = 0.005;
 // With one level: this many times kappa gallery pixels seen give limits that are worth a bound.
 constexpr int64_t enough_for_limit = 8;
 constexpr int64_t probe_every = 4;
 constexpr int64_t retry_bounds = 16;
-constexpr double blocks_share = 0.7, cells_share = 0.4;
+// Bounding patches, and cells, pays where it leaves less than such a share of the cells.
+constexpr double patches_share = 0.7, cells_share = 0.4;
 
 }  // namespace
 
@@ -77,10 +79,10 @@ void Search::plan_cells() {
     const int32_t width = static_cast<int32_t>(coarsest.size());
     for (int32_t x = 0, end; x < width; x = end) {
         for (end = x + 1; end < width && coarsest[static_cast<size_t>(end)].low == coarsest[static_cast<size_t>(x)].low;) ++end;
-        block_cells_.push_back({cell_of(x), cell_of(end - 1) + 1});
+        patch_cells_.push_back({cell_of(x), cell_of(end - 1) + 1});
         for (GalleryTaps& taps : gallery_taps_)
             if (!taps.columns.empty())
-                taps.blocks.push_back(
+                taps.patches.push_back(
                     {taps.columns[static_cast<size_t>(x)].low, taps.columns[static_cast<size_t>(end - 1)].high, 0.0f});
     }
     // Between two nodes values are linear: a cell's least lies at its first or last column, or next to a node inside.
@@ -225,7 +227,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
     std::fill(lowered_norm_.data(), lowered_norm_.data() + padded, 0.0f);
     for (int64_t q = 0; q < padded; ++q) limit_[q] = q < count ? infinity : -infinity;
     std::fill(largest_.begin(), largest_.end(), 0.0f);
-    may_overflow_ = bounds_cells_ = bounds_blocks_ = false;
+    may_overflow_ = bounds_cells_ = bounds_patches_ = false;
     chunks_ = 0;
     for (int64_t slot = 0; slot < problem_.gallery_count; ++slot)
         for (int64_t begin = 0; begin < gallery_pixels_; begin += chunk_step_) {
@@ -299,18 +301,18 @@ void Search::bound_cells() {
             cell_norm_[row * cells + cell] =
                 *std::min_element(norm + cells_[static_cast<size_t>(cell)], norm + cells_[static_cast<size_t>(cell) + 1]);
         }
-    block_rows_.clear();
-    block_norm_.reserve(chunk_.rows() * static_cast<int64_t>(block_cells_.size()));
+    patch_rows_.clear();
+    patch_norm_.reserve(chunk_.rows() * static_cast<int64_t>(patch_cells_.size()));
     const NodeTap* const taps = gallery_taps_.back().rows.data() + chunk_.first_row();
-    float* out = block_norm_.data();
+    float* out = patch_norm_.data();
     for (int64_t row = 0, end; row < chunk_.rows(); row = end) {
         for (end = row + 1; end < chunk_.rows() && taps[end].low == taps[row].low;) ++end;
-        block_rows_.push_back({row, end});
-        for (const Range& block : block_cells_) {
+        patch_rows_.push_back({row, end});
+        for (const Range& patch : patch_cells_) {
             float least = infinity;
             for (int64_t i = row; i < end; ++i)
-                least = std::min(least, *std::min_element(cell_norm_.data() + i * cells + block.begin,
-                                                          cell_norm_.data() + i * cells + block.end));
+                least = std::min(least, *std::min_element(cell_norm_.data() + i * cells + patch.begin,
+                                                          cell_norm_.data() + i * cells + patch.end));
             *out++ = least;
         }
     }
@@ -360,10 +362,10 @@ void Search::search_chunk(int64_t slot) {
     });
     if (way_ == Way::bytes) statistics_.byte_pairs += fine.load();
     if (way_ == Way::words) statistics_.word_pairs += fine.load();
-    // Bounding pays where it leaves less than such a share; where it did not, it is tried again now and then.
+    // Where bounding did not pay, it is tried again now and then.
     const double cells = static_cast<double>(count * chunk_.rows()) * static_cast<double>(cells_.size());
     const bool retried = fresh() || chunks_ % retry_bounds == 0;
-    bounds_blocks_ = retried || (bounds_blocks_ && static_cast<double>(cells_bounded.load()) < blocks_share * cells);
+    bounds_patches_ = retried || (bounds_patches_ && static_cast<double>(cells_bounded.load()) < patches_share * cells);
     bounds_cells_ = retried || (bounds_cells_ && static_cast<double>(cells_left.load()) < cells_share * cells);
     choose_way(fine.load(), evaluated.load());
 }

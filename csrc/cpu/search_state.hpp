@@ -36,9 +36,9 @@ class Search {
   private:
     struct Scratch {  // one a thread
         Buffer<float> nodes, columns, least, spread, partial, refined;
-        std::vector<char> is_spread;               // of the rows of `spread`
-        std::vector<int32_t> blocks, cells, rows;  // what bounds leave: cells of a fine row, pixels of the chunk
-        int64_t left = 0;                          // how many of `rows`
+        std::vector<char> is_spread;                // of the rows of `spread`
+        std::vector<int32_t> patches, cells, rows;  // what bounds leave: cells of a fine row, pixels of the chunk
+        int64_t left = 0;                           // how many of `rows`
         std::vector<Hit> hits;
         std::vector<Answer> answers;
         std::unique_ptr<ExactDistance> exact;
@@ -46,8 +46,8 @@ class Search {
     };
     struct GalleryTaps {  // of one group, as the kernels want them
         std::vector<NodeTap> rows, columns;
-        std::vector<NodeTap> blocks;  // the nodes that a block's columns read
-        std::vector<NodeTap> cells;   // those at which a cell's least value may lie, `a_cell` each
+        std::vector<NodeTap> patches;  // the nodes that a patch's columns read
+        std::vector<NodeTap> cells;    // those at which a cell's least value may lie, `a_cell` each
         int a_cell = 1;
     };
 
@@ -72,8 +72,8 @@ class Search {
     int64_t cell_of(int64_t column) const {
         return std::upper_bound(cells_.begin(), cells_.end() - 1, column) - cells_.begin() - 1;
     }
-    Range cells_of_blocks(size_t block_row, Range rows, const std::vector<const float*>& nodes, Range reach, const float* limit,
-                          Scratch& scratch);
+    Range cells_of_patches(size_t patch_row, Range rows, const std::vector<const float*>& nodes, Range reach, const float* limit,
+                           Scratch& scratch);
     void plan_cells();
     void plan_query_taps();
     void bound_cells();
@@ -117,12 +117,12 @@ class Search {
     // cells_[c] to cells_[c + 1].
     std::vector<int32_t> cells_;
     Buffer<float> cell_norm_;  // [chunk row][cell]: the least of chunk_.coarse_norm()
-    // A block is what lies between the same nodes of the coarsest level: columns, of which block b has parts of the cells
-    // block_cells_[b], and rows block_rows_[i] of the chunk.
-    std::vector<Range> block_cells_, block_rows_;
-    Buffer<float> block_norm_;  // [block row][block]
+    // A patch is what lies between the same nodes of the coarsest level: columns, of which patch p has parts of the cells
+    // patch_cells_[p], and rows patch_rows_[i] of the chunk.
+    std::vector<Range> patch_cells_, patch_rows_;
+    Buffer<float> patch_norm_;  // [patch row][patch]
     bool may_overflow_ = false;
-    bool bounds_cells_ = false, bounds_blocks_ = false;  // whether that pays, the chunk before told
+    bool bounds_cells_ = false, bounds_patches_ = false;  // whether that pays, the chunk before told
 
     int64_t query_pixels_ = 0, gallery_pixels_ = 0;  // of one image
     int64_t block_step_ = 0, chunk_step_ = 0;

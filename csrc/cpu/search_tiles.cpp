@@ -40,27 +40,27 @@ void Search::interpolate_queries(int64_t tile, Range rows, Range columns, Scratc
     }
 }
 
-// The cells, within `reach`, of the blocks that are left to some query of a tile in `rows` of a block row.
-Range Search::cells_of_blocks(size_t block_row, Range rows, const std::vector<const float*>& nodes, Range reach,
-                              const float* limit, Scratch& scratch) {
-    const int64_t blocks = static_cast<int64_t>(block_cells_.size());
+// The cells, within `reach`, of the patches that are left to some query of a tile in `rows` of a patch row.
+Range Search::cells_of_patches(size_t patch_row, Range rows, const std::vector<const float*>& nodes, Range reach,
+                               const float* limit, Scratch& scratch) {
+    const int64_t patches = static_cast<int64_t>(patch_cells_.size());
     std::vector<NodeRows> levels;
     int64_t columns = 0;
     for (size_t g = 1; g < groups_.size(); ++g) {
         const NodeTap* const taps = gallery_taps_[g].rows.data() + chunk_.first_row();
         const int64_t top = taps[rows.begin].low, width = chunk_.coarse_width(g);
         levels.push_back({nodes[g] + (top - chunk_.coarse_first_row(g)) * width * kernels_.lanes,
-                          taps[rows.end - 1].high + 1 - top, width, gallery_taps_[g].blocks.data()});
+                          taps[rows.end - 1].high + 1 - top, width, gallery_taps_[g].patches.data()});
         columns += width;
     }
-    scratch.blocks.resize(static_cast<size_t>(blocks + 1));
-    const int64_t left = kernels_.blocks_left(levels.data(), static_cast<int>(levels.size()),
-                                              block_norm_.data() + static_cast<int64_t>(block_row) * blocks, 0, blocks, limit,
-                                              scratch.columns.reserve(columns * kernels_.lanes), scratch.blocks.data());
+    scratch.patches.resize(static_cast<size_t>(patches + 1));
+    const int64_t left = kernels_.patches_left(levels.data(), static_cast<int>(levels.size()),
+                                               patch_norm_.data() + static_cast<int64_t>(patch_row) * patches, 0, patches, limit,
+                                               scratch.columns.reserve(columns * kernels_.lanes), scratch.patches.data());
     if (left == 0) return {0, 0};
-    const int32_t *first = scratch.blocks.data(), *last = first + left - 1;
-    return {std::max(reach.begin, block_cells_[static_cast<size_t>(*first)].begin),
-            std::min(reach.end, block_cells_[static_cast<size_t>(*last)].end)};
+    const int32_t *first = scratch.patches.data(), *last = first + left - 1;
+    return {std::max(reach.begin, patch_cells_[static_cast<size_t>(*first)].begin),
+            std::min(reach.end, patch_cells_[static_cast<size_t>(*last)].end)};
 }
 
 // The coarse levels' part of the distances between a tile of queries and the chunk, in scratch.partial, and in scratch.rows the
@@ -97,13 +97,13 @@ void Search::coarse_tile(int64_t tile, bool bounded, Scratch& scratch, float* sm
                   only[] = {0};                                                            // as one cell
     std::vector<Range> bounded_cells(static_cast<size_t>(first_row.back()), Range{0, 0});  // of each row, in `least`
     auto nodes_of = [&](size_t g, int64_t coarse) { return nodes[g] + coarse * chunk_.coarse_width(g) * lanes; };
-    Range block{0, 0}, hull = reach;  // of the rows of a block, and of the cells that it leaves
-    size_t next_block = 0;
+    Range patch{0, 0}, hull = reach;  // a patch's rows, and the cells that such patches leave
+    size_t next_patch_row = 0;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-        while (bounded && bounds_blocks_ && row >= block.end) {
-            block = block_rows_[next_block++];
-            if (row >= block.end) continue;
-            hull = cells_of_blocks(next_block - 1, {row, std::min(block.end, rows.end)}, nodes, reach, limit, scratch);
+        while (bounded && bounds_patches_ && row >= patch.end) {
+            patch = patch_rows_[next_patch_row++];
+            if (row >= patch.end) continue;
+            hull = cells_of_patches(next_patch_row - 1, {row, std::min(patch.end, rows.end)}, nodes, reach, limit, scratch);
         }
         if (hull.begin >= hull.end) continue;
         // The two rows of every level that a fine row reads, among rows in `data`.
@@ -244,7 +244,7 @@ void Search::search_tile(int64_t tile, int64_t slot, Scratch& scratch) {
         if (place[lane] >= 0 && !(smallest[lane] > limit[lane])) evaluate(tile, lane, place[lane], slot, scratch);
     const bool bounded = several && fresh() && !windowed(problem_) && seed(tile, slot, smallest, place, seeded, scratch);
 
-    // What the coarse levels leave is bounded again, by whole numbers or by projections, and only what that leaves is
+    // What the coarse levels leave is bounded again, in int8 or int16 or by projections, and only what that leaves is
     // evaluated.
     const float* const seen = bounded ? scratch.refined.data() : nullptr;  // the bounds that seed() took
     auto evaluate_hits = [&](int64_t found, int64_t start, int64_t height) {
