@@ -69,6 +69,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_ten_thousand_mutations_of_a_folder(tmp_path, record_fault):
     path, chance = tmp_path / "bank", random.Random(1)
     tiny_bank(path)
@@ -147,6 +148,7 @@ def replaced(values, at, chance):
     return values
 
 
+@pytest.mark.slow
 def test_manifests_with_a_valid_checksum_and_wrong_contents(tmp_path, record_fault):
     """What somebody hostile would write, who computes checksums too."""
     path, chance = tmp_path / "bank", random.Random(3)
