@@ -98,7 +98,7 @@ dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"))
 byId("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 
 const { about } = data;
-byId("about").textContent = `${about.dataset} (${about.layout} layout), backbone ${about.backbone.name}, K = ${about.options.k}, kappa = ${
+byId("about").textContent = `${about.dataset} (${about.layout} layout), preset ${about.options.preset}, backbone ${about.backbone.name}, K = ${about.options.k}, kappa = ${
   about.options.kappa}, fastspade ${about.fastspade}`;
 byId("reset").textContent = data.categories.some((category) => category.threshold) ? "Calibrated thresholds" : "Reset thresholds";
 byId("protocol").replaceChildren(...protocols.map((name) => element("option", { value: name, textContent: name })));

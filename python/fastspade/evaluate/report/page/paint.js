@@ -70,8 +70,8 @@ async function paint(canvas, image, layer, side) {
   context.drawImage(photo, 0, 0, canvas.width, canvas.height);
   dimOutside(context, image);
   if (layer === "heat") {
-    // Colours follow the values evenly, as the colour bar says, and not the stored levels.
-    overCrop(context, image, mapCanvas(image, (level) => [...data.colors[Math.round((level / 255) ** 2 * 255)], 185]));
+    // Colours follow the values evenly, as the colour bar says, and not the stored levels; low values let the photograph show.
+    overCrop(context, image, mapCanvas(image, (level) => [...data.colors[Math.round((level / 255) ** 2 * 255)], 0.85 * level]));
     overCrop(context, image, outlineCanvas(image, thresholdLevel(category)));
   } else if (layer === "mask") {
     const first = thresholdLevel(category);
