@@ -41,7 +41,8 @@ int64_t patches_left(const NodeRows* levels, int level_count, const float* norm,
     float* least_of_column = columns;
     for (int l = 0; l < level_count; ++l) {
         const int64_t length = levels[l].width * L;
-        for (int64_t i = 0; i < length; i += W) {
+        const int64_t first = levels[l].patches[begin].low * L, last = (levels[l].patches[end - 1].high + 1) * L;
+        for (int64_t i = first; i < last; i += W) {
             vec least = load(levels[l].nodes + i);
             for (int64_t row = 1; row < levels[l].rows; ++row) {
                 const vec here = load(levels[l].nodes + row * length + i);

@@ -54,8 +54,11 @@ Range Search::cells_of_patches(size_t patch_row, Range rows, const std::vector<c
         columns += width;
     }
     scratch.patches.resize(static_cast<size_t>(patches + 1));
+    int64_t begin = 0, end = patches;
+    while (patch_cells_[static_cast<size_t>(begin)].end <= reach.begin) ++begin;
+    while (patch_cells_[static_cast<size_t>(end) - 1].begin >= reach.end) --end;
     const int64_t left = kernels_.patches_left(levels.data(), static_cast<int>(levels.size()),
-                                               patch_norm_.data() + static_cast<int64_t>(patch_row) * patches, 0, patches, limit,
+                                               patch_norm_.data() + static_cast<int64_t>(patch_row) * patches, begin, end, limit,
                                                scratch.columns.reserve(columns * kernels_.lanes), scratch.patches.data());
     if (left == 0) return {0, 0};
     const int32_t *first = scratch.patches.data(), *last = first + left - 1;
