@@ -365,7 +365,9 @@ void Search::search_chunk(int64_t slot) {
     // Where bounding did not pay, it is tried again now and then.
     const double cells = static_cast<double>(count * chunk_.rows()) * static_cast<double>(cells_.size());
     const bool retried = fresh() || chunks_ % retry_bounds == 0;
-    bounds_patches_ = retried || (bounds_patches_ && static_cast<double>(cells_bounded.load()) < patches_share * cells);
+    // A patch's rows are bounded together, and of those that a window leaves out not every query's Gram entries are made.
+    bounds_patches_ = !windowed(problem_) &&
+                      (retried || (bounds_patches_ && static_cast<double>(cells_bounded.load()) < patches_share * cells));
     bounds_cells_ = retried || (bounds_cells_ && static_cast<double>(cells_left.load()) < cells_share * cells);
     choose_way(fine.load(), evaluated.load());
 }
