@@ -91,6 +91,7 @@ def test_ten_thousand_mutations_of_a_folder(tmp_path, record_fault):
     )
 
 
+@pytest.mark.slow
 def test_mutations_of_a_single_file(tmp_path, normal, record_fault):
     path, chance = tmp_path / "model.safetensors", random.Random(2)
     tiny_spade().fit(normal[:2]).save(path)
@@ -346,6 +347,7 @@ def test_a_single_file_of_an_old_version_loads(tmp_path, normal):
         Spade.load(path, backbone=TinyNet(), device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory in use as Linux tells it")
 def test_lying_headers_take_no_memory(tmp_path, record_fault):
     """In a process of its own, which cannot allocate more than a little."""

@@ -61,6 +61,7 @@ def mapped(folder):
             pytest.skip(f"files cannot be mapped here: {error}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "length"), CUTS)
 def test_a_shard_cut_short_under_an_open_bank_is_an_error_and_no_signal(folder, when, length, record_fault):
     done = subprocess.run([sys.executable, "-c", CUT, str(folder), when, str(length)], capture_output=True, text=True)

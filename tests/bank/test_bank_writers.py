@@ -42,6 +42,7 @@ def path(tmp_path):
     return tmp_path / "bank"
 
 
+@pytest.mark.slow
 def test_a_killed_holder_holds_nothing(path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         try:

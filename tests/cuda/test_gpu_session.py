@@ -98,6 +98,7 @@ def test_ncu_leaves_the_clocks_alone(tmp_path):
     assert "--clock-control none" in session.logs["ncu_sm80.log"] and "ncu_sm90a" not in session.runs
 
 
+@pytest.mark.slow
 def test_a_slow_run_ends_with_its_share_of_the_step(tmp_path):
     session = Session(tmp_path, "third", capability="echo 80", built=True, environment={"STEP_SECONDS": "4"},
                       compute_sanitizer='case "$*" in *.ten_lines) ;; *) echo started; sleep 50 ;; esac')  # fmt: skip

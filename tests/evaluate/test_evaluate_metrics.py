@@ -119,6 +119,7 @@ def test_the_f1_threshold_reaches_the_f1():
     assert 2 * (found & labels).sum() / (found.sum() + labels.sum()) == pytest.approx(best)
 
 
+@pytest.mark.slow
 def test_metrics_are_reached_from_the_package_alone():
     code = "import fastspade; print(fastspade.evaluate.roc_auc([0, 1, 1], [0.1, 0.2, 0.05]))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

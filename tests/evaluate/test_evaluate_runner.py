@@ -223,6 +223,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_rich_table(tmp_path):
     """Run under a pseudo-terminal, as users run it."""
     pytest.importorskip("rich")

@@ -85,6 +85,7 @@ def test_a_gallery_image_that_does_not_exist_is_named():
         windowed_pyramid_knn(pyramid(1, 0, 8, 8), pyramid(2, 0, 8, 8), 1, (1, 1), gallery_index=torch.tensor([[0, 2]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shapes", [[(9, 21, 19)], [(30, 24, 24), (28, 24, 24), (20, 12, 12)], [(24, 33, 21), (26, 17, 11), (31, 16, 5)]]
 )

@@ -18,6 +18,7 @@ def test_the_table_is_the_sum_of_the_records(records):
     assert document == with_table(document, table(records)), "run pytest --write-faults"
 
 
+@pytest.mark.slow
 def test_every_record_has_its_test(records):
     assert [test for test in records if not is_test(test)] == []
 

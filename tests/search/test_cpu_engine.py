@@ -33,6 +33,7 @@ def outputs(folder, environment):
     return torch.load(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simd", SIMD)
 def test_every_instruction_set_gives_the_same_bits(simd, here, tmp_path):
     found = outputs(tmp_path, {"FASTSPADE_SIMD": simd})

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a process per instruction set
+
 
 @pytest.fixture(scope="module", params=["generic_integer", "avx512_vnni"])
 def counts(request):

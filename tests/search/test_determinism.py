@@ -44,6 +44,7 @@ def gallery():
     return pyramid(CASE, CASE.images, 2)
 
 
+@pytest.mark.slow
 def test_every_run_and_thread_count_gives_the_same_bits(query, gallery, request):
     wanted = digest(pyramid_knn(query, gallery, 4))
     for threads in ("1", "2", "3"):

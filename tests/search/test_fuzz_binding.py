@@ -79,6 +79,7 @@ def test_the_truth_is_answered():
     assert (distances == 0).all() and indices.tolist() == [0, 1] * 96
 
 
+@pytest.mark.slow
 def test_lies_that_show_are_refused(record_fault):
     told = []
 

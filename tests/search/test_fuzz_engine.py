@@ -132,6 +132,7 @@ def test_a_wrong_answer_is_seen(what, monkeypatch):
         judge(kept["case"])
 
 
+@pytest.mark.slow
 def test_drawn_calls(record_fault):
     outcomes = {"answer": 0, "refused": 0}
 

@@ -144,6 +144,7 @@ def test_a_library_without_the_standards_namespace_is_asked_by_its_package(monke
         assert type(a) is Elder and np.array_equal(a.memory.numpy(), b)
 
 
+@pytest.mark.slow
 def test_jax_arrays_are_answered_in_jax():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     found = knn(jax.numpy.asarray(QUERY), jax.numpy.asarray(GALLERY), 3)

@@ -50,6 +50,7 @@ def test_matches_float64_brute_force_on_drawn_shapes(data):
     run(case, mean=data.draw(st.sampled_from([0.0, 100.0])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_thread_count_does_not_change_a_bit(case):
     before = torch.get_num_threads()

@@ -49,7 +49,7 @@ def test_threads_that_search_with_different_thread_counts_do_not_disturb_each_ot
 # -- processes
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.timeout(120)
 def test_worker_processes_fit_and_score_the_same_bits(start):
     """The parent has used its threads before, which a forked worker does not inherit."""
@@ -64,7 +64,7 @@ def test_worker_processes_fit_and_score_the_same_bits(start):
     assert np.array_equal(found.anomaly_maps, wanted.anomaly_maps)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.timeout(120)
 def test_a_model_scores_in_worker_processes(tmp_path, start):
     path = str(tmp_path / "model")
