@@ -109,6 +109,7 @@ def test_a_truncated_file_is_refused_or_whole(tmp_path, kind, record_fault):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_mutated_files_are_refused_or_read(tmp_path, kind, record_fault):
     data, path, seeded = encoded(kind), tmp_path / f"altered.{kind}", random.Random(kind)
