@@ -95,8 +95,8 @@ struct Kernels {
     int64_t (*cells_left)(const RowPair* pairs, int level_count, const float* norm, int64_t begin, int64_t end,
                           const float* limit, int32_t* list);
     // The same sums at the columns x of listed cells, from rows that are spread or from their nodes: out[x][lane], and each
-    // lane's smallest value so far and its place, first
-    // + x. Lists the places with any value not above its lane's limit; returns how many.
+    // lane's smallest value so far and its place, first + x. Lists the places with any value not above its lane's limit;
+    // returns how many.
     int64_t (*values_left[2])(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
                               int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* place,
                               int32_t* rows);
