@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several processes that spin slow each other tenfold
+
 import torch
 from durations import add, write
 from fault_table import record_fault, write_faults  # noqa: F401 (record_fault is a fixture)
@@ -14,6 +22,7 @@ from tiny import picture
 
 from fastspade.search.cuda import has_cuda_engine
 
+FEW = 4  # processes at most that plain `pytest` starts: each holds torch
 HELPERS = [str(Path(__file__).parent / name) for name in ("support", "programs")]  # on sys.path by pyproject.toml
 
 
@@ -23,6 +32,26 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["PYTHONPATH"] = os.pathsep.join([*HELPERS, *filter(None, [os.environ.get("PYTHONPATH")])])
+    if "FASTSPADE_TEST_SHARED" not in os.environ:  # what is made once for all processes of this run
+        shared = os.environ["FASTSPADE_TEST_SHARED"] = tempfile.mkdtemp(prefix="fastspade-tests-")
+        atexit.register(shutil.rmtree, shared, ignore_errors=True)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The suite runs in as many processes as there are processors; files that are named, and what is written down, in one."""
+    alone = config.getoption("--write-faults") or config.args != config.getini("testpaths")
+    return 0 if alone else min(len(os.sched_getaffinity(0)), FEW)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A folder's tests run in one process: they share what is slow to make, and Ray is started in one process only."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.rpartition("::")[0].rpartition("/")[0]
+
+    return ByFolder(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -63,24 +63,30 @@ def choose(tmp_path):
 @pytest.mark.parametrize(
     ("version", "architectures", "unknown"),
     [
-        ("11.0", "80", "86, 89, 90, 100, 120"),
-        ("11.5", "80-real 86", "89, 90, 100, 120"),
-        ("11.8", "80-real 86-real 89-real 90", "100, 120"),
-        ("12.4", "80-real 86-real 89-real 90 +sm90a", "100, 120"),
-        ("12.8", "80-real 86-real 89-real 90-real 100-real 120 +sm90a", None),
-        ("13.0", "80-real 86-real 89-real 90-real 100-real 120 +sm90a", None),
+        ("11.0", "80", "90, 100, 120"),
+        ("11.5", "80", "90, 100, 120"),
+        ("11.8", "80-real 90", "100, 120"),
+        ("12.4", "80-real 90 +sm90a", "100, 120"),
+        ("12.8", "80-real 90-real 100-real 120 +sm90a", None),
+        ("13.0", "80-real 90-real 100-real 120 +sm90a", None),
     ],
 )
 def test_by_default_an_nvcc_compiles_what_it_knows_and_the_rest_is_told(choose, version, architectures, unknown):
-    found, note, problem = choose(version, gpus="8.6")
+    found, note, problem = choose(version)
     assert (found, problem) == (architectures, "")
     assert ("does not know" in note) == (unknown is not None) and (unknown or "") in note
 
 
-@pytest.mark.parametrize(("version", "architectures"), [("11.5", "80"), ("11.8", "80-real 90"), ("13.0", "80-real 90 +sm90a")])
-def test_fewer_are_compiled_where_no_gpu_is_visible_and_that_is_told(choose, version, architectures):
-    found, note, _ = choose(version)
-    assert found == architectures and "no GPU is visible" in note and "all-major" in note
+@pytest.mark.parametrize(
+    ("gpus", "architectures"),
+    [
+        ("8.6", "80-real 86-real 90-real 100-real 120 +sm90a"),
+        ("7.5 8.9 9.0", "80-real 89-real 90-real 100-real 120 +sm90a"),
+        ("12.1", "80-real 90-real 100-real 120-real 121 +sm90a"),
+    ],
+)
+def test_a_visible_gpu_gets_code_of_its_own(choose, gpus, architectures):
+    assert choose("13.0", gpus=gpus) == (architectures, "", "")
 
 
 @pytest.mark.parametrize(

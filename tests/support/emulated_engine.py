@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
+import fcntl
 import importlib.util
 import itertools
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -80,10 +81,15 @@ def _compile(root: Path, names: Iterable[str], folder: Path, optimise: str) -> d
 
 @cache
 def _objects() -> dict[str, str]:
-    """All units as they are, compiled once."""
-    folder = tempfile.mkdtemp(prefix="fastspade-emulator-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return _compile(ROOT, UNITS, Path(folder), "-O2")
+    """All units as they are, compiled once, whatever number of processes runs the tests."""
+    folder = Path(os.environ["FASTSPADE_TEST_SHARED"]) / "emulator"
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+                _compile(ROOT, UNITS, Path(unfinished), "-O2")
+                shutil.copytree(unfinished, folder)
+    return {name: str(folder / f"{name}.o") for name in UNITS}
 
 
 def build(folder: Path, replace: dict[str, tuple[str, str]] | None = None, units: Iterable[str] = ()) -> ModuleType:
