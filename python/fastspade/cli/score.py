@@ -66,8 +66,6 @@ def _on_ray(arguments: argparse.Namespace) -> int:
     )
     if done.unreadable:
         tell(f"{done.unreadable} images could not be read; their rows say why")
-    if done.further:
-        tell(f"{done.further} further pages or frames of files are left out, only the first of each is read")
     resumed = f", {done.resumed} of them written before" if done.resumed else ""
     print(f"{done.output}: {done.images} images in {done.parts} parquet files{resumed}")
     return 0
