@@ -175,7 +175,7 @@ def test_what_is_left_out_is_told(model, photos, tmp_path):
             assert list_source(where, 10, **options).images == 2
     frames = [picture(seed) for seed in range(3)]
     frames[0].save(tmp_path / "several.tif", save_all=True, append_images=frames[1:])
-    with pytest.warns(LeftOutWarning, match=r"2 further pages or frames of 1 file .*several\.tif holds 3 pictures"):
+    with pytest.warns(LeftOutWarning, match=r"2 further pages or frames are left out.*several\.tif holds 3 pictures"):
         assert score(str(tmp_path / "several.tif"), model, output=tmp_path / "out", concurrency=1).further == 2
 
 

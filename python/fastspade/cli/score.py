@@ -10,6 +10,7 @@ from fastspade.errors import InputError
 from fastspade.files.atomic import check_output, written_at_once
 from fastspade.files.home import user_path
 from fastspade.files.progress import tell
+from fastspade.images.further import Further
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,6 +67,8 @@ def _on_ray(arguments: argparse.Namespace) -> int:
     )
     if done.unreadable:
         tell(f"{done.unreadable} images could not be read; their rows say why")
+    if done.further:
+        tell(str(Further(done.further)))
     resumed = f", {done.resumed} of them written before" if done.resumed else ""
     print(f"{done.output}: {done.images} images in {done.parts} parquet files{resumed}")
     return 0

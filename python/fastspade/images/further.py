@@ -32,25 +32,22 @@ def tell_further(count: int) -> None:
 
 @dataclass
 class Further:
-    """How many pages or frames of how many files were not read, and what is said of the first of these files."""
+    """How many pages or frames of files were not read, and what is said of the first of these files, where that is known."""
 
     pictures: int = 0
-    files: int = 0
     example: str = ""
 
     @classmethod
     def of(cls, skipped: Iterable[tuple[str, Exception]]) -> Further:
         found = [error for _, error in skipped if isinstance(error, LeftOutError) and error.further]
-        return cls(sum(error.further for error in found), len(found), str(found[0]) if found else "")
+        return cls(sum(error.further for error in found), str(found[0]) if found else "")
 
     def __add__(self, other: Further) -> Further:
-        return Further(self.pictures + other.pictures, self.files + other.files, self.example or other.example)
+        return Further(self.pictures + other.pictures, self.example or other.example)
 
     def __str__(self) -> str:
-        return (
-            f"{self.pictures} further pages or frames of {self.files} file{'s' * (self.files > 1)} are left out, only the first of "
-            f"each is read; {self.example}"
-        )
+        example = f"; {self.example}" if self.example else ""
+        return f"{self.pictures} further pages or frames are left out, only the first of each file is read{example}"
 
     def warn(self, argument: str) -> None:
         """Once a run, where there are any."""

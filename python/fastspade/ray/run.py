@@ -191,7 +191,7 @@ def _score_parts(listing: Listing, job: Job, actors: dict[str, Any], progress: b
             work = ray.data.from_items(rows, override_num_blocks=blocks)
             for answer in _answers(work.map_batches(PartScorer, batch_size=1, fn_constructor_args=(job,), **pool)):
                 unreadable += answer["unreadable"]
-                further += Further(answer["pictures"], answer["files"], answer["example"])
+                further += Further(answer["pictures"], answer["example"])
                 bar.update(answer["images"])
     there = {os.path.basename(info.path) for info in job.output.files(recursive=False)}
     missing = [part_file(i) for i in left if part_file(i) not in there]
@@ -223,7 +223,7 @@ def _score_rows(
         scorer = dataset.map_batches(RowScorer, batch_size=images_per_part, fn_constructor_args=(job,), **pool)
         for answer in _answers(scorer):
             unreadable += answer["unreadable"]
-            further += Further(answer["pictures"], answer["files"], answer["example"])
+            further += Further(answer["pictures"], answer["example"])
             bar.update(answer["images"])
     files = _parts_in(job.output)
     names = _names(job.output, files)
