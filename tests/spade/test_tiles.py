@@ -70,7 +70,7 @@ def test_a_defect_on_a_seam_is_as_high_as_one_in_the_middle_of_a_tile():
     heights = found.anomaly_maps.max(axis=(1, 2))
     assert heights[1] == pytest.approx(heights[0], rel=1e-4)  # both in the middle of a tile
     assert np.abs(heights / heights[0] - 1).max() < 0.08
-    assert np.abs(found.image_scores / found.image_scores[0] - 1).max() < 0.08
+    assert np.abs(found.image_scores / found.image_scores[0] - 1).max() < 0.15  # the highest of a tile, before the mean
 
 
 def test_a_constant_picture_gives_a_map_without_steps():
