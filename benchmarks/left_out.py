@@ -47,16 +47,16 @@ def smoothed(maps: torch.Tensor, sigma: float = SIGMA) -> torch.Tensor:
     return rows @ (maps @ columns.T)
 
 
-def read(datasets: list[str], backbone: str, cache: Path) -> list[LeftOut]:
-    """Of every category of DATASET[:LAYOUT]: from the folder, or else made and put there."""
+def read(datasets: list[str], backbone: str, cache: Path, k: int = 50) -> list[LeftOut]:
+    """Of every category of DATASET[:LAYOUT]: from the folder, or else made and put there. k: as of Spade."""
     cache.mkdir(parents=True, exist_ok=True)
     found = []
     for text in datasets:
         root, _, layout = text.partition(":")
         for category in read_dataset(root, layout or "mvtec"):
-            file = cache / f"{category.name}.npz"
+            file = cache / f"{category.name}-{k}.npz"
             if not file.exists():
-                np.savez(file, **matched(category, backbone))
+                np.savez(file, **matched(category, backbone, k))
                 print(f"{category.name}: {len(category.train)} normal images, {len(category.test)} test images", flush=True)
             kept = np.load(file)
             tensors = (torch.from_numpy(kept[name]) for name in ("normal", "test", "normal_distances", "test_distances"))
@@ -64,8 +64,8 @@ def read(datasets: list[str], backbone: str, cache: Path) -> list[LeftOut]:
     return found
 
 
-def matched(category: Category, backbone: str) -> dict[str, np.ndarray]:
-    model = Spade(backbone, device="cpu", progress=False, keep_crop=True, image_score="max", sigma=0)
+def matched(category: Category, backbone: str, k: int) -> dict[str, np.ndarray]:
+    model = Spade(backbone, device="cpu", progress=False, keep_crop=True, image_score="max", sigma=0, k=k)
     bank = model.fit([str(path) for path in category.train]).fitted_bank().snapshot
     matches: list[Matches] = []
     left_out_scores(model, bank, judged(model, bank), matches.append)
