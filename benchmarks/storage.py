@@ -24,7 +24,7 @@ from fastspade.backbones import load_backbone
 from fastspade.demo.scenes import CATEGORIES, Scene, make_scene
 from fastspade.evaluate import roc_auc
 from fastspade.evaluate.metrics import roc_auc_of
-from fastspade.evaluate.pro import pro_of, split_pixels
+from fastspade.evaluate.pro import pixel_counts, pro_of
 from fastspade.search.levels import image_bytes
 
 RESULTS = Path(__file__).parent / "results" / "storage.json"
@@ -44,7 +44,7 @@ def scored(scene: Scene, dtype: str, backbone: Any) -> dict[str, Any]:
         "max": np.array([crop.max() for crop in crops]),
         "top1%": np.array([np.sort(crop, axis=None)[-(crop.size // 100) :].astype(np.float64).mean() for crop in crops]),
     }
-    data = split_pixels(shown, [image.mask for image in scene.test])
+    data = pixel_counts(shown, [image.mask for image in scene.test])
     metrics = {f"image_roc_auc_{kind}": float(roc_auc(labels, values)) for kind, values in kinds.items()}
     metrics |= {"pixel_roc_auc": float(roc_auc_of(data)), "pro": float(pro_of(data))}
     place = [np.stack([image.matched_image, image.matched_y, image.matched_x]) for image in images]

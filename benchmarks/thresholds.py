@@ -1,30 +1,30 @@
 """How many new good images do thresholds from few normal images call defects? Several estimators, on resampled scores.
 
-    python benchmarks/thresholds.py DATASET[:LAYOUT] ... [--backbone efficientnet_lite0] [--out FILE]       (needs ".[demo,eval]")
+    python benchmarks/thresholds.py DATASET[:LAYOUT] ... --cache FOLDER [--out FILE]                        (needs ".[demo,eval]")
 
-For every category one default model is fitted; its normal images' leave-one-out scores and its good test images' scores are
-drawn from: some for the threshold, the others are the new images. Printed: the mean share beyond the threshold, and the share
-that it stays below in 9 of 10 draws. Larger draws than half the scores are left out.
+Of every category the normal images' scores, each against all the others, and the good test images' scores are drawn from: some for
+the threshold, the others are the new images. Printed: the mean share beyond the threshold, and the share that it stays below
+in 9 of 10 draws. Larger draws than half the scores are left out. Then, with the threshold of all normal images, the shares of
+defects found and of good test images called defects. FOLDER: as of `benchmarks/image_scores.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import left_out
 import numpy as np
 from machine import describe
 from scipy import stats
 
-from fastspade import Spade
-from fastspade.evaluate.dataset import read_dataset
+from fastspade.spade.relative import ceiling_of, left_out_relative_scores, relative_scores
 from fastspade.spade.threshold import tail_quantile
 
-DRAWS, SIZES, TARGETS = 50, (24, 50, 100, 150, 300), (0.01, 0.02, 0.05)
+DRAWS, SIZES, TARGETS = 20, (24, 50, 100, 150, 300), (0.01, 0.02, 0.05)
 
 
 def log_normal(scores: np.ndarray, target: float) -> float:
@@ -82,20 +82,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET[:LAYOUT]")
     parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
     shares: dict[tuple[int, float, str], list[float]] = {}
+    decided: dict[str, dict[str, list[float]]] = {name: {"found": [], "alarms": []} for name in ESTIMATORS}
     random = np.random.default_rng(0)
-    for text in arguments.datasets:
-        root, _, layout = text.partition(":")
-        for category in read_dataset(root, layout or "mvtec"):
-            model = Spade(arguments.backbone, device="cpu", progress=False).fit([str(path) for path in category.train])
-            good = [str(image.path) for image in category.test if not image.defect]
-            scores = np.concatenate([model.normal_scores(), model.score(good).image_scores])
-            print(f"{category.name}: {len(scores)} scores", flush=True)
-            draw(scores, random, shares)
-    summarise(shares, arguments.out)
+    sets = left_out.read(arguments.datasets, arguments.backbone, arguments.cache)
+    for data in sets:
+        cells, test_cells = data.cells()
+        normal, test = left_out_relative_scores(cells).numpy(), relative_scores(test_cells, ceiling_of(cells)).numpy()
+        draw(np.concatenate([normal, test[~data.defect]]), random, shares)
+        for name, estimate in ESTIMATORS.items():
+            above = test > estimate(normal, 0.01)
+            decided[name]["found"].append(float(above[data.defect].mean()))
+            decided[name]["alarms"].append(float(above[~data.defect].mean()))
+        print(f"{data.name}: {len(normal)} normal images, {len(test)} test images", flush=True)
+    rows = summarise(shares)
+    decisions = {name: {what: float(np.mean(values)) for what, values in both.items()} for name, both in decided.items()}
+    for name, both in decisions.items():
+        print(f"all normal images, target 1%, {name:38s} found {both['found']:6.2%}, alarms {both['alarms']:6.2%}")
+    if arguments.out:
+        record = {"sets": [data.name for data in sets], "rows": rows, "decisions": decisions, "machine": describe("scipy")}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def draw(scores: np.ndarray, random: np.random.Generator, shares: dict[tuple[int, float, str], list[float]]) -> None:
@@ -109,7 +118,7 @@ def draw(scores: np.ndarray, random: np.random.Generator, shares: dict[tuple[int
                     shares.setdefault((size, target, name), []).append(beyond)
 
 
-def summarise(shares: dict[tuple[int, float, str], list[float]], out: Path | None) -> None:
+def summarise(shares: dict[tuple[int, float, str], list[float]]) -> list[dict[str, Any]]:
     record: list[dict[str, Any]] = []
     for (size, target, name), found in sorted(shares.items()):
         record.append(
@@ -118,8 +127,7 @@ def summarise(shares: dict[tuple[int, float, str], list[float]], out: Path | Non
         print(
             f"{size:4d} images, target {target:.0%}, {name:38s} {np.mean(found):6.2%}, 9 of 10 below {np.quantile(found, 0.9):6.2%}"
         )
-    if out:
-        out.write_text(json.dumps({"rows": record, "machine": describe("scipy")}, indent=1) + "\n")
+    return record
 
 
 if __name__ == "__main__":

@@ -36,6 +36,22 @@ except ImportError as error:
 
 __all__ = ["Spade", "SpadeModel"]
 
+_SIZES = "the pre-processor resizes and crops: pass one, as Spade.configure_pre_processor(image_size, center_crop_size) makes it"
+_DATA = "the datamodule's own setting does it"
+_ENGINE = "give it to anomalib's Engine"
+_CONTENT = "an anomalib model is handed one batch of tensors, and this depends on whole images or on files: use fastspade.Spade"
+_BACKBONE = "make a backbone that has it: fastspade.backbones.load_backbone"
+_ELSEWHERE = {
+    **dict.fromkeys(("resize", "crop", "keep_crop"), _SIZES),
+    **dict.fromkeys(("batch_size", "num_workers", "max_pixels"), _DATA),
+    **dict.fromkeys(("device", "progress"), _ENGINE),
+    **dict.fromkeys(("tile", "overlap", "aligned", "roi", "window", "per_level", "truncate"), _CONTENT),
+    **dict.fromkeys(("embedding", "cosine"), _BACKBONE),
+    "augment": "put turned copies among the normal images, or use fastspade.Spade (train_augmentations turn images, they add none)",
+    "memory_limit": "the bank is a buffer of the model and is held whole: storage_dtype='float16' halves it, or use fastspade.Spade",
+    "preset": "give its options one by one; k_image=None, image_score='knn' and reflect_border=False are the paper's",
+}  # options of `fastspade.Spade` that this model cannot have -> what to do
+
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -46,6 +62,7 @@ class Spade(MemoryBankMixin, AnomalibModule):
         again to load_from_checkpoint.
     k to storage_dtype: options of `fastspade.Spade`, by the same names; image_score "relative", "knn", "max" or "top1%".
         The defaults are those of fastspade's preset "default"; k_image=None and image_score="knn" make them the paper's.
+    others: none; the other options of `fastspade.Spade` raise InputError, which says where they belong.
     pre_processor, post_processor, evaluator, visualizer: as of every anomalib model. The default pre-processor resizes whole
         images to 256 x 256, or the backbone's own size, and normalises as the backbone wants it; one of your own must
         normalise too, as for anomalib's models. For images that are not square give it their aspect ratio
@@ -75,7 +92,12 @@ class Spade(MemoryBankMixin, AnomalibModule):
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
+        **others: Any,
     ) -> None:
+        for name, value in others.items():
+            if name not in _ELSEWHERE:
+                raise TypeError(f"Spade() got an unexpected keyword argument {name!r}")
+            raise InputError(f"{name}={value!r} is not for anomalib's model: {_ELSEWHERE[name]}")
         source = load_backbone(backbone, layers=layers, weights=weights)
         if pre_processor is True:
             size = source.fitting.shared([(1, 1)])

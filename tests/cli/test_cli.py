@@ -14,8 +14,10 @@ from tiny import picture
 
 from fastspade import Spade
 from fastspade.cli import main
-from fastspade.cli.score_files import unique_stems
+from fastspade.cli.score_files import UniqueStems, write_scores
+from fastspade.images.geometry import CropBox
 from fastspade.maps.files import read_map
+from fastspade.spade.result import ScoredImage
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,33 @@ def test_decisions_masks_and_raw_maps(model, tmp_path, capsys):
     step = (found["npy"].max() - found["npy"].min()) / 65535
     assert np.abs(found["tiff"] - found["npy"]).max() <= 0.51 * step  # one scale for all files
     assert Image.open(tmp_path / "tiff" / "maps" / "a.tiff").mode.startswith("I;16")
+
+
+def scored(seed: int, height: float, threshold: float | None) -> ScoredImage:
+    values = np.full((64, 64), height, np.float32)
+    none = np.zeros(1, np.int64)
+    return ScoredImage(
+        f"{seed}.png", height, values, none, none, none, none, none, lambda: picture(seed, 64, 64), (64, 64), CropBox(0, 0, 64, 64),
+        threshold, threshold,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threshold", [2.0, None])
+def test_files_are_written_beside_the_scoring_wherever_the_colours_are_known(tmp_path, threshold):
+    """With a threshold they are; then few images wait, and none of their maps lies on disk."""
+    done = []
+
+    def images():
+        for i in range(12):
+            done.append(len(list(tmp_path.glob("*maps/*.png"))))
+            yield scored(i, float(i), threshold)
+
+    assert write_scores(images(), tmp_path, ("heatmaps",), threads=1) == 12
+    assert len(list((tmp_path / "heatmaps").iterdir())) == 12 and not (tmp_path / ".maps").exists()
+    assert all(i - count <= 4 for i, count in enumerate(done)) if threshold else done == [0] * 12
+    top = np.asarray(Image.open(tmp_path / "heatmaps" / "8.png"))[0, 0]
+    same = np.asarray(Image.open(tmp_path / "heatmaps" / "11.png"))[0, 0]
+    assert np.array_equal(top, same) == (threshold is not None)  # colours end at 4 thresholds, or at the highest value
 
 
 def test_masks_need_a_threshold(tmp_path, capsys):
@@ -174,6 +203,6 @@ def test_the_module_runs_and_tells_its_build():
 
 def test_pictures_of_one_name_are_numbered():
     names = [f"part_{i}/image.png" for i in range(3000)] + ["image_2.png", "x/image_3001.png"]
-    stems = unique_stems(names)
+    stems = list(map(UniqueStems(), names))
     assert stems[:3] == ["image", "image_2", "image_3"] and len(set(stems)) == len(names)
     assert stems[-2:] == ["image_2_2", "image_3001"]

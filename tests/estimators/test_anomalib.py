@@ -20,7 +20,7 @@ from anomalib.models import Patchcore
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 import fastspade
-from fastspade.anomalib import Spade
+from fastspade.anomalib import _ELSEWHERE, Spade
 from fastspade.backbones import load_backbone
 from fastspade.errors import InputError
 
@@ -94,21 +94,18 @@ def test_scores_and_maps_are_fastspades_own(fitted, dataset):
     assert_as_fastspade(fitted[0], dataset, k=3)
 
 
-# Every option of Spade is a parameter, or belongs to something else of anomalib's, or is refused.
-OTHERS = {
-    "resize": "pre_processor", "crop": "pre_processor", "keep_crop": "pre_processor", "batch_size": "datamodule",
-    "num_workers": "datamodule", "max_pixels": "datamodule", "device": "Engine", "progress": "Engine",
-    "memory_limit": "the bank is a buffer", "window": "refused", "tile": "refused", "overlap": "refused", "aligned": "refused",
-    "augment": "datamodule", "roi": "refused", "preset": "its options one by one", "embedding": "a Backbone has it",
-    "cosine": "a Backbone has it", "per_level": "anomalib's own RAD", "truncate": "anomalib's own RAD",
-}  # fmt: skip
 TRIED = [dict(k=2, k_image=4, kappa=3), dict(upsample="nearest", image_score="max"), dict(image_score="top1%", local_average=True, reflect_border=False), dict(image_score="knn"),
          dict(precision="fast", storage_dtype="float16")]  # fmt: skip
 
 
 def test_every_option_of_spade_is_a_parameter_or_has_its_place_in_anomalib():
     spade, mine = inspect.signature(fastspade.Spade).parameters, inspect.signature(Spade).parameters
-    assert set(spade) - set(mine) == set(OTHERS)
+    assert set(spade) - set(mine) == set(_ELSEWHERE)
+    for name in _ELSEWHERE:
+        with pytest.raises(InputError, match=rf"{name}=3 is not for anomalib's model: \w"):
+            Spade(TinyNet(), **TINY, **{name: 3})
+    with pytest.raises(TypeError, match="kapa"):
+        Spade(TinyNet(), **TINY, kapa=3)
     assert {name for name in mine if name in spade and mine[name].default != spade[name].default} == {"backbone"}  # of a preset
     tried = {"k", "backbone", "layers", "weights", "sigma"} | {name for options in TRIED for name in options}
     assert set(spade) & set(mine) == tried

@@ -113,6 +113,16 @@ def test_scores_are_spades_with_the_sign_turned():
     assert np.array_equal(found.anomaly_maps(TEST), wanted.anomaly_maps)
 
 
+@pytest.mark.parametrize("options", [{"tile": 32, "overlap": 0.5}, {"roi": [(0, 0), (0.5, 0), (0.5, 1), (0, 1)]}], ids=str)
+def test_tiles_and_a_region_of_interest_are_spades(options):
+    options = options | {"resize": (64, 64), "crop": None}
+    found = detector(**options).fit(NORMAL)
+    spade = Spade(TinyNet(), layers=LAYERS, k=3, sigma=1.0, device="cpu", progress=False, **options).fit(list(NORMAL))
+    wanted = spade.score(list(TEST))
+    assert np.array_equal(found.anomaly_maps(TEST), wanted.anomaly_maps) and len(found.training_scores_) == len(NORMAL)
+    assert np.array_equal(found.score_samples(TEST), -wanted.image_scores.astype(np.float64))
+
+
 @pytest.mark.parametrize("options", [{}, {"k_image": 2}, {"image_score": "max", "reflect_border": False}, {"k": 50}], ids=str)
 @pytest.mark.filterwarnings("ignore:k=50 but there are")
 def test_training_scores_leave_each_image_out(options):

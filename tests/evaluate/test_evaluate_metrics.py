@@ -6,6 +6,7 @@ import math
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from fastspade.errors import DtypeError, InputError
 from fastspade.evaluate import average_precision, f1_max, pro, roc_auc
-from fastspade.evaluate.arrays import split
+from fastspade.evaluate.arrays import counts_of
 from fastspade.evaluate.metrics import f1_max_of, roc_curve
-from fastspade.evaluate.pro import pro_curve, pro_of, split_pixels
+from fastspade.evaluate.pro import count_pixels, pixel_counts, pro_curve, pro_of
 from fastspade.evaluate.regions import label_regions
 
 
@@ -83,8 +84,8 @@ def test_every_score_type_and_list_of_differing_sizes(dtype):
     )
 
 
-def test_more_positives_than_one_chunk(monkeypatch):
-    monkeypatch.setattr("fastspade.evaluate.arrays.CHUNK", 7)
+def test_more_negatives_than_one_block(monkeypatch):
+    monkeypatch.setattr("fastspade.evaluate.arrays.BLOCK", 7)
     random = np.random.default_rng(0)
     labels, scores = random.random((20, 20, 5)) < 0.5, random.integers(0, 40, (20, 20, 5)).astype(np.float32)
     assert roc_auc(labels, scores) == pytest.approx(roc_auc_score(labels.ravel(), scores.ravel()), abs=1e-12)
@@ -114,7 +115,7 @@ def test_the_f1_threshold_reaches_the_f1():
     random = np.random.default_rng(1)
     labels, scores = random.random(300) < 0.3, random.normal(size=300)
     scores[labels] += 1
-    best, threshold = f1_max_of(split(labels, scores))
+    best, threshold = f1_max_of(counts_of(labels, scores))
     found = scores >= threshold
     assert 2 * (found & labels).sum() / (found.sum() + labels.sum()) == pytest.approx(best)
 
@@ -193,7 +194,7 @@ def test_each_region_weighs_the_same_and_touching_corners_join():
     small[0, 0], large[4:10, 4:10] = 1.0, 1.0
     assert pro(small, mask, 0.3) == pytest.approx(pro(large, mask, 0.3))
     mask[3, 3] = True  # touches the square at its corner only
-    assert split_pixels(small, mask).regions == 2
+    assert pixel_counts(small, mask).regions == 2
 
 
 def test_undefined_pro_is_nan_with_a_reason():
@@ -208,10 +209,10 @@ def test_drawn_curves_have_the_area_of_the_metric():
     masks = np.zeros((4, 60, 60), dtype=bool)
     masks[:3, 10:30, 20:25] = masks[1, 40:50, 40:50] = True
     maps = (random.normal(size=masks.shape) + masks).astype(np.float32)
-    data = split_pixels(maps, masks)
-    _, fpr, tpr = roc_curve(data, 4000)
+    data = pixel_counts(maps, masks)
+    fpr, tpr = roc_curve(data, 4000)
     assert np.trapezoid(tpr, fpr) == pytest.approx(roc_auc(masks, maps), abs=2e-3)
-    _, fpr, overlap = pro_curve(data, 4000)
+    fpr, overlap = pro_curve(data, 4000)
     assert (np.diff(fpr) >= 0).all() and (np.diff(overlap) >= -1e-12).all() and overlap[-1] == pytest.approx(1)
     assert np.trapezoid(overlap, fpr) == pytest.approx(pro_of(data, 1.0), abs=2e-3)
 
@@ -250,3 +251,18 @@ class Column:
 def test_labels_and_scores_may_be_whatever_gives_an_array(kind, labels):
     assert roc_auc(kind(labels), kind([0.1, 0.2, 0.3])) == 1.0
     assert roc_auc([kind(labels), kind(labels)], [kind([0.3, 0.2, 0.1])] * 2) == 0.0
+
+
+def test_memory_grows_with_the_defects_and_not_with_the_maps(monkeypatch):
+    monkeypatch.setattr("fastspade.evaluate.arrays.BLOCK", 1 << 16)
+    mask = np.zeros((512, 512), dtype=bool)
+    mask[:20, :20] = True
+    tracemalloc.start()
+    try:
+        data = count_pixels(
+            lambda i: np.random.default_rng(i).random((512, 512), dtype=np.float32), [mask] * 40, None, np.dtype(np.float32)
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert data.negatives == 40 * (512 * 512 - 400) and peak < 10 * 2**20 < 40 * 2**20  # of a map: 1 MiB

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import TinyNet, picture, tiny_spade
 
 from fastspade import Spade
 from fastspade.backbones import extractor
 from fastspade.cli import main
 from fastspade.errors import InputError
+from fastspade.evaluate.report.encode import thumbnail
+from fastspade.evaluate.report.payload import _normal
 from fastspade.images.views import Tiling, ViewName, checked_turns, turned, turned_pixels
 from fastspade.nn import SpadeModule
 
@@ -54,6 +57,20 @@ def test_a_defect_is_found_in_a_tile_and_on_a_seam(tiled, top, left):
     y, x = np.unravel_index(found.anomaly_maps[1].argmax(), (160, 200))
     assert top - 4 <= y < top + 20 and left - 4 <= x < left + 20
     assert found.image_scores[1] > found.image_scores[0]
+
+
+def test_a_defect_on_a_seam_is_as_high_as_one_in_the_middle_of_a_tile():
+    """On pictures that are the same everywhere but for their light, so that nothing but the place can make a difference."""
+    model = tiny_spade(**TILED).fit([np.full((160, 208, 3), value, np.uint8) for value in (90, 100, 110)])
+    tests = []
+    for top, left in ((24, 24), (72, 120), (48, 48), (24, 48), (96, 96)):  # tiles of 64 begin at every 48th pixel
+        tests.append(np.full((160, 208, 3), 100, np.uint8))
+        tests[-1][top : top + 16, left : left + 16] = 160
+    found = model.score(tests)
+    heights = found.anomaly_maps.max(axis=(1, 2))
+    assert heights[1] == pytest.approx(heights[0], rel=1e-4)  # both in the middle of a tile
+    assert np.abs(heights / heights[0] - 1).max() < 0.08
+    assert np.abs(found.image_scores / found.image_scores[0] - 1).max() < 0.15  # the highest of a tile, before the mean
 
 
 def test_a_constant_picture_gives_a_map_without_steps():
@@ -167,6 +184,17 @@ def test_turned_parts_are_matched_to_their_like(normal):
     assert len(model.normal_scores()) == 6 and model.calibrate().images == 24
 
 
+def test_what_a_part_was_matched_to_is_shown_turned(normal, tmp_path):
+    for i, one in enumerate(normal):
+        one.save(tmp_path / f"{i}.png")
+    model = tiny_spade(augment="rotations").fit(tmp_path)
+    found = model.score(normal[2].rotate(90))
+    name = found.neighbor_names[found.neighbors[0, 0]]
+    assert name == f"{tmp_path / '2.png'} [turned 90]"
+    shown = _normal(name, model, tmp_path)
+    assert shown["name"] == "2.png [turned 90]" and shown["src"] == thumbnail(normal[2].rotate(90), 224, quality=78)[0]
+
+
 def test_leaving_a_picture_out_leaves_out_its_turned_copies(normal):
     model = tiny_spade(augment=["horizontal"], image_score="knn", k_image=2).fit(normal)
     rest = tiny_spade(augment=["horizontal"], image_score="knn", k_image=2).fit(normal[1:])
@@ -197,6 +225,15 @@ def test_the_command_line_takes_tiles_and_turns_and_removes_a_pictures_views(tmp
     assert len(loaded.bank) == 3 * 3 * 6 and loaded.augment == ("horizontal", "vertical")
     assert main(["remove", str(model), str(tmp_path / "good" / "1.png"), "--device", "cpu", "--quiet"]) == 0
     assert len(Spade.load(model, device="cpu").bank) == 2 * 3 * 6
+    mask = np.zeros((96, 128), np.uint8)
+    mask[:, 64:] = 255
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    assert main([*fit, "--tile", "64", "--overlap", "0", "--roi", str(tmp_path / "roi.png"), "--no-threshold"]) == 0
+    out = tmp_path / "out"
+    score = ["score", str(model), str(tmp_path / "good" / "0.png"), "-o", str(out), "--save", "maps", "--map-format", "npy"]
+    assert main([*score, "--device", "cpu", "--quiet"]) == 0
+    found = np.load(out / "maps" / "0.npy")
+    assert found.shape == (96, 128) and not found[:, :64].any() and len(Spade.load(model, device="cpu").bank) == 3 * 2
 
 
 def test_the_banks_size_is_told_before_the_work(capsys):

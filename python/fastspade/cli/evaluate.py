@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,11 @@ def _save_maps(folder: Path, category: Category, tests: list[ScoredTest], kind: 
     """<category>/test/<kind>/<stem>.tiff or .npy at the images' own sizes: what official evaluation scripts read."""
     low = min(float(one.scored.anomaly_map.min()) for one in tests)
     high = max(float(one.scored.anomaly_map.max()) for one in tests)
-    for one in tests:
+
+    def write(one: ScoredTest) -> None:
         path = folder / category.name / "test" / one.test.kind / f"{one.test.path.stem}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_map(path, placed_map(one.scored.anomaly_map, one.scored.crop, one.scored.size), kind, (low, high))
+
+    with ThreadPoolExecutor(thread_name_prefix="fastspade-write") as pool:
+        list(pool.map(write, tests))

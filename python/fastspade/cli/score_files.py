@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +23,15 @@ from fastspade.spade.result import ScoredImage
 
 COMPRESS_LEVEL = 1  # of PNG files: four times faster than the usual 6, for a fifth more bytes
 KINDS = ("maps", "heatmaps", "overlays", "masks")
+REACH = 4.0  # of the colours, in pixel thresholds: few good images reach half of it, and few defects stay below a third
 
 
-@dataclass
-class _Row:
-    """What the second pass needs of an image: its map waits on disk, its picture is decoded again."""
+@dataclass(frozen=True)
+class _Image:
+    """What files are made of: the map waits in memory or on disk, the picture is decoded again."""
 
-    name: str
-    score: float
-    peak: float
-    decision: str
+    stem: str
+    values: Callable[[], np.ndarray]
     pixel_threshold: float | None
     seen: CropBox | None
     picture: Callable[[], Image.Image]
@@ -56,80 +57,116 @@ def write_scores(
 ) -> int:
     """Write scores.csv, a folder for every kind, and colorbar.png where there are colours; returns how many images.
 
-    Two passes: maps go to disk first, so that all files share one scale without all maps in memory. With a pixel
-    threshold overlays show the mask's outline. threads: that draw and write. Raises InputError for masks without one.
+    All colours of a run share one scale: from 0 to REACH pixel thresholds, or, without a threshold, from the lowest value of all
+    maps to the highest. Threads write files beside the scoring, of at most twice as many images at a time. What
+    needs a scale that only the last map tells (16-bit maps always do) is written in a second pass, from maps that wait on disk.
+    With a pixel threshold overlays show the mask's outline. threads: that draw and write. Raises InputError for masks without
+    a threshold.
     """
-    rows: list[_Row] = []
+    table: list[list[str]] = []
+    waiting: list[_Image] = []
     low, high = float("inf"), float("-inf")
+    scale: tuple[float, float] | None = None
+    later: tuple[str, ...] = ()
+    stem_of = UniqueStems()
     raw = folder / ".maps"
-    raw.mkdir()
-    for i, image in enumerate(images):
-        if kinds:  # else the table is all that is written
-            np.save(raw / f"{i}.npy", image.anomaly_map)
-        low, high = min(low, float(image.anomaly_map.min())), max(high, float(image.anomaly_map.max()))
-        decision = "" if image.threshold is None else "defect" if image.is_defect else "good"
-        peak = float(image.anomaly_map.max())
-        rows.append(_Row(image.name, image.score, peak, decision, image.pixel_threshold, image.seen, image.picture))
-    for kind in kinds:
-        (folder / kind).mkdir()
-    stems = unique_stems([row.name for row in rows])
-
-    def write(i: int) -> list[str]:
-        if not kinds:
-            return []
-        values = np.load(raw / f"{i}.npy")
-        (raw / f"{i}.npy").unlink()
-        return [_write(folder, kind, stems[i], rows[i], values, (low, high), map_format, colorbar) for kind in kinds]
-
+    for path in (raw, *(folder / kind for kind in kinds)):
+        path.mkdir()
     with ThreadPoolExecutor(threads, thread_name_prefix="fastspade-write") as pool:
-        files = list(pool.map(write, range(len(rows))))
+        writing: deque[Future[None]] = deque()
+        for i, image in enumerate(images):
+            values, threshold = image.anomaly_map, image.pixel_threshold
+            if i == 0:
+                scale = None if threshold is None or threshold <= 0 else (0.0, REACH * threshold)
+                later = tuple(kind for kind in kinds if _waits(kind, map_format, scale))
+            peak = float(values.max())
+            low, high = min(low, float(values.min())), max(high, peak)
+            stem = stem_of(image.name)
+            decision = "" if image.threshold is None else "defect" if image.is_defect else "good"
+            files = [_file(kind, stem, map_format) for kind in kinds]
+            table.append([image.name, repr(image.score), decision, repr(peak), *files])
+            one = _Image(stem, partial(np.asarray, values), threshold, image.seen, image.picture)
+            if later:
+                np.save(raw / f"{i}.npy", values)
+                waiting.append(replace(one, values=partial(_taken, raw / f"{i}.npy")))
+            now = [kind for kind in kinds if kind not in later]
+            writing.append(pool.submit(_write, folder, now, one, map_format, colorbar, scale or (low, high), (low, high)))
+            while len(writing) > 2 * threads:
+                writing.popleft().result()
+        scale = scale or (low, high)
+        writing.extend(pool.submit(_write, folder, later, one, map_format, colorbar, scale, (low, high)) for one in waiting)
+        for done in writing:
+            done.result()
     raw.rmdir()
     if {"heatmaps", "overlays"} & set(kinds):
-        maps.colorbar(low, high).save(folder / "colorbar.png")
+        maps.colorbar(*scale).save(folder / "colorbar.png")
     # A name that is not UTF-8 goes into the table as the bytes that it is on disk.
     with open(folder / "scores.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "score", "decision", "map_max", *(kind.removesuffix("s") for kind in kinds)])
-        for row, written in zip(rows, files, strict=True):
-            writer.writerow([row.name, repr(row.score), row.decision, repr(row.peak), *written])
-    return len(rows)
+        writer.writerows(table)
+    return len(table)
+
+
+def _waits(kind: str, map_format: str, scale: tuple[float, float] | None) -> bool:
+    """Must files of a kind wait for the last map? scale: of colours, where it is known."""
+    return map_format == "tiff" if kind == "maps" else kind != "masks" and scale is None
+
+
+def _file(kind: str, stem: str, map_format: str) -> str:
+    return f"{kind}/{stem}.{map_format if kind == 'maps' else 'png'}"
+
+
+def _taken(path: Path) -> np.ndarray:
+    """The array of a file that is not needed again."""
+    values: np.ndarray = np.load(path)
+    path.unlink()
+    return values
 
 
 def _write(
-    folder: Path, kind: str, stem: str, row: _Row, values: np.ndarray, scale: tuple[float, float], map_format: str, colorbar: bool
-) -> str:
-    """Write one file of one image; returns its path in the folder."""
-    name = f"{kind}/{stem}.{map_format if kind == 'maps' else 'png'}"
-    path = folder / name
-    mask = None if row.pixel_threshold is None else values > row.pixel_threshold
-    if kind == "maps":
-        write_map(path, values, map_format, scale)
-    elif kind == "heatmaps":
-        Image.fromarray(maps.heatmap(values, vmin=scale[0], vmax=scale[1])).save(path, compress_level=COMPRESS_LEVEL)
-    elif kind == "overlays":
-        maps.overlay(row.picture(), values, vmin=scale[0], vmax=scale[1], mask=mask, seen=row.seen, colorbar=colorbar).save(
-            path, compress_level=COMPRESS_LEVEL
-        )
-    elif mask is None:
-        raise InputError("masks need a threshold: fit calibrates one, or give --pixel-threshold")
-    else:
-        Image.fromarray((mask * 255).astype(np.uint8)).save(path, compress_level=COMPRESS_LEVEL)
-    return name
+    folder: Path,
+    kinds: Sequence[str],
+    one: _Image,
+    map_format: str,
+    colorbar: bool,
+    scale: tuple[float, float],
+    span: tuple[float, float],
+) -> None:
+    """Write files of one image. scale: of colours; span: of 16-bit maps, the lowest and the highest value of all."""
+    values = one.values() if kinds else np.empty(0)
+    low, high = scale
+    mask = None if one.pixel_threshold is None else values > one.pixel_threshold
+    for kind in kinds:
+        path = folder / _file(kind, one.stem, map_format)
+        if kind == "maps":
+            write_map(path, values, map_format, span)
+            continue
+        if kind == "heatmaps":
+            drawn = Image.fromarray(maps.heatmap(values, vmin=low, vmax=high))
+        elif kind == "overlays":
+            drawn = maps.overlay(one.picture(), values, vmin=low, vmax=high, mask=mask, seen=one.seen, colorbar=colorbar)
+        elif mask is None:
+            raise InputError("masks need a threshold: fit calibrates one, or give --pixel-threshold")
+        else:
+            drawn = Image.fromarray((mask * 255).astype(np.uint8))
+        drawn.save(path, compress_level=COMPRESS_LEVEL)
 
 
-def unique_stems(names: Sequence[str]) -> list[str]:
+class UniqueStems:
     """One file name per image: its stem, numbered where several images share it."""
-    used: set[str] = set()
-    numbers: dict[str, int] = {}  # of a stem, the last one given
-    stems = []
-    for name in names:
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._numbers: dict[str, int] = {}  # of a stem, the last one given
+
+    def __call__(self, name: str) -> str:
         stem = base = _shortened(Path(name).stem) or "image"
-        while stem in used:
-            numbers[base] = numbers.get(base, 1) + 1
-            stem = f"{base}_{numbers[base]}"
-        used.add(stem)
-        stems.append(stem)
-    return stems
+        while stem in self._used:
+            self._numbers[base] = self._numbers.get(base, 1) + 1
+            stem = f"{base}_{self._numbers[base]}"
+        self._used.add(stem)
+        return stem
 
 
 def _shortened(stem: str) -> str:

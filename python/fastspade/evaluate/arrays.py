@@ -1,4 +1,4 @@
-"""What the metrics read: labels and scores, as one array or many of differing sizes, split into two sorted arrays."""
+"""What the metrics read: labels and scores, as one array or many of differing sizes, counted at every score of a defect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastspade.errors import DtypeError, InputError
 Arrays: TypeAlias = npt.ArrayLike | torch.Tensor | Sequence[np.ndarray] | Sequence[torch.Tensor]
 """What the metrics take: one array or tensor, or a sequence of them."""
 
-CHUNK = 1 << 20  # positives looked at in one step; bounds the memory of intermediate results
+BLOCK = 1 << 24  # negatives counted in one step: however many there are, no more are held
 
 
 class MetricValue(float):
@@ -40,30 +40,36 @@ class MetricValue(float):
 
 
 @dataclass(frozen=True)
-class SortedScores:
-    """Scores split by label, each ascending: negatives (N,) and positives (P,), of one floating or integer type."""
+class Counts:
+    """How many samples lie where, at every distinct score of a positive. Between two of these a threshold adds false positives
+    alone, so that every metric here is made of nothing else, exactly.
 
-    negatives: np.ndarray
+    values (U,): those scores, ascending, of a floating or integer type. positives (U,): how many have each. below, up_to (U,):
+    the negatives below it, and those not above it. negatives: of all.
+    """
+
+    values: np.ndarray
     positives: np.ndarray
+    below: np.ndarray
+    up_to: np.ndarray
+    negatives: int
 
     def undefined(self, what: str) -> str:
         """Why no ROC or precision-recall curve exists, or "" where it does. what: "image", "pixel" or "sample"."""
-        if len(self.positives) == 0:
+        if len(self.values) == 0:
             return f"no defect {what}: every label is 0"
-        if len(self.negatives) == 0:
+        if self.negatives == 0:
             return f"no normal {what}: every label is 1"
         return ""
 
-    def groups(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The distinct positive values, ascending, in chunks: (index of the first of each, the value, how many)."""
-        start = 0
-        while start < len(self.positives):
-            stop = min(start + CHUNK, len(self.positives))
-            stop = int(np.searchsorted(self.positives, self.positives[stop - 1], side="right"))  # keep ties together
-            part = self.positives[start:stop]
-            first = np.flatnonzero(np.concatenate([[True], part[1:] != part[:-1]]))
-            yield start + first, part[first], np.diff(np.append(first, len(part)))
-            start = stop
+    def true_positives(self) -> np.ndarray:
+        """(U,) of every value as the threshold."""
+        return np.cumsum(self.positives[::-1])[::-1]
+
+    def false_positives(self) -> np.ndarray:
+        """(U,) of every value as the threshold."""
+        found: np.ndarray = self.negatives - self.below
+        return found
 
 
 def as_arrays(argument: str, values: Any) -> list[np.ndarray]:
@@ -116,23 +122,45 @@ def score_type(argument: str, arrays: list[np.ndarray]) -> np.dtype:
     return np.dtype(np.float32) if found == np.float16 else np.dtype(np.uint8) if found == bool else found
 
 
-def split(labels: Arrays, scores: Arrays, names: tuple[str, str] = ("labels", "scores")) -> SortedScores:
-    """Scores of label 0 and of label 1, each sorted. One copy of the scores in their own type is all that is held."""
+def counts_of(labels: Arrays, scores: Arrays, names: tuple[str, str] = ("labels", "scores")) -> Counts:
+    """The scores of label 0 counted between those of label 1. Beside the arguments no more than these and a block are held."""
     marks, values = as_arrays(names[0], labels), as_arrays(names[1], scores)
     check_pairs((names[0], marks), (names[1], values))
     kind = score_type(names[1], values)
     marks = [as_bool(names[0], mark) for mark in marks]
-    positive = sum(int(np.count_nonzero(mark)) for mark in marks)
-    total = sum(mark.size for mark in marks)
-    negatives, positives = np.empty(total - positive, kind), np.empty(positive, kind)
-    low = high = 0
-    for mark, value in zip(marks, values, strict=True):
-        chosen, others = value[mark], value[~mark]
-        positives[high : high + len(chosen)] = chosen
-        negatives[low : low + len(others)] = others
-        low, high = low + len(others), high + len(chosen)
-    for part in (negatives, positives):
-        part.sort()
-        if kind.kind == "f" and len(part) and np.isnan(part[-1]):  # NaN sorts last
-            raise InputError(f"{names[1]} must not hold NaN")
-    return SortedScores(negatives, positives)
+    positives = np.concatenate([np.empty(0, kind), *(value[mark] for mark, value in zip(marks, values, strict=True))])
+    distinct, amounts = np.unique(positives, return_counts=True)
+    others = (value[~mark] for mark, value in zip(marks, values, strict=True))
+    return Counts(distinct, amounts, *count_between(distinct, others, names[1]))
+
+
+def count_between(values: np.ndarray, negatives: Iterable[np.ndarray], argument: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """`Counts.below`, `up_to` and `negatives`. values (U,): distinct and ascending; negatives: parts of them, any sizes.
+
+    Raises InputError for NaN in either, naming `argument`.
+    """
+    below, up_to, total = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64), 0
+    for block in _blocks(negatives, values.dtype):
+        block.sort()
+        for last in (block[-1:], values[-1:]):
+            if last.dtype.kind == "f" and np.isnan(last).any():  # NaN sorts last
+                raise InputError(f"{argument} must not hold NaN")
+        below += np.searchsorted(block, values, side="left")
+        up_to += np.searchsorted(block, values, side="right")
+        total += len(block)
+    return below, up_to, total
+
+
+def _blocks(parts: Iterable[np.ndarray], kind: np.dtype) -> Iterator[np.ndarray]:
+    """The parts' values in blocks of BLOCK, the last one shorter and maybe empty; every block is overwritten by the next."""
+    room, filled = np.empty(BLOCK, kind), 0
+    for part in parts:
+        rest = part.ravel()
+        while len(rest):
+            taken = rest[: BLOCK - filled]
+            room[filled : filled + len(taken)] = taken
+            filled, rest = filled + len(taken), rest[len(taken) :]
+            if filled == BLOCK:
+                yield room
+                filled = 0
+    yield room[:filled]

@@ -1,17 +1,15 @@
 """ROC-AUC, average precision and the best F1 score: exact, every distinct score a threshold.
 
-All three follow from one sort: at a threshold t, true positives and false positives are positions of t in the sorted
-positive and negative scores. Labels are 1 for defect; a higher score means more anomalous. Labels and scores may be
-arrays of any equal shape, tensors, or lists of arrays of differing sizes (one per image), which are pooled.
+All three follow from the counts of true and false positives at every score of a defect (`fastspade.evaluate.arrays`). Labels are 1
+for defect; a higher score means more anomalous. Labels and scores may be arrays of any equal shape, tensors, or lists of arrays of
+differing sizes (one per image), which are pooled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from fastspade.evaluate.arrays import Arrays, MetricValue, SortedScores, split
+from fastspade.evaluate.arrays import Arrays, Counts, MetricValue, counts_of
 
 
 def roc_auc(labels: Arrays, scores: Arrays) -> MetricValue:
@@ -19,7 +17,7 @@ def roc_auc(labels: Arrays, scores: Arrays) -> MetricValue:
 
     NaN, with a reason, where there is only one class. Raises InputError for NaN scores or shapes that differ.
     """
-    return roc_auc_of(split(labels, scores))
+    return roc_auc_of(counts_of(labels, scores))
 
 
 def average_precision(labels: Arrays, scores: Arrays) -> MetricValue:
@@ -27,7 +25,7 @@ def average_precision(labels: Arrays, scores: Arrays) -> MetricValue:
 
     NaN, with a reason, where there is only one class. Raises as roc_auc.
     """
-    return average_precision_of(split(labels, scores))
+    return average_precision_of(counts_of(labels, scores))
 
 
 def f1_max(labels: Arrays, scores: Arrays) -> MetricValue:
@@ -35,73 +33,55 @@ def f1_max(labels: Arrays, scores: Arrays) -> MetricValue:
 
     NaN, with a reason, where there is only one class. Raises as roc_auc.
     """
-    return f1_max_of(split(labels, scores))[0]
+    return f1_max_of(counts_of(labels, scores))[0]
 
 
-def roc_auc_of(data: SortedScores, what: str = "sample") -> MetricValue:
-    """`roc_auc` of scores already sorted. what: the word for one of them in the reason of a NaN."""
+def roc_auc_of(data: Counts, what: str = "sample") -> MetricValue:
+    """`roc_auc` of counts. what: the word for one sample in the reason of a NaN."""
     reason = data.undefined(what)
     if reason:
         return MetricValue.undefined(reason)
-    twice = 0  # twice the pairs won: an integer, so nothing is rounded
-    for _, values, counts in data.groups():
-        below = np.searchsorted(data.negatives, values, side="left")
-        up_to = np.searchsorted(data.negatives, values, side="right")
-        twice += int((counts * (below + up_to)).sum())
-    return MetricValue(twice / (2 * len(data.negatives) * len(data.positives)))
+    twice = int((data.positives * (data.below + data.up_to)).sum())  # twice the pairs won: an integer, so nothing is rounded
+    return MetricValue(twice / (2 * data.negatives * int(data.positives.sum())))
 
 
-def average_precision_of(data: SortedScores, what: str = "sample") -> MetricValue:
-    """`average_precision` of scores already sorted. Recall only grows at positive scores, so only these are visited."""
+def average_precision_of(data: Counts, what: str = "sample") -> MetricValue:
+    """`average_precision` of counts. Recall only grows at positive scores, so only these are visited."""
     reason = data.undefined(what)
     if reason:
         return MetricValue.undefined(reason)
-    area = 0.0
-    for true, false, gained in _counts(data):
-        area += float((gained * (true / (true + false))).sum())
-    return MetricValue(area / len(data.positives))
+    true = data.true_positives()
+    area = (data.positives * (true / (true + data.false_positives()))).sum()
+    return MetricValue(float(area) / int(true[0]))
 
 
-def f1_max_of(data: SortedScores, what: str = "sample") -> tuple[MetricValue, float]:
-    """`f1_max` of scores already sorted, and the threshold (score >= threshold is a defect) that reaches it.
+def f1_max_of(data: Counts, what: str = "sample") -> tuple[MetricValue, float]:
+    """`f1_max` of counts, and the threshold (score >= threshold is a defect) that reaches it.
 
     Between two positive scores a lower threshold only adds false positives, so the maximum lies at a positive score.
     """
     reason = data.undefined(what)
     if reason:
         return MetricValue.undefined(reason), float("nan")
-    best, at = -1.0, 0
-    total = len(data.positives)
-    for true, false, _ in _counts(data):
-        f1 = 2 * true / (true + false + total)
-        i = int(f1.argmax())
-        if f1[i] > best:
-            best, at = float(f1[i]), total - int(true[i])
-    return MetricValue(best), float(data.positives[at])
+    true = data.true_positives()
+    f1 = 2 * true / (true + data.false_positives() + true[0])
+    best = int(f1.argmax())
+    return MetricValue(float(f1[best])), float(data.values[best])
 
 
-def _counts(data: SortedScores) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """At every distinct positive score as a threshold: true positives, false positives, positives of that score."""
-    for first, values, counts in data.groups():
-        true = len(data.positives) - first
-        false = len(data.negatives) - np.searchsorted(data.negatives, values, side="left")
-        yield true, false, counts
+def roc_curve(data: Counts, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """At most about `points` exact points of the ROC curve for drawing: FPR and TPR, ascending, ends included."""
+    true = data.true_positives()
+    return curve(data, true, true - data.positives, points)
 
 
-def roc_curve(data: SortedScores, points: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At most about `points` exact points of the ROC curve for drawing: thresholds descending, FPR, TPR, ends included."""
-    thresholds = curve_thresholds(data, points)
-    return (
-        thresholds,
-        1 - np.searchsorted(data.negatives, thresholds, side="left") / len(data.negatives),
-        1 - np.searchsorted(data.positives, thresholds, side="left") / len(data.positives),
-    )
-
-
-def curve_thresholds(data: SortedScores, points: int) -> np.ndarray:
-    """Thresholds, descending, that are evenly spread over the ranks of both classes, and denser at low FPR."""
-    chosen = []
-    for part, spread in ((data.negatives, 2.0), (data.positives, 1.0)):
-        share = 1 - np.linspace(0, 1, points // 2) ** spread
-        chosen.append(part[np.rint(share * (len(part) - 1)).astype(np.int64)])
-    return np.unique(np.concatenate(chosen))[::-1]
+def curve(data: Counts, at: np.ndarray, above: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points (FPR, y) of a curve whose y is at[i] where value i is the threshold and above[i] where it lies just above, before
+    both are divided by the highest. They are evenly spread over the scores of positives and over the FPR, denser where it is low."""
+    share = np.linspace(0, 1, max(2, points // 4))
+    rate = data.false_positives() / data.negatives  # descends
+    by_rank, by_rate = np.searchsorted(-at, -share * at[0]), np.searchsorted(-rate, -(share**2))
+    chosen = np.unique(np.concatenate([by_rank, by_rate]).clip(max=len(at) - 1))[::-1]
+    x = np.stack([(data.negatives - data.up_to[chosen]) / data.negatives, rate[chosen]], axis=1).ravel()
+    y = np.stack([above[chosen], at[chosen]], axis=1).ravel() / at[0]
+    return np.append(x, 1.0), np.append(y, 1.0)

@@ -10,11 +10,11 @@ import numpy as np
 
 from fastspade import checks
 from fastspade.errors import InputError
-from fastspade.evaluate.arrays import MetricValue, split
+from fastspade.evaluate.arrays import MetricValue, counts_of
 from fastspade.evaluate.category import Category, TestImage
 from fastspade.evaluate.dataset import load_mask
 from fastspade.evaluate.metrics import average_precision_of, f1_max_of, roc_auc_of, roc_curve
-from fastspade.evaluate.pro import check_limit, pro_curve, pro_of, split_streamed
+from fastspade.evaluate.pro import check_limit, count_pixels, pro_curve, pro_of
 from fastspade.evaluate.protocols import PROTOCOLS, crop_mask, placed_map
 from fastspade.maps import place_in_image
 from fastspade.spade import Spade
@@ -117,7 +117,7 @@ def _mask(image: TestImage, scored: ScoredImage, has_masks: bool, max_pixels: in
 def _measure_images(category: Category, tests: list[ScoredTest], threshold: Threshold | None) -> CategoryResult:
     labels = np.array([one.test.defect for one in tests], dtype=bool)
     scores = np.array([one.scored.score for one in tests])
-    data = split(labels, scores)
+    data = counts_of(labels, scores)
     above = scores > threshold.image if threshold else np.zeros(len(scores), dtype=bool)
 
     def rate(chosen: np.ndarray, what: str) -> MetricValue:
@@ -138,7 +138,7 @@ def _measure_images(category: Category, tests: list[ScoredTest], threshold: Thre
         },
         false_positive_rate=rate(above[~labels], "good"),
         true_positive_rate=rate(above[labels], "defect"),
-        image_curve={} if data.undefined("image") else _curve(*roc_curve(data)[1:]),
+        image_curve={} if data.undefined("image") else _curve(*roc_curve(data)),
     )
 
 
@@ -149,8 +149,7 @@ def _measure_pixels(
         return {name: MetricValue.undefined("the dataset has no ground-truth masks") for name in PIXEL_METRICS}, {}
     masks = [compared_mask(one, protocol) for one in tests]
     inside = [_counted(one, mask.shape) for one, mask in zip(tests, masks, strict=True)] if inside_roi else None
-    data = split_streamed((compared_map(one, protocol) for one in tests), masks, inside, np.dtype(np.float32))
-    del masks, inside
+    data = count_pixels(lambda i: compared_map(tests[i], protocol), masks, inside, np.dtype(np.float32))
     metrics = {
         "pixel_roc_auc": roc_auc_of(data, "pixel"),
         "pixel_average_precision": average_precision_of(data, "pixel"),
@@ -159,7 +158,7 @@ def _measure_pixels(
     }
     if data.undefined("pixel"):
         return metrics, {}
-    return metrics, {"roc": _curve(*roc_curve(data)[1:]), "pro": _curve(*pro_curve(data)[1:])}
+    return metrics, {"roc": _curve(*roc_curve(data)), "pro": _curve(*pro_curve(data))}
 
 
 def compared_map(one: ScoredTest, protocol: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ def category_payload(
     """Metrics, curves, test images with maps and correspondences, and the normal images that were matched."""
     low = min(float(one.scored.anomaly_map.min()) for one in tests)
     high = max(float(one.scored.anomaly_map.max()) for one in tests)
-    images, used = [], set()
-    for one in tests:
-        images.append(_image(one, (low, high), root, model.fitted_bank().level_shapes[0][1:]))
-        used |= set(np.unique(one.scored.matched_image).tolist())
-    threshold, names = result.threshold, model.fitted_bank().names
+    grid, names, threshold = model.fitted_bank().level_shapes[0][1:], model.fitted_bank().names, result.threshold
+    used = sorted({int(i) for one in tests for i in np.unique(one.scored.matched_image)})
+    with ThreadPoolExecutor(thread_name_prefix="fastspade-report") as pool:  # which decode and encode pictures
+        images = list(pool.map(lambda one: _image(one, (low, high), root, grid), tests))
+        normals = dict(zip(map(str, used), pool.map(lambda i: _normal(names[i], model, root), used), strict=True))
     return {
         "name": result.name,
         "counts": {"train": result.train, "good": result.good, "defects": result.defects},
@@ -51,7 +52,7 @@ def category_payload(
         "pixelCurves": result.pixel_curves,
         "scale": [low, high],
         "images": images,
-        "normals": {str(i): _normal(names[i], model, root) for i in sorted(used)},
+        "normals": normals,
     }
 
 
