@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate_metrics.py [--images 100] [--side 1024] [--out benchmarks/results/evaluate_metrics.json]
 
-Makes smooth random maps with defects, then times (seconds of the processor) pixel ROC-AUC, average precision, F1-max and PRO: each on its own, as a
-caller would, and all four from one count, as `fastspade eval` does.
+Makes smooth random maps with defects, then times pixel ROC-AUC, average precision, F1-max and PRO, in seconds of the processor: each
+on its own, as a caller would, and all four from one count, as `fastspade eval` does.
 """
 
 from __future__ import annotations
