@@ -101,9 +101,10 @@ VARIANTS: dict[str, Callable[[LeftOut], Scores]] = {
     "ceiling: a cell's own alone": relative(common=0),
     "ceiling: a cell's own and the mean of all alike": relative(common=1),
     "highest 0.05 % of the quotients": relative(shares=(0.0005,)),
+    "highest 0.2 %": relative(shares=(0.002,)),
     "highest 0.5 %": relative(shares=(0.005,)),
-    "highest 1 %": relative(shares=(0.01,)),
     "highest 2 %": relative(shares=(0.02,)),
+    "highest 5 %": relative(shares=(0.05,)),
     "highest 0.2 % and 2 % multiplied": relative(shares=(0.002, 0.02)),
     "highest 0.1 %, 1 % and 5 % multiplied": relative(shares=(0.001, 0.01, 0.05)),
     "not over the median": relative(power=0),
@@ -129,10 +130,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET[:LAYOUT]")
     parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    sets = left_out.read(arguments.datasets, arguments.backbone, arguments.cache)
+    sets = left_out.read(arguments.datasets, arguments.backbone, arguments.cache, arguments.k)
     rows = {}
     for name, variant in VARIANTS.items():
         each = {data.name: measure(data, variant(data)) for data in sets}
@@ -141,7 +143,7 @@ def main() -> None:
         print(f"{name:45s}", " ".join(f"{key} {100 * value:5.1f}" for key, value in mean.items()), flush=True)
     images = {data.name: [len(data.normal), int((~data.defect).sum()), int(data.defect.sum())] for data in sets}
     if arguments.out:
-        record = {"machine": describe("scipy"), "backbone": arguments.backbone, "images": images, "rows": rows}
+        record = {"machine": describe("scipy"), "backbone": arguments.backbone, "k": arguments.k, "images": images, "rows": rows}
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -21,7 +21,7 @@ def written_out(cells: np.ndarray, normal: np.ndarray) -> list[float]:
     """Scores of maps by cell (B, h, w) under the ceiling of normal ones (N, h, w)."""
     ceiling = gaussian_filter(normal.mean(axis=0, dtype=float) + 3 * normal.std(axis=0, dtype=float), 0.5)
     risen = np.sort((cells / ((ceiling + ceiling.mean() / 2) / 1.5)).reshape(len(cells), -1), axis=1)
-    highest, usual = risen[:, -max(1, round(0.002 * risen.shape[1])) :].mean(axis=1), risen[:, (risen.shape[1] - 1) // 2]
+    highest, usual = risen[:, -max(1, round(0.01 * risen.shape[1])) :].mean(axis=1), risen[:, (risen.shape[1] - 1) // 2]
     return (highest / usual ** (1 / 3)).tolist()
 
 

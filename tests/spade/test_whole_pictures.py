@@ -126,7 +126,7 @@ def test_the_borders_profile_is_saved(tmp_path):
             as_profile(values)
 
 
-def test_the_border_is_measured_on_a_dozen_pictures_however_many_come():
+def test_the_border_is_measured_on_two_dozen_pictures_however_many_come():
     stream = tiny_spade(reflect_border=True).new_extractor().stream([picture(i) for i in range(30)])
     assert sum(len(part.names) for part in stream) == 30
-    assert [number for number, _ in stream.mirrored.found] == list(range(0, 30, 4))
+    assert [number for number, _ in stream.mirrored.found] == list(range(0, 30, 2))

@@ -175,7 +175,7 @@ def averaged(pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in pyramid]
 
 
-MIRRORED = 12  # images
+MIRRORED = 24  # images at most; of half as many, brick's border was corrected too little
 
 
 class Mirrored:

@@ -4,7 +4,7 @@ Normal images do not look normal everywhere alike: borders, edges and parts that
 plain background does. The ceiling says how much: every normal image is matched against all the others (leave one out), its
 map is averaged over the feature grid's cells, and the ceiling of a cell is three standard deviations above the mean. A map is
 then divided by the ceiling, two thirds the cell's own and one third the mean of all cells, which keeps cells that hardly ever
-change from dominating. The score is the mean of the highest 0.2 % of the quotients over the cube root of their median: an image
+change from dominating. The score is the mean of the highest 1 % of the quotients over the cube root of their median: an image
 that is a little unusual all over, in its light or for want of near-duplicates among the normal images, is none with a defect. It
 is between 1 and 2 where a map is as high as that of the most unusual normal images.
 
@@ -30,7 +30,7 @@ from fastspade.maps.process import gaussian_matrix
 DEVIATIONS = 3.0  # that the ceiling is above the mean
 SMOOTHING = 0.5  # of the ceiling, in cells
 COMMON = 0.5  # weight of the mean of all cells, beside 1 of a cell's own
-HIGHEST = 0.002  # share of a map's cells that make the score
+HIGHEST = 0.01  # share of a map's cells that make the score
 USUAL = 1 / 3  # power of the cells' median that it is divided by
 
 
@@ -73,9 +73,12 @@ def relative_scores(cells: torch.Tensor, ceiling: torch.Tensor) -> torch.Tensor:
     """(B,) float64. cells: maps by cell, (B, h, w); ceiling: (h, w), or one per image (B, h, w)."""
     limit = (ceiling + COMMON * ceiling.mean(dim=(-2, -1), keepdim=True)) / (1 + COMMON)
     risen = (cells / limit.clamp(min=torch.finfo(torch.float32).tiny)).flatten(1)
-    count = max(1, round(HIGHEST * risen.shape[1]))
-    usual = torch.where(risen > 0, risen, math.nan).nanmedian(dim=1).values  # not of cells outside a region of interest
-    return risen.topk(count).values.double().mean(dim=1) / usual.nan_to_num(1.0).double() ** USUAL
+    counted = risen > 0  # not cells outside a region of interest
+    usual = torch.where(counted, risen, math.nan).nanmedian(dim=1).values
+    highest = risen.topk(max(1, round(HIGHEST * risen.shape[1]))).values.double()
+    count = (HIGHEST * counted.sum(dim=1, keepdim=True)).round().clamp(min=1)
+    highest = highest * (torch.arange(highest.shape[1], device=cells.device) < count)
+    return highest.sum(dim=1) / count[:, 0] / usual.nan_to_num(1.0).double() ** USUAL
 
 
 def ceiling_of(cells: torch.Tensor) -> torch.Tensor:
