@@ -113,7 +113,7 @@ def faults(engine) -> list[str]:
                         patch.setattr(torch.Tensor, "sort", lambda t, *a, **o: sort(t * 0 if t.dim() == 1 else t, *a, **o))
                     found = search_cuda(query, gallery, None, kappa, index, 1, True, seed == 1, engine)
                 assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]), f"{make.__name__}, {kappa}"
-                uncertain, exact, filtered, bounded = found[2].tolist()
+                uncertain, exact, filtered, bounded, _ = found[2].tolist()
                 assert bounded <= 0.6 * filtered, "norms filter little"
                 assert exact <= bounded + len(found[0]) * max(kappa + 8, kappa * 3 // 2), "many ranked"
                 if index is None and make is not uniform and seed < 2:
