@@ -146,7 +146,7 @@ struct FinishParameters {
     uint64_t* kept;            // (rows, splits + 1, keep); the last part is scratch
     const uint32_t* limits;    // as the search's
     const int* told;
-    float* distances;          // (all rows, kappa)
+    float* distances;  // (all rows, kappa)
     int64_t* indices;
     int* failed;        // (rows): positions, within the launch, of rows whose certificate fails
     int* failures;      // how many, in this launch

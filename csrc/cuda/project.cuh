@@ -48,45 +48,43 @@ FASTSPADE_KERNEL(prepare_threads, 1) direction_kernel(const PrepareParameters p)
     }
 }
 
-// Gram-Schmidt, each direction twice; those that vanish become zeros. One block; a lane is a direction, a warp has every 32nd
-// channel.
+// Gram-Schmidt, each direction twice; those that vanish become zeros. One block; for products a lane is a direction and a warp
+// has every 32nd channel, for changes a thread has a channel.
 FASTSPADE_KERNEL(orthonormal_threads, 1) orthonormal_kernel(const PrepareParameters p) {
-    auto* const partial = reinterpret_cast<double*>(shared_memory());
-    const int lane = thread_index() & 31, warp = thread_index() / 32, channels = p.groups[0].channels;
     constexpr int warps = orthonormal_threads / 32;
-    // The lane's direction times direction j.
-    const auto products = [&](int j) {
+    auto* const partial = reinterpret_cast<double*>(shared_memory());
+    double* const along = partial + orthonormal_threads;
+    const int lane = thread_index() & 31, warp = thread_index() / 32, channels = p.groups[0].channels;
+    const auto row = [&](int c) { return p.directions + static_cast<int64_t>(c) * projected_channels; };
+    // Every direction times direction j, to `along`.
+    const auto multiply = [&](int j) {
         double sum = 0.0;
-        for (int c = warp; c < channels; c += warps) {
-            const double* const row = p.directions + static_cast<int64_t>(c) * projected_channels;
-            sum += row[lane] * row[j];
-        }
-        block_barrier();  // the sums before have been read
+        for (int c = warp; c < channels; c += warps) sum += row(c)[lane] * row(c)[j];
         partial[thread_index()] = sum;
         block_barrier();
-        sum = 0.0;
-        for (int w = 0; w < warps; ++w) sum += partial[w * 32 + lane];
-        return sum;
-    };
-    const auto change = [&](int j, auto&& changed) {
-        for (int c = warp; c < channels; c += warps) {
-            double* const row = p.directions + static_cast<int64_t>(c) * projected_channels;
-            const double value = changed(row);
-            warp_barrier();
-            if (lane == 0) row[j] = value;
-            warp_barrier();
+        if (warp == 0) {
+            sum = 0.0;
+            for (int w = 0; w < warps; ++w) sum += partial[w * 32 + lane];
+            along[lane] = sum;
         }
+        block_barrier();
     };
     for (int j = 0; j < last_projected; ++j) {
         double before = 0.0;
         for (int pass = 0; pass < 2; ++pass) {
-            const double along = products(j);
-            if (pass == 0) before = warp_shuffle(along, j);
-            change(j, [&](const double* row) { return row[j] - warp_sum(lane < j ? along * row[lane] : 0.0); });
+            multiply(j);
+            if (pass == 0) before = along[j];
+            for (int c = thread_index(); c < channels; c += orthonormal_threads) {
+                double value = row(c)[j];
+                for (int i = 0; i < j; ++i) value -= along[i] * row(c)[i];
+                row(c)[j] = value;
+            }
+            block_barrier();
         }
-        const double norm = warp_shuffle(products(j), j);
-        const double factor = norm > 1e-12 * before && norm > 0.0 ? 1.0 / sqrt(norm) : 0.0;
-        change(j, [&](const double* row) { return factor * row[j]; });
+        multiply(j);
+        const double norm = along[j], factor = norm > 1e-12 * before && norm > 0.0 ? 1.0 / sqrt(norm) : 0.0;
+        for (int c = thread_index(); c < channels; c += orthonormal_threads) row(c)[j] *= factor;
+        block_barrier();
     }
 }
 

@@ -100,7 +100,7 @@ void prepare(Launcher& launcher, const PrepareParameters& p) {
     if (!p.projected.data) return;
     if (p.gallery) {
         launcher.launch(direction_kernel, projected_channels, prepare_threads, direction_samples * 8, p);
-        launcher.launch(orthonormal_kernel, 1, orthonormal_threads, orthonormal_threads * 8, p);
+        launcher.launch(orthonormal_kernel, 1, orthonormal_threads, (orthonormal_threads + projected_channels) * 8, p);
     }
     launcher.launch(project_kernel, blocks_for(pixels, warps * pixels_a_warp), prepare_threads, 0, p);
     if (!p.gallery) return;

@@ -20,7 +20,7 @@ UNITS = {PROJECT: ["engine"], LISTS: ["sm80", "sm80_bfloat16"]}
 MUTANTS = {
     "bound_by_projections_too_tight": (PROJECT, "0x1p-32 * norm) * (1.0 + 0x1p-20);", "0x1p-32 * norm) / 1.01;"),
     "rest_forgotten": (PROJECT, "const double wanted = lane == last_projected ? rest", "const double wanted = lane == 31 ? 0.0"),
-    "directions_not_orthogonal": (PROJECT, "warp_sum(lane < j ? along", "warp_sum(lane < j - 1 ? along"),
+    "directions_not_orthogonal": (PROJECT, "for (int i = 0; i < j; ++i) value", "for (int i = 0; i < j - 1; ++i) value"),
     "refined_bound_too_tight": (LISTS, "make_key(key_value(key) + 2.0f", "make_key(1.01f * key_value(key) + 2.02f"),
     "refined_without_taking_off_what_was_multiplied": (
         LISTS,
