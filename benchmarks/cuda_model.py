@@ -2,9 +2,10 @@
 
     python benchmarks/cuda_model.py [--output benchmarks/results/cuda_model.json]
 
-Forms: "now" is what the engine does. "projections" has 31 principal directions of the finest level and the rest's norm in its
-place, and looks at all its channels for the pairs that are left. "native" multiplies the coarse levels at their own resolution on
-both sides, too, and expands the products with matrices of interpolation weights. Only "now" is built. No GPU is needed.
+Forms: "whole" multiplies all channels of the finest level. "projections" has 31 directions and the rest's norm in its place, and
+looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. "native", which
+is not built, multiplies the coarse levels at their own resolution on both sides, too, and expands the products with matrices of
+interpolation weights. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from fastspade.search.cuda import plan_cuda
 PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
 IMAGES = 50
 TILE_PIXELS = 128  # of the gallery
-PROJECTED = 32  # channels
-LEFT = {"aligned": 8e-5, "brick": 9e-4, "grass": 9e-3}  # share of pairs after projections, of real features (K = 8)
-FINEST_BYTES = 2 * PAPER[0][0]  # a pair's 16-bit gallery vector
+PROJECTED, MULTIPLIED = 32, 64  # channels of projections, and of the steps they fill with zeros
+# Share of pairs that are refined, of real features of 144 + 240 + 672 channels, as test_cuda_projections.listed counts: kappa = 1,
+# 31360 gallery pixels a list, of which a fifth of 50 images has as many.
+LEFT = {"aligned": 2.3e-3, "brick": 1.9e-3, "grass": 2.1e-3}
+REFINED_BYTES = 2 * PAPER[0][0] + 2 * PROJECTED + 32  # a pair's 16-bit gallery vector, its projections, and terms of both
 EXPANSION = 54  # multiply-adds a pair, of products with interpolation weights
 EPILOGUE_BYTES = {"sm80": 16 + 4, "sm90a": 7 + 4}  # of shared memory a pair: coarse values, terms of rows
 REACHED = 0.8  # of the matrix units' peak, as large matrix products do
@@ -66,25 +69,25 @@ def counts(engine: ModuleType, device: Device) -> dict[str, dict[str, float]]:
     rows, pixels = plan["tile_rows"], PAPER[0][1] * PAPER[0][2]
     # Channels that a tile of queries multiplies with tiles of one gallery image.
     run = [tiles(level, stride) * level[0] for level, stride in zip(PAPER, plan["strides"], strict=True)]
-    projected = [tiles(PAPER[0], TILE_PIXELS) * PROJECTED, *run[1:]]
+    copied, projected = ([tiles(PAPER[0], TILE_PIXELS) * channels, *run[1:]] for channels in (PROJECTED, MULTIPLIED))
     # A coarse level's queries are its own pixels: so many fewer tiles of them as its pixels are fewer.
-    native = [projected[0], *(work * level[1] * level[2] / pixels for work, level in zip(run[1:], PAPER[1:], strict=True))]
+    coarse = [work * level[1] * level[2] / pixels for work, level in zip(run[1:], PAPER[1:], strict=True)]
     # Bytes that the products read for 16 channels of a tile: by two wgmma, or by eight warps of 2 x 4.
     if plan["path"] == "sm90a":
         operands = 2 * (64 + rows) * 32
     else:
         operands = 8 * (rows // 2 + TILE_PIXELS // 4) * 32
-    left = LEFT["grass"] * FINEST_BYTES
+    left = max(LEFT.values()) * REFINED_BYTES
     found = {}
-    for form, work, more_work, more_l2 in (
-        ("now", run, 0, 0),
-        ("projections", projected, 0, left),
-        ("native", native, EXPANSION, left),
+    for form, work, read, more_work, more_l2 in (
+        ("whole", run, run, 0, 0),
+        ("projections", projected, copied, 0, left),
+        ("native", [projected[0], *coarse], [copied[0], *coarse], EXPANSION, left),
     ):
         channels = sum(work) * TILE_PIXELS / pixels
         found[form] = {
             "multiply_adds": channels + more_work,
-            "l2_bytes": channels * 2 * (rows + TILE_PIXELS) / (rows * TILE_PIXELS) + more_l2,
+            "l2_bytes": sum(read) * TILE_PIXELS / pixels * 2 * (rows + TILE_PIXELS) / (rows * TILE_PIXELS) + more_l2,
             "shared_bytes": channels * operands / 16 / (rows * TILE_PIXELS) + EPILOGUE_BYTES[plan["path"]],
         }
     return found

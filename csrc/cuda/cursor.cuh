@@ -11,7 +11,12 @@ namespace fastspade::cuda {
 struct Cursor {
     int unit, job, last_job, step, steps, group, first, image;
     bool done;
+
+    FASTSPADE_DEVICE bool finest() const { return group % max_groups == 0; }
 };
+
+// Whether the finest group's projections are multiplied in its place.
+FASTSPADE_DEVICE bool projecting(const SearchParameters& p) { return p.told && tells(p.told); }
 
 FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
     const uint32_t job = p.jobs ? p.jobs[c.job] : static_cast<uint32_t>(c.job);

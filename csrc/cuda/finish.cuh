@@ -102,13 +102,13 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
         count += count_bits(found);
         warp_barrier();
     }
-    float bound = bits_float(0x7f800000u);  // nothing outside the kept candidates lies below
+    // Nothing outside the kept candidates lies below. NaN where no limit left any out: what is missing was lost to an overflow.
+    float bound = from_ordered_bits(p.limits[local]);
     const int64_t available = p.available[p.gallery_index ? query_image : 0];
     if (count >= p.keep) {
-        bound = key_value(keep_nearest(kept, count, p.keep, lane));
+        const float last = key_value(keep_nearest(kept, count, p.keep, lane));
+        bound = bound < last ? bound : last;
         count = p.keep;
-    } else if (count < available) {
-        bound = bits_float(0x7fc00000u);  // pairs were lost to an overflow: certify nothing
     } else if (count <= short_list) {
         keep_nearest(kept, count, p.keep, lane);  // for the order alone
     }
@@ -140,6 +140,7 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
     write_answer(p, row, query_image, scratch, ranked, lane);
     if (lane != 0) return;
     atomic_add(p.counters + exact_pairs, static_cast<int64_t>(ranked));
+    if (!p.told || !tells(p.told)) atomic_add(p.counters + fine_pairs, static_cast<int64_t>(p.slots) * p.pixels);
     if (count != available && !(kth < bound)) {
         p.failed[atomic_add(p.failures, 1)] = local;
         atomic_add(p.counters + uncertain_rows, int64_t{1});

@@ -18,9 +18,15 @@ constexpr int step_channels = 64;  // channels per pipeline step; operands are p
 constexpr int short_step = 32;     // the same where shared memory is short (search.cuh)
 constexpr int search_threads = 256;
 constexpr int pipeline_stages = 3;
+constexpr int projected_channels = 32;            // 31 principal directions of the finest level, and the norm of the rest
+constexpr int projected_group = max_groups;       // where a search's groups have them
+constexpr int told_pairs = 128;                   // of gallery pixels, which decide whether projections are searched
 constexpr int redo_pairs = 512;                   // that a block looks at, at a time
 constexpr int patch_width = 8, patch_height = 4;  // pixels; a tile of the sm_90a search has four patches
 constexpr float scaled_norm = 64.0f;              // every image is scaled by a power of two so that no vector's norm exceeds this
+
+// Whether projections are searched, by how many of told_pairs they told most of the distance of.
+FASTSPADE_HOST_DEVICE inline bool tells(const int* told) { return 2 * *told >= told_pairs; }
 
 // One level as the caller holds it: any strides (in elements), any of the three types.
 struct LevelView {
@@ -72,10 +78,14 @@ struct PrepareParameters {
     int level_group[max_levels], level_offset[max_levels];  // where each level's channels go
     int centre_offset[max_levels];                          // where each level's channels lie in `centre`
     float* centre;                                          // (all channels): subtracted from both sides
-    uint32_t* largest;  // (images, levels): bits of the largest squared norm of a centred native vector
-    float* scale;       // (images): power of two
-    Terms* terms;       // (images, height * width)
-    uint64_t* hashes;   // (images, height * width), of descriptors; null for queries
+    uint32_t* largest;       // (images, levels): bits of the largest squared norm of a centred native vector
+    float* scale;            // (images): power of two
+    Terms* terms;            // (images, height * width)
+    OperandGroup projected;  // the finest group's projections; data null where its channels are few
+    Terms* projected_terms;  // as terms, with them in that group's place
+    double* directions;      // (the finest group's channels, projected_channels), orthonormal, the last zeros
+    int* told;               // of told_pairs, those whose projections tell most of their distance
+    uint64_t* hashes;        // (images, height * width), of descriptors; null for queries
     bool gallery;
     bool bfloat16;
 };
@@ -97,10 +107,12 @@ struct alignas(16) AxisTap {
 };
 
 struct SearchParameters {
-    SearchGroup groups[max_groups];  // finest first
+    SearchGroup groups[max_groups + 1];  // finest first; the last: the finest one's projections
     int group_count;
-    const AxisTap* taps;  // as the schedule's
-    const Terms *query_terms, *gallery_terms;
+    const AxisTap* taps;                             // as the schedule's
+    const Terms *query_terms[2], *gallery_terms[2];  // the second: with projections in the finest group's place
+    const int* told;                                 // as PrepareParameters', or null: no projections
+    bool bfloat16;
     const float *query_scale, *gallery_scale;
     const uint32_t* repeats;  // as RepeatParameters', from the launch's first query image on
     int repeat_words;
@@ -113,9 +125,10 @@ struct SearchParameters {
     const uint32_t* jobs;           // group << 28 | column tile, in order; see schedule.cuh
     int job_count;
     int splits;                                  // blocks that share a query tile
-    int keep, capacity;                          // candidates per row: kept at the end, and room for
+    int kappa, keep, capacity;                   // candidates per row: kept at the end, and room for
     uint64_t* kept;                              // (rows, splits, keep), rows counted from the launch's first tile
-    uint32_t* limits;                            // (rows): shared between splits
+    uint32_t* limits;                            // (rows): shared between splits; nothing left out has a lower bound below
+    int64_t* counters;                           // of `Counter`
     uint64_t* lists;                             // candidates of (block, row, capacity), or null: in shared memory
     int list_offset, column_offset, row_offset;  // bytes into shared memory
 };
@@ -131,7 +144,9 @@ struct FinishParameters {
     int kappa, keep, splits;
     const int64_t* available;  // as RepeatParameters'
     uint64_t* kept;            // (rows, splits + 1, keep); the last part is scratch
-    float* distances;          // (all rows, kappa)
+    const uint32_t* limits;    // as the search's
+    const int* told;
+    float* distances;  // (all rows, kappa)
     int64_t* indices;
     int* failed;        // (rows): positions, within the launch, of rows whose certificate fails
     int* failures;      // how many, in this launch
@@ -139,15 +154,14 @@ struct FinishParameters {
 };
 
 // What a search counts: rows whose certificate fails, and pairs of such rows that are filtered, first by norms and those that
-// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows. COUNTERS in fastspade/search/cuda.py names
-// them in this order.
-enum Counter : int { uncertain_rows, exact_pairs, filtered_pairs, bounded_pairs };
+// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows; pairs whose finest channels are multiplied,
+// those that projections leave or all. COUNTERS in fastspade/search/cuda.py names them in this order.
+enum Counter : int { uncertain_rows, exact_pairs, filtered_pairs, bounded_pairs, fine_pairs };
 
 // Searching failed rows again.
 struct RedoParameters {
     FinishParameters finish;
     SearchParameters search;
-    bool bfloat16;
     uint64_t* lists;  // (blocks, capacity)
     int capacity;
 };
@@ -178,7 +192,8 @@ struct Tiling {
 
 struct ScheduleParameters {
     uint32_t* jobs;
-    AxisTap* taps;  // for every coarse group, of all columns and then of all rows of the finest grid
+    AxisTap* taps;    // for every coarse group, of all columns and then of all rows of the finest grid
+    const int* told;  // as PrepareParameters', or null
     int tiles, group_count;
     Tiling tiling;
     int group_height[max_groups], group_width[max_groups], group_stride[max_groups];
@@ -188,7 +203,7 @@ struct ScheduleParameters {
 // The sm_90a search (search_sm90.cuh) is told more.
 struct Sm90Parameters {
     SearchParameters search;
-    TensorMap query[max_groups], gallery[max_groups];
+    TensorMap query[max_groups + 1], gallery[max_groups + 1];
     int stages, barrier_offset;
     bool patched;
 };

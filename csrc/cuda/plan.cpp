@@ -50,12 +50,18 @@ void lay_out(OperandLayout& layout, bool gallery) {
         layout.group_offset[g] = append(end, layout.images * group.height * group.width * group.channels * 2);
     }
     layout.terms_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
+    if (layout.projected) {
+        layout.projected_offset = append(end, layout.images * pixels * projected_channels * 2);
+        layout.projected_terms_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
+        if (gallery) layout.directions_offset = append(end, int64_t{8} * layout.groups[0].channels * projected_channels);
+    }
     if (gallery) layout.equals_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Equals)));
     layout.scale_offset = append(end, layout.images * 4);
     layout.largest_offset = append(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
     int64_t channels = 0;
     for (const LevelShape& level : layout.levels) channels += level.channels;
     layout.centre_offset = append(end, channels * 4);
+    if (layout.projected && gallery) layout.told_offset = append(end, 4);
     layout.bytes = end;
 }
 
@@ -75,7 +81,7 @@ int64_t shared_need(const OperandLayout& layout, int row_tiles, int channels, Se
     if (plan) plan->column_offset = static_cast<int>(end);
     end += tile_columns * (16 + 24 * (static_cast<int64_t>(layout.groups.size()) - 1));
     if (plan) plan->row_offset = static_cast<int>(end);
-    end += rows * 20;
+    end += rows * row_bytes;
     if (plan) plan->list_offset = static_cast<int>(end);
     return end;
 }
@@ -165,6 +171,7 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
         coarse.erase(longest);
     }
     count_channels(layout);
+    layout.projected = layout.groups[0].channels >= 4 * projected_channels;
     layout.mixing = mixing_of(layout);
     for (Group& group : layout.groups) group.mixing = mixing_of(group.height, group.width, layout);
     lay_out(layout, true);
@@ -174,6 +181,7 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
 OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelShape>& levels, int64_t images) {
     OperandLayout layout;
     layout.groups = gallery.groups;
+    layout.projected = gallery.projected;
     layout.levels = levels;
     layout.height = levels[0].height;
     layout.width = levels[0].width;
@@ -280,7 +288,7 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
     plan.failed_offset = place(end, rows * 4);
     plan.failures_offset = place(end, 4);
     plan.redo_offset = place(end, static_cast<int64_t>(plan.redo_blocks) * plan.redo_capacity * 8);
-    plan.jobs_offset = place(end, one_group ? 0 : jobs * 4);
+    plan.jobs_offset = place(end, one_group && !gallery.projected ? 0 : jobs * 4);
     const int64_t taps = static_cast<int64_t>(gallery.groups.size() - 1) * (gallery.width + gallery.height);
     plan.taps_offset = place(end, taps * static_cast<int64_t>(sizeof(AxisTap)));
     plan.repeats_offset = place(end, (chosen ? plan.batch : 1) * repeats);

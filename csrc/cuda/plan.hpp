@@ -41,7 +41,9 @@ struct OperandLayout {
     Upsample upsample = Upsample::bilinear;
     bool bfloat16 = false;
     int64_t images = 0;
+    bool projected = false;  // whether projections of the finest group are kept, too
     int64_t group_offset[max_groups] = {};
+    int64_t projected_offset = 0, projected_terms_offset = 0, directions_offset = 0, told_offset = 0;
     int64_t terms_offset = 0, equals_offset = 0, scale_offset = 0, largest_offset = 0, centre_offset = 0, bytes = 0;
 };
 
@@ -81,6 +83,7 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
 // many again are wanted; a quarter will do, for then lists are cut back 1.4 times as long (docs/cuda_search.md).
 int list_capacity(int keep, int rows, int64_t bytes);
 constexpr int64_t most_kappa_on_chip = 64;
+constexpr int64_t row_bytes = 24;  // of shared memory, beside a row's list (row_lists.cuh)
 
 // plan_sm90.cpp: lays the sm90a search out in shared memory; what it cannot do, or nothing.
 std::string lay_out_sm90(const OperandLayout& gallery, const Device& device, int64_t kappa, SearchPlan& plan);

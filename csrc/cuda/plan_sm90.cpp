@@ -8,7 +8,7 @@ namespace fastspade::cuda {
 
 namespace {
 
-constexpr int64_t row_bytes = 20, barrier_bytes = 128;
+constexpr int64_t barrier_bytes = 128;
 
 // What lies in shared memory beside the lists: `rows` queries per tile, as search_sm90.cuh has them.
 struct Shape {

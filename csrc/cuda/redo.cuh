@@ -17,56 +17,20 @@ struct RedoBlock {
 };
 
 // Inner product of the 16-bit operands of a query pixel and a gallery pixel, interpolated. A pair every eight lanes.
-FASTSPADE_DEVICE float operand_product(const RedoParameters& p, int64_t query_row, int64_t image, int pixel, int lane) {
-    const SearchParameters& s = p.search;
-    const auto unpack = [&](uint32_t pair, float& low, float& high) {
-        unpack_halves(pair, low, high);
-        if (p.bfloat16) {
-            low = bits_float(pair << 16);
-            high = bits_float(pair & 0xffff0000u);
-        }
-    };
-    float sum = 0.0f;
+FASTSPADE_DEVICE float operand_product(const SearchParameters& s, int64_t query_row, int64_t image, int pixel, int lane) {
+    float sum = group_product(s, 0, query_row, image, Taps<1>{{pixel}, {1.0f}}, lane);
     const AxisTap* taps = s.taps;
     const int y = pixel / s.width, x = pixel - y * s.width;
-    for (int g = 0; g < s.group_count; ++g) {
-        const SearchGroup& group = s.groups[g];
-        const uint16_t* const query = group.query + query_row * group.channels;
-        const uint16_t* const gallery = group.gallery + image * group.height * group.width * group.channels;
-        int64_t at[4] = {pixel, pixel, pixel, pixel};
-        float weight[4] = {1.0f, 0.0f, 0.0f, 0.0f};
-        if (g > 0) {
-            const AxisTap right = taps[x], down = taps[s.width + y];
-            taps += s.width + s.height;
-            for (int k = 0; k < 4; ++k) {
-                at[k] = (k < 2 ? down.low : down.high) * group.width + (k % 2 == 0 ? right.low : right.high);
-                weight[k] = (k < 2 ? down.low_weight : down.high_weight) * (k % 2 == 0 ? right.low_weight : right.high_weight);
-            }
+    for (int g = 1; g < s.group_count; ++g, taps += s.width + s.height) {
+        const AxisTap right = taps[x], down = taps[s.width + y];
+        Taps<4> at;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            at.pixel[k] = (k < 2 ? down.low : down.high) * s.groups[g].width + (k % 2 == 0 ? right.low : right.high);
+            at.weight[k] = (k < 2 ? down.low_weight : down.high_weight) * (k % 2 == 0 ? right.low_weight : right.high_weight);
         }
-        for (int c = lane % 8 * 8; c < group.channels; c += 64) {
-            struct alignas(16) Piece {
-                uint32_t word[4];
-            };
-            const Piece q = *reinterpret_cast<const Piece*>(query + c);
-            Piece r[4];
-#pragma unroll
-            for (int k = 0; k < 4; ++k) r[k] = *reinterpret_cast<const Piece*>(gallery + at[k] * group.channels + c);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float low = 0.0f, high = 0.0f, q_low, q_high;
-                unpack(q.word[i], q_low, q_high);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    float r_low, r_high;
-                    unpack(r[k].word[i], r_low, r_high);
-                    low = weight[k] == 0.0f ? low : low + weight[k] * r_low;
-                    high = weight[k] == 0.0f ? high : high + weight[k] * r_high;
-                }
-                sum += q_low * low + q_high * high;
-            }
-        }
+        sum += group_product(s, g, query_row, image, at, lane);
     }
-    for (int mask = 1; mask < 8; mask <<= 1) sum += warp_shuffle_xor(sum, mask);
     return sum;
 }
 
@@ -84,7 +48,7 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
     for (int failure = block_index(); failure < failures; failure += block_count()) {
         const QueryRow at = query_row(f, f.failed[failure]);
         const float scale = f.query_scale[at.image];
-        const Terms query = s.query_terms[at.row];
+        const Terms query = s.query_terms[0][at.row];
         if (thread == 0) {
             block.count = 0;
             block.limit = make_key(f.distances[at.row * f.kappa + f.kappa - 1], ~0u);
@@ -125,7 +89,7 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
                 const bool real = image >= 0 && !repeats(s, static_cast<int>(at.image), slot, pixel);
                 bool left = false;
                 if (real) {
-                    const Terms gallery = s.gallery_terms[image * f.pixels + pixel];
+                    const Terms gallery = s.gallery_terms[0][image * f.pixels + pixel];
                     const float ratio = scale / s.gallery_scale[image];
                     left = !(bound(gallery, ratio, query.length * gallery.length) > reach);
                 }
@@ -138,8 +102,8 @@ FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
             bounded += count;
             count = narrow(count, [&](uint32_t pair, bool) {
                 const int64_t image = image_of(pair);
-                const Terms gallery = s.gallery_terms[image * f.pixels + pixel_of(pair)];
-                const float product = operand_product(p, at.row, image, pixel_of(pair), lane) +
+                const Terms gallery = s.gallery_terms[0][image * f.pixels + pixel_of(pair)];
+                const float product = operand_product(s, at.row, image, pixel_of(pair), lane) +
                                       (query.first * gallery.first + query.second * gallery.second);
                 return !(bound(gallery, scale / s.gallery_scale[image], product) > reach);
             });

@@ -3,12 +3,18 @@
 #pragma once
 
 #include "cuda/candidates.cuh"
-#include "cuda/parameters.hpp"
+#include "cuda/cursor.cuh"
+#include "cuda/products.cuh"
 
 namespace fastspade::cuda {
 
 struct alignas(16) Row {
     float norm, first, second, limit;
+};
+
+struct alignas(8) Tally {
+    int count;
+    float margin;  // how far bounds may lie below distances, of the candidates refined so far; -1: none is
 };
 
 constexpr uint32_t no_place = ~0u;  // of columns without a pixel; beyond the 2^32 - 1 pairs that a search numbers
@@ -41,23 +47,23 @@ FASTSPADE_DEVICE RowRange row_range(const SearchParameters& p, int rows) {
 
 struct RowLists {
     Row* terms;
-    int* counts;
+    Tally* tallies;
     uint64_t* lists;
 
     FASTSPADE_DEVICE RowLists(const SearchParameters& p, char* shared, int rows)
         : terms(reinterpret_cast<Row*>(shared + p.row_offset)),
-          counts(reinterpret_cast<int*>(terms + rows)),
+          tallies(reinterpret_cast<Tally*>(terms + rows)),
           lists(p.lists ? p.lists + static_cast<int64_t>(block_index()) * rows * p.capacity
                         : reinterpret_cast<uint64_t*>(shared + p.list_offset)) {}
 
     FASTSPADE_DEVICE void open(const SearchParameters& p, const RowRange& range, int row) {
         Row row_terms{0.0f, 0.0f, 0.0f, -bits_float(0x7f800000u)};  // rows beyond the image keep nothing
         if (row < range.valid) {
-            const Terms stored = p.query_terms[range.query_base + row];
+            const Terms stored = p.query_terms[projecting(p)][range.query_base + row];
             row_terms = Row{stored.norm, stored.first, stored.second, bits_float(0x7f7fffffu)};
         }
         terms[row] = row_terms;
-        counts[row] = 0;
+        tallies[row] = {0, -1.0f};
     }
 
     FASTSPADE_DEVICE void lower_limit(int row, float limit) {
@@ -66,33 +72,87 @@ struct RowLists {
 
     // False where the list is full: cut back, then try again.
     FASTSPADE_DEVICE bool append(const SearchParameters& p, int row, float value, uint32_t place) {
-        const int at = atomic_add(counts + row, 1);
+        const int at = atomic_add(&tallies[row].count, 1);
         if (at >= p.capacity) return false;
         lists[static_cast<int64_t>(row) * p.capacity + at] = make_key(value, place);
         return true;
     }
 
-    // Every `warps`-th row from the `warp`-th on: its `keep` smallest, and the limit they set. A barrier must lie between
-    // this and appending, before and after.
+    // Bounds by projections become bounds by all the finest channels, of those of a row's `count` candidates that are not such
+    // yet: what was multiplied in their place is multiplied again and taken off.
+    FASTSPADE_DEVICE void refine(const SearchParameters& p, const RowRange& range, int rows, int row, uint64_t* list, int count,
+                                 int lane) {
+        const int tile =
+            p.first_tile + static_cast<int>(range.local_row / rows);  // the range's first query would take a register
+        const int64_t query_row = static_cast<int64_t>(range.query_image) * p.query_pixels +
+                                  static_cast<int64_t>(tile - range.query_image * p.query_tiles) * rows + row;
+        const Terms query = p.query_terms[0][query_row];
+        const float first_before = terms[row].first, second_before = terms[row].second;
+        const uint32_t pixels = static_cast<uint32_t>(p.height * p.width);
+        float margin = tallies[row].margin < 0.0f ? 0.0f : tallies[row].margin;
+        const int begin = tallies[row].margin < 0.0f ? 0 : p.keep;
+#pragma unroll 1
+        for (int first = begin; first < count; first += 4) {
+            const int i = first + lane / 8;
+            const uint64_t key = list[i < count ? i : first];
+            const int slot = static_cast<int>(key_place(key) / pixels), pixel = static_cast<int>(key_place(key) % pixels);
+            const int64_t image = image_of_slot(p, range.query_image, slot), at = image * pixels + pixel;
+            const float ratio = p.query_scale[range.query_image] / p.gallery_scale[image];
+            const Terms before = p.gallery_terms[1][at], gallery = p.gallery_terms[0][at];
+            const Taps<1> tap{{pixel}, {1.0f}};
+            const float slack = query.first * gallery.first + query.second * gallery.second;
+            const float less = group_product(p, projected_group, query_row, image, tap, lane) -
+                               group_product(p, 0, query_row, image, tap, lane) +
+                               (first_before * before.first + second_before * before.second - slack);
+            // The distance is at most this far above: the slack on the other side, what the norms were lessened by, and
+            // roundings.
+            const float norms =
+                query.norm + query.first * query.first + ratio * ratio * (gallery.norm + gallery.second * gallery.second);
+            const float above = 4.0f * ratio * slack + 0x1p-16f * norms + ratio * 0x1p-20f;
+            warp_barrier();  // between reading these and writing them
+            if (i < count) {
+                if (lane % 8 == 0) list[i] = make_key(key_value(key) + 2.0f * ratio * less, key_place(key));
+                margin = above > margin ? above : margin;
+            }
+        }
+        for (int mask = 8; mask < 32; mask <<= 1) {
+            const float other = warp_shuffle_xor(margin, mask);
+            margin = other > margin ? other : margin;
+        }
+        if (lane == 0) {
+            tallies[row].margin = margin;
+            atomic_add(p.counters + fine_pairs, static_cast<int64_t>(count - begin));
+        }
+        warp_barrier();
+    }
+
+    // Every `warps`-th row from the `warp`-th on: its `keep` smallest, and the limit they set: the largest of them or, with
+    // projections, what the kappa-th distance cannot exceed. A barrier must lie between this and appending, before and after.
     FASTSPADE_DEVICE void cut_back(const SearchParameters& p, const RowRange& range, int rows, int warp, int warps, int lane) {
         for (int row = warp; row < rows; row += warps) {
-            const int count = counts[row] < p.capacity ? counts[row] : p.capacity;
+            const int count = tallies[row].count < p.capacity ? tallies[row].count : p.capacity;
             if (count <= p.keep) continue;
-            const uint64_t last = keep_nearest(lists + static_cast<int64_t>(row) * p.capacity, count, p.keep, lane);
+            uint64_t* const list = lists + static_cast<int64_t>(row) * p.capacity;
+            if (projecting(p)) refine(p, range, rows, row, list, count, lane);
+            float reached = key_value(keep_nearest(list, count, p.keep, lane));
+            if (projecting(p) && count <= short_list) {  // sorted
+                const float farthest = key_value(list[p.kappa - 1]) + tallies[row].margin;
+                reached = farthest < reached ? farthest : reached;
+            }
             if (lane == 0) {
-                counts[row] = p.keep;
-                const float reached = key_value(last);
+                tallies[row].count = p.keep;
                 lower_limit(row, reached);
-                if (p.splits > 1) atomic_min(p.limits + range.local_row + row, static_cast<uint32_t>(last >> 32));
+                if (reached == reached) atomic_min(p.limits + range.local_row + row, ordered_bits(reached));
             }
         }
     }
 
     // Hands the candidates over to finish.cuh.
-    FASTSPADE_DEVICE void write(const SearchParameters& p, const RowRange& range, int warp, int warps, int lane) {
+    FASTSPADE_DEVICE void write(const SearchParameters& p, const RowRange& range, int rows, int warp, int warps, int lane) {
         for (int row = warp; row < range.valid; row += warps) {
             uint64_t* const list = lists + static_cast<int64_t>(row) * p.capacity;
-            const int count = counts[row] < p.capacity ? counts[row] : p.capacity;
+            const int count = tallies[row].count < p.capacity ? tallies[row].count : p.capacity;
+            if (projecting(p)) refine(p, range, rows, row, list, count, lane);
             keep_nearest(list, count, p.keep, lane);
             uint64_t* const kept = p.kept + ((range.local_row + row) * (p.splits + 1) + range.split) * p.keep;
             for (int i = lane; i < p.keep; i += 32) kept[i] = i < count ? list[i] : no_candidate;

@@ -59,7 +59,7 @@ search_kernel(const SearchParameters p) {
                        group.gallery + (static_cast<int64_t>(load.image) * group_pixels + load.first) * group.channels +
                            load.step * StepChannels,
                        group.stride < group_pixels - load.first ? group.stride : group_pixels - load.first, group.channels,
-                       thread);
+                       group.channels - load.step * StepChannels, thread);
             advance(p, load, query_image);
         }
         copy_commit();  // empty groups keep the count of groups in step with the count of stages
@@ -80,7 +80,7 @@ search_kernel(const SearchParameters p) {
             // Every thread's copies of this step have landed, and every thread is done with the stage copied to next.
             block_barrier();
             start_copy(stage == 0 ? pipeline_stages - 1 : stage - 1);
-            if (step == 0 && use.group == 0) {
+            if (step == 0 && use.finest()) {
                 ratio = query_scale / p.gallery_scale[use.image];
                 if (thread < tile_columns) {
                     const int pixel = use.first + thread;
@@ -88,7 +88,8 @@ search_kernel(const SearchParameters p) {
                     if (pixel < pixels) {
                         const int slot = use.unit / p.segments;
                         if (!repeats(p, query_image, slot, pixel)) {
-                            const Terms terms = p.gallery_terms[static_cast<int64_t>(use.image) * pixels + pixel];
+                            const Terms terms =
+                                p.gallery_terms[use.group == projected_group][static_cast<int64_t>(use.image) * pixels + pixel];
                             column = Column{
                                 terms.norm * ratio * ratio, terms.first, terms.second,
                                 static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel)};
@@ -120,7 +121,7 @@ search_kernel(const SearchParameters p) {
             stage = stage == pipeline_stages - 1 ? 0 : stage + 1;
         }
 
-        if (use.group > 0) {
+        if (!use.finest()) {
             char* const ring = shared + group.ring_offset;
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
@@ -195,7 +196,7 @@ search_kernel(const SearchParameters p) {
     copy_wait<0>();
     block_barrier();
 
-    list.write(p, range, warp, search_threads / 32, lane);
+    list.write(p, range, rows, warp, search_threads / 32, lane);
 }
 
 }  // namespace fastspade::cuda

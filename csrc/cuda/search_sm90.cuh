@@ -70,8 +70,9 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
     const Tiling tiling{s.width, s.height, p.patched};
     const int across = patches_across(tiling);
     for (int g = 0; g < s.group_count; ++g) {
-        tensor_map_prefetch(p.query[g]);
-        tensor_map_prefetch(p.gallery[g]);
+        const int operands = g == 0 && projecting(s) ? projected_group : g;
+        tensor_map_prefetch(p.query[operands]);
+        tensor_map_prefetch(p.gallery[operands]);
     }
     Cursor c{};
     c.unit = range.split;
@@ -86,11 +87,11 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
         mbarrier_wait(barriers.empty + stage, parity ^ 1u);
         mbarrier_arrive_expect(full, Share<Chunks>::stage_bytes);  // what lies outside an array is filled in and counts
         tensor_load(queries, p.query[c.group], full, channel, static_cast<int32_t>(range.query_base));
-        if (c.group == 0 && p.patched) {
+        if (c.finest() && p.patched) {
             const int patch = c.first / (patch_width * patch_height);
             for (int w = 0; w < 4; ++w)
-                tensor_load(pixels + w * sm90_gallery_bytes / 4, p.gallery[0], full, channel, (patch + w) % across * patch_width,
-                            (patch + w) / across * patch_height, c.image);
+                tensor_load(pixels + w * sm90_gallery_bytes / 4, p.gallery[c.group], full, channel,
+                            (patch + w) % across * patch_width, (patch + w) / across * patch_height, c.image);
         } else {
             tensor_load(pixels, p.gallery[c.group], full, channel, c.image * group.height * group.width + c.first);
         }
@@ -282,16 +283,22 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     uint32_t at = 0;
     uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, without a hand-over
     int group = -1;                 // of the tile at hand
-    for (int tile = 0; !c.done; ++tile, at += static_cast<uint32_t>(c.steps), advance_job(s, c, range.query_image)) {
+    bool mine = consumer != 0;
+    for (; !c.done; advance_job(s, c, range.query_image)) {
+        const uint32_t first_step = at;
+        at += static_cast<uint32_t>(c.steps);
         const int before = group;  // of the other warpgroup's tile
         group = c.group;
-        if ((tile & 1) != consumer) continue;
+        mine = !mine;
+        if (!mine) continue;
         OwnPixel own[own_pixels] = {};
         float ratio = 1.0f, limit = bits_float(0x7f800000u);
         const auto column = [&] { return (c.first / (patch_width * patch_height) + warp) % across * patch_width + (lane >> 2); };
         const auto top_row = [&] { return (c.first / (patch_width * patch_height) + warp) / across * patch_height; };
-        if (c.group == 0) {  // fetched ahead of the products
-            ratio = s.query_scale[range.query_image] / s.gallery_scale[c.image];
+        if (c.finest()) {  // fetched ahead of the products
+            const int slot = c.unit / s.segments;
+            const int64_t image = image_of_slot(s, range.query_image, slot);  // the cursor's would take a register
+            ratio = s.query_scale[range.query_image] / s.gallery_scale[image];
             const int x = column(), y = top_row();
 #pragma unroll
             for (int v = 0; v < own_pixels; ++v) {
@@ -299,25 +306,24 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
                 const int pixel = p.patched ? (y + v) * s.width + x : run;
                 own[v] = {bits_float(0x7f800000u), 0.0f, 0.0f, no_place};
                 if (p.patched ? x >= s.width || y + v >= s.height : run >= pixels) continue;
-                if (repeats(s, range.query_image, c.unit / s.segments, pixel)) continue;
-                const Terms terms = s.gallery_terms[static_cast<int64_t>(c.image) * pixels + pixel];
+                if (repeats(s, range.query_image, slot, pixel)) continue;
+                const Terms terms = s.gallery_terms[c.group == projected_group][image * pixels + pixel];
                 own[v].norm = terms.norm * ratio * ratio;
                 own[v].first = terms.first;
                 own[v].second = terms.second;
-                own[v].place =
-                    static_cast<uint32_t>(c.unit / s.segments) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel);
+                own[v].place = static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel);
             }
             if (s.splits > 1 && thread < range.valid)
                 limit = from_ordered_bits(load_volatile(s.limits + range.local_row + thread));
         }
         mbarrier_wait(barriers.multiply + consumer, turn);
-        sm90_multiply<Operand, Chunks>(p, c.steps, at, shared, barriers, 1 - consumer, lane, share);
+        sm90_multiply<Operand, Chunks>(p, c.steps, first_step, shared, barriers, 1 - consumer, lane, share);
         // Only coarse tiles write to the rings: after a finest one they hold what they held when this warpgroup last had its
         // turn.
-        const bool ahead = c.group == 0 && before == 0;
+        const bool ahead = c.finest() && before % max_groups == 0;
         // Waits spelt out twice: in a lambda they make the compiler spill.
         if (!ahead) mbarrier_wait(barriers.finish + consumer, turn);
-        if (c.group == 0 && p.patched) {
+        if (c.finest() && p.patched) {
             group_barrier(1 + consumer, 128);  // what this warpgroup's other warps wrote to the rings
                                                // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
 #pragma unroll
@@ -326,7 +332,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
         }
         if (ahead) mbarrier_wait(barriers.finish + consumer, turn);
         turn ^= 1u;
-        if (c.group > 0) {
+        if (!c.finest()) {
             sm90_store(s.groups[c.group], c.first, shared, warp, lane, share);
         } else {
             if (thread < Share<Chunks>::rows) list.lower_limit(thread, limit);
@@ -337,7 +343,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
         if (lane == 0) mbarrier_arrive(barriers.finish + 1 - consumer);
     }
     group_barrier(3, 256);
-    list.write(s, range, consumer * 4 + warp, 8, lane);
+    list.write(s, range, Share<Chunks>::rows, consumer * 4 + warp, 8, lane);
 }
 
 template <class Operand, int Chunks>

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "cuda/prepare.cuh"
+#include "cuda/project.cuh"
 #include "cuda/redo.cuh"
 #include "cuda/repeats.cuh"
 #include "cuda/request.hpp"
@@ -43,7 +44,8 @@ inline PyramidView pyramid_view(const std::vector<TensorView>& levels, int64_t f
 }
 
 inline PrepareParameters prepare_parameters(const OperandLayout& layout, const std::vector<TensorView>& levels,
-                                            int64_t first_image, int64_t images, char* base, float* centre, bool gallery) {
+                                            int64_t first_image, int64_t images, char* base, const OperandLayout& stored,
+                                            char* stored_base) {
     PrepareParameters p{};
     p.pyramid = pyramid_view(levels, first_image, layout, nullptr);
     p.images = images;
@@ -64,7 +66,15 @@ inline PrepareParameters prepare_parameters(const OperandLayout& layout, const s
             offset += layout.levels[static_cast<size_t>(level)].channels;
         }
     }
-    p.centre = centre;
+    const bool gallery = base == stored_base;
+    p.centre = reinterpret_cast<float*>(stored_base + stored.centre_offset);
+    if (layout.projected) {
+        p.projected = {reinterpret_cast<uint16_t*>(base + layout.projected_offset), projected_channels, layout.height,
+                       layout.width, Mixing::none};
+        p.projected_terms = reinterpret_cast<Terms*>(base + layout.projected_terms_offset);
+        p.directions = reinterpret_cast<double*>(stored_base + stored.directions_offset);
+        p.told = reinterpret_cast<int*>(stored_base + stored.told_offset);
+    }
     p.largest = reinterpret_cast<uint32_t*>(base + layout.largest_offset);
     p.scale = reinterpret_cast<float*>(base + layout.scale_offset);
     p.terms = reinterpret_cast<Terms*>(base + layout.terms_offset);
@@ -74,7 +84,7 @@ inline PrepareParameters prepare_parameters(const OperandLayout& layout, const s
     return p;
 }
 
-// Scales, operands and terms, once the centre is known.
+// Scales, operands, terms and projections, once the centre is known.
 template <class Launcher>
 void prepare(Launcher& launcher, const PrepareParameters& p) {
     constexpr int warps = prepare_threads / 32;
@@ -85,13 +95,22 @@ void prepare(Launcher& launcher, const PrepareParameters& p) {
     launcher.launch(largest_kernel, blocks_for(native, warps), prepare_threads, 0, p);
     launcher.launch(scale_kernel, blocks_for(p.images, prepare_threads), prepare_threads, 0, p);
     launcher.launch(operand_kernel, blocks_for(operands, warps), prepare_threads, 0, p);
-    launcher.launch(terms_kernel, blocks_for(p.images * p.pyramid.height * p.pyramid.width, warps), prepare_threads, 0, p);
+    const int64_t pixels = p.images * p.pyramid.height * p.pyramid.width;
+    launcher.launch(terms_kernel, blocks_for(pixels, warps), prepare_threads, 0, p);
+    if (!p.projected.data) return;
+    if (p.gallery) {
+        launcher.launch(direction_kernel, projected_channels, prepare_threads, direction_samples * 8, p);
+        launcher.launch(orthonormal_kernel, 1, orthonormal_threads, (orthonormal_threads + projected_channels) * 8, p);
+    }
+    launcher.launch(project_kernel, blocks_for(pixels, warps * pixels_a_warp), prepare_threads, 0, p);
+    if (!p.gallery) return;
+    launcher.fill(p.told, 0, 4);
+    launcher.launch(told_kernel, told_pairs / warps, prepare_threads, 0, p);
 }
 
 template <class Launcher>
 void prepare_gallery(Launcher& launcher, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base) {
-    const PrepareParameters p =
-        prepare_parameters(layout, levels, 0, layout.images, base, reinterpret_cast<float*>(base + layout.centre_offset), true);
+    const PrepareParameters p = prepare_parameters(layout, levels, 0, layout.images, base, layout, base);
     int channels = 0;
     for (const LevelShape& level : layout.levels) channels += level.channels;
     launcher.launch(centre_kernel, channels, prepare_threads, prepare_threads * 8, p);
@@ -132,11 +151,12 @@ Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery,
         return launcher.tensor_map(
             TensorBox{data, gallery.bfloat16, 2, {channels, pixels}, {1, channels}, {step_channels, rows}});
     };
-    for (int g = 0; g < p.group_count; ++g) {
+    for (int g = 0; g <= max_groups; ++g) {
         const SearchGroup& group = p.groups[g];
+        if (!group.query) continue;
         const int64_t channels = group.channels, width = group.width, height = group.height;
         wide.query[g] = run(group.query, channels, plan.query.images * plan.query.height * plan.query.width, plan.tile_rows);
-        if (g == 0 && plan.tiling.patched)
+        if ((g == 0 || g == projected_group) && plan.tiling.patched)
             wide.gallery[g] = launcher.tensor_map(TensorBox{group.gallery,
                                                             gallery.bfloat16,
                                                             4,
@@ -160,8 +180,10 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     const int pixels = gallery.height * gallery.width;
     const int query_pixels = plan.query.height * plan.query.width;
     const bool sm90 = plan.path == Path::sm90a;
-    if (groups > 1) {
+    const bool scheduled = groups > 1 || gallery.projected;
+    if (scheduled) {
         ScheduleParameters s{};
+        if (gallery.projected) s.told = reinterpret_cast<int*>(stored + gallery.told_offset);
         s.jobs = jobs;
         s.taps = reinterpret_cast<AxisTap*>(base + plan.taps_offset);
         s.tiles = static_cast<int>(finest_tiles(plan.tiling));
@@ -190,11 +212,22 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
                        plan.ring[g],
                        plan.ring_offset[g]};
     }
+    if (gallery.projected) {
+        p.groups[projected_group] = p.groups[0];
+        p.groups[projected_group].query = reinterpret_cast<uint16_t*>(base + plan.query.projected_offset);
+        p.groups[projected_group].gallery = reinterpret_cast<uint16_t*>(stored + gallery.projected_offset);
+        p.groups[projected_group].steps = 1;
+        p.groups[projected_group].channels = projected_channels;
+        p.query_terms[1] = reinterpret_cast<Terms*>(base + plan.query.projected_terms_offset);
+        p.gallery_terms[1] = reinterpret_cast<Terms*>(stored + gallery.projected_terms_offset);
+        p.told = reinterpret_cast<int*>(stored + gallery.told_offset);
+    }
     p.taps = reinterpret_cast<const AxisTap*>(base + plan.taps_offset);
+    p.bfloat16 = gallery.bfloat16;
     p.repeats = reinterpret_cast<const uint32_t*>(base + plan.repeats_offset);
     p.repeat_words = plan.repeat_words;
-    p.query_terms = reinterpret_cast<Terms*>(base + plan.query.terms_offset);
-    p.gallery_terms = reinterpret_cast<Terms*>(stored + gallery.terms_offset);
+    p.query_terms[0] = reinterpret_cast<Terms*>(base + plan.query.terms_offset);
+    p.gallery_terms[0] = reinterpret_cast<Terms*>(stored + gallery.terms_offset);
     p.query_scale = reinterpret_cast<float*>(base + plan.query.scale_offset);
     p.gallery_scale = reinterpret_cast<float*>(stored + gallery.scale_offset);
     p.gallery_images = gallery.images;
@@ -204,13 +237,15 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     p.query_tiles = plan.query_tiles;
     p.height = gallery.height;
     p.width = gallery.width;
-    p.jobs = groups > 1 ? jobs : nullptr;
+    p.jobs = scheduled ? jobs : nullptr;
     p.job_count = plan.job_count;
     p.splits = plan.splits;
+    p.kappa = static_cast<int>(request.kappa);
     p.keep = plan.keep;
     p.capacity = plan.capacity;
     p.kept = reinterpret_cast<uint64_t*>(base + plan.kept_offset);
     p.limits = reinterpret_cast<uint32_t*>(base + plan.limits_offset);
+    p.counters = request.counters;
     p.lists = plan.lists_on_chip ? nullptr : reinterpret_cast<uint64_t*>(base + plan.lists_offset);
     p.list_offset = plan.list_offset;
     p.column_offset = plan.column_offset;
@@ -230,7 +265,6 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     r.available = reinterpret_cast<int64_t*>(base + plan.available_offset);
 
     RedoParameters again{};
-    again.bfloat16 = gallery.bfloat16;
     again.lists = reinterpret_cast<uint64_t*>(base + plan.redo_offset);
     again.capacity = plan.redo_capacity;
     FinishParameters& f = again.finish;
@@ -247,6 +281,8 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     f.splits = plan.splits;
     f.available = r.available;
     f.kept = p.kept;
+    f.limits = p.limits;
+    f.told = p.told;
     f.failed = reinterpret_cast<int*>(base + plan.failed_offset);
     f.failures = reinterpret_cast<int*>(base + plan.failures_offset);
     f.counters = request.counters;
@@ -254,8 +290,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     const int64_t images = request.query[0].images();
     for (int64_t first = 0; first < images; first += plan.batch) {
         const int64_t count = std::min(plan.batch, images - first);
-        prepare(launcher, prepare_parameters(plan.query, request.query, first, count, base,
-                                             reinterpret_cast<float*>(stored + gallery.centre_offset), false));
+        prepare(launcher, prepare_parameters(plan.query, request.query, first, count, base, gallery, stored));
         p.gallery_index = f.gallery_index = r.gallery_index =
             request.gallery_index ? request.gallery_index + first * request.slots : nullptr;
         if (first == 0 || request.gallery_index) {

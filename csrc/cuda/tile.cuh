@@ -37,10 +37,12 @@ struct Tile {
         return row * row_bytes + ((piece ^ turn) << 4);
     }
 
-    // Starts the copies of one step: rows [0, valid) of each side, `stride` elements apart; rows beyond are zeros.
+    // Starts the copies of one step: rows [0, valid) of each side, `stride` elements apart, and their next `channels`; rows and
+    // channels beyond are zeros.
     static FASTSPADE_DEVICE void load(char* stage, const uint16_t* query, int query_valid, const uint16_t* gallery,
-                                      int gallery_valid, int stride, int thread) {
+                                      int gallery_valid, int stride, int channels, int thread) {
         const int piece = thread % pieces;
+        if (piece * 8 >= channels) query_valid = gallery_valid = 0;
 #pragma unroll
         for (int i = 0; i < (rows + rows_at_once - 1) / rows_at_once; ++i) {
             const int row = thread / pieces + rows_at_once * i;

@@ -45,7 +45,7 @@ def assert_same_as_cpu(found, query, gallery, kappa, index=None):
 def test_a_black_background_costs_no_more_than_any_other(engine, black, kappa):
     query, gallery = objects(CASE, 1, 1, black), objects(CASE, CASE.images, 2, black)
     distances, indices, counters = search_cuda(query, gallery, None, kappa, None, 1, True, engine=engine)
-    uncertain, exact, filtered, bounded = counters.tolist()
+    uncertain, exact, filtered, bounded, _ = counters.tolist()
     rows, pairs = len(distances), CASE.images * 64
     assert exact / rows < 64
     assert uncertain == filtered == bounded == 0
@@ -60,7 +60,7 @@ def test_a_row_without_certificate_is_filtered_before_it_is_ranked(engine):
     for level in (*query, *gallery):
         level[:, :, -1:] *= 1 + 1e-6 * torch.randn(level[:, :, -1:].shape, generator=generator)
     distances, indices, counters = search_cuda(query, gallery, None, 1, None, 1, True, engine=engine)
-    uncertain, exact, filtered, bounded = counters.tolist()
+    uncertain, exact, filtered, bounded, _ = counters.tolist()
     assert uncertain > 0 and filtered <= uncertain * CASE.images * 64
     assert uncertain < bounded < filtered / 2 and exact < 9 * len(distances) + bounded
     assert_same_as_cpu((distances, indices), query, gallery, 1)

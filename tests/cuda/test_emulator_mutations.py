@@ -73,8 +73,8 @@ MUTANTS = {
     ),
     "limit_too_low": (
         "csrc/cuda/row_lists.cuh",
-        "const float reached = key_value(last);",
-        "const float reached = key_value(last) * 0.9f;",
+        "lower_limit(row, reached);",
+        "lower_limit(row, reached * 0.9f);",
     ),
     "certificate_never_fails": ("csrc/cuda/finish.cuh", "if (count != available && !(kth < bound)) {", "if (false) {"),
     "merge_forgets_the_last_split": (
@@ -130,8 +130,8 @@ SM90_MUTANTS = {
     "tiles_multiplied_out_of_turn": ("        mbarrier_wait(barriers.multiply + consumer, turn);\n", ""),
     "tiles_finished_out_of_turn_after_finest_ones": ("        if (ahead) mbarrier_wait(barriers.finish + consumer, turn);\n", ""),
     "interpolated_before_the_coarse_tile_at_hand_is_stored": (
-        "const bool ahead = c.group == 0 && before == 0;",
-        "const bool ahead = c.group == 0;",
+        "const bool ahead = c.finest() && before % max_groups == 0;",
+        "const bool ahead = c.finest();",
     ),
     "ring_read_unrotated": ("const int slot = pixel % group.ring;", "const int slot = (pixel ^ 1) % group.ring;"),
     "next_tile_s_pixels_stored_as_well": ("        if (pixel >= end) continue;\n", "        if (pixel >= pixels) continue;\n"),

@@ -289,7 +289,7 @@ def test_a_streamed_gallery_of_which_no_image_is_chosen_answers_with_nothing(emu
         part_bytes=1,
     )
     assert distances.shape == (2 * 72, 2) and torch.isinf(distances).all() and (indices == -1).all()
-    assert counters.tolist() == [0, 0, 0, 0]
+    assert counters.tolist() == [0, 0, 0, 0, 0]
 
 
 def test_parts_are_as_large_as_the_module_says(monkeypatch):

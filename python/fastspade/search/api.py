@@ -38,7 +38,7 @@ class SearchStatistics:
     """What a search did.
 
     pairs: query pixel and gallery pixel pairs in the search. fine_pairs: those whose finest level was read, in float32, int8
-    or int16; the coarser levels alone ruled the others out. exact_pairs: those ranked by exact float64
+    or int16; the coarser levels alone, on CUDA with projections of the finest one, ruled the others out. exact_pairs: those ranked by exact float64
     distances.
 
     On CUDA (0 on the CPU) uncertain_rows: query pixels whose 16-bit pass could not be certified; precision="exact" searches
@@ -70,7 +70,7 @@ def last_statistics() -> SearchStatistics | None:
     pairs, counters = _last
     if len(counters) == 3:
         return SearchStatistics(*counters.tolist())
-    return SearchStatistics(pairs, pairs, **dict(zip(COUNTERS, counters.tolist(), strict=True)))
+    return SearchStatistics(pairs, **dict(zip(COUNTERS, counters.tolist(), strict=True)))
 
 
 @overload

@@ -29,7 +29,7 @@ OPERANDS = ("float16", "bfloat16")
 MAX_LEVELS = 16
 PATHS = {"auto": 0, "sm80": 1, "sm90a": 2}
 # What a search counts, as Counter in csrc/cuda/parameters.hpp; fields of SearchStatistics.
-COUNTERS = ("uncertain_rows", "exact_pairs", "filtered_pairs", "bounded_pairs")
+COUNTERS = ("uncertain_rows", "exact_pairs", "filtered_pairs", "bounded_pairs", "fine_pairs")
 
 
 def has_cuda_engine() -> bool:
