@@ -60,9 +60,9 @@ Block take_block(size_t bytes) {
 void give_block(const Block& block) noexcept {
     Cache& all = cache();
     if (std::unique_lock hold(all.lock, std::try_to_lock); hold && all.kept + block.bytes <= most_kept)
-        for (Block& place : all.blocks)
-            if (!place.data) {
-                place = block;
+        for (Block& free : all.blocks)
+            if (!free.data) {
+                free = block;
                 all.kept += block.bytes;
                 return;
             }

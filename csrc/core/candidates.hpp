@@ -12,6 +12,8 @@
 
 namespace fastspade {
 
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
 struct Candidate {
     float screened;  // squared distance in the screen's scaled units
     int32_t slot;    // position in this query's list of gallery images
@@ -24,7 +26,7 @@ struct CandidateRow {
     float* nearest = nullptr;  // room for kappa: the smallest screened distances so far, a heap with the largest on top
     int64_t count = 0;
     int64_t known = 0;  // how many of them there are
-    float kth = std::numeric_limits<float>::infinity();
+    float kth = infinity;
     float error = 0.0f;
     float factor = 1.0f;
 

@@ -33,7 +33,7 @@ int64_t NativeRows::image_bytes(const LevelGroup& group, Side side) {
     return views_of(group, side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
 }
 
-void NativeRows::place(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans) {
+void NativeRows::cover(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans) {
     group_ = &group, side_ = side;
     width_ = views_of(group, side)[0].width(), channels_ = group.channels, pieces_ = 0;
     parts_.clear();

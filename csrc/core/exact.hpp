@@ -34,13 +34,13 @@ struct Span {
 class NativeRows {
   public:
     // Leaves out spans that so few distances fall into that laying them out would not pay.
-    void place(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans);
+    void cover(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans);
     // The work of filling is cut into independent pieces.
     int64_t pieces() const { return pieces_; }
     void fill(int64_t piece);
 
     bool holds(int64_t span) const { return parts_[static_cast<size_t>(span)].pixels > 0; }
-    const float* vector(int64_t span, int64_t y, int64_t x) const { return data_.data() + place_of(span, y, x); }
+    const float* vector(int64_t span, int64_t y, int64_t x) const { return data_.data() + offset_of(span, y, x); }
 
     // What a span of a whole image takes.
     static int64_t image_bytes(const LevelGroup& group, Side side);
@@ -49,7 +49,7 @@ class NativeRows {
     struct Part {
         int64_t image = 0, first_row = 0, first_column = 0, pixels = 0, first_pixel = 0, first_piece = 0;
     };
-    int64_t place_of(int64_t span, int64_t y, int64_t x) const {
+    int64_t offset_of(int64_t span, int64_t y, int64_t x) const {
         const Part& part = parts_[static_cast<size_t>(span)];
         return (part.first_pixel + (y - part.first_row) * width_ + x - part.first_column) * channels_;
     }

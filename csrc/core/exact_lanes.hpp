@@ -12,7 +12,7 @@ typedef double wide __attribute__((vector_size(8 * exact_lanes)));
 typedef double wide_unaligned __attribute__((vector_size(8 * exact_lanes), aligned(8), may_alias));
 
 typedef float narrow __attribute__((vector_size(4 * exact_lanes)));
-typedef int32_t places __attribute__((vector_size(4 * exact_lanes)));
+typedef int32_t lane_order __attribute__((vector_size(4 * exact_lanes)));
 typedef float narrow_unaligned __attribute__((vector_size(4 * exact_lanes), aligned(4), may_alias));
 
 FASTSPADE_INLINE wide load(const double* p) { return *reinterpret_cast<const wide_unaligned*>(p); }
@@ -23,7 +23,7 @@ FASTSPADE_INLINE void store(float* p, narrow value) { *reinterpret_cast<narrow_u
 #if defined(__clang__)
 #define FASTSPADE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define FASTSPADE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, places{__VA_ARGS__})
+#define FASTSPADE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, lane_order{__VA_ARGS__})
 #endif
 
 }  // namespace

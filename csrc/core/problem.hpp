@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/sampling.hpp"
+#include "core/upsampling.hpp"
 #include "core/tensor_view.hpp"
 
 namespace fastspade {
@@ -30,12 +30,12 @@ struct Problem {
     std::function<bool()> interrupted;  // polled between pieces of work; true stops the search
 };
 
-// What the search did: pairs in all; pairs whose finest level had to be looked at, and of these, those bounded in whole
-// numbers of one and of two bytes first; pairs ranked by exact distances.
+// What the search did: pairs in all; pairs whose finest level had to be looked at, and of these, those bounded in
+// int8 and in int16 first; pairs ranked by exact distances.
 struct Statistics {
     int64_t pairs = 0;
     int64_t fine_pairs = 0;
-    int64_t byte_pairs = 0, word_pairs = 0;
+    int64_t int8_pairs = 0, int16_pairs = 0;
     int64_t exact_pairs = 0;
 };
 
@@ -44,6 +44,16 @@ inline bool windowed(const Problem& problem) { return problem.row_radius >= 0; }
 struct Interrupted : std::exception {
     const char* what() const noexcept override { return "interrupted"; }
 };
+
+// Stops the search where its caller wants it stopped.
+inline void poll(const Problem& problem) {
+    if (problem.interrupted && problem.interrupted()) throw Interrupted();
+}
+
+// The gallery image at a slot of a query image's list.
+inline int64_t gallery_image(const Problem& problem, int64_t query_image, int64_t slot) {
+    return problem.gallery_index ? problem.gallery_index[query_image * problem.gallery_count + slot] : slot;
+}
 
 struct NonFinite : std::runtime_error {
     NonFinite(const char* side, int64_t level, int64_t image)
@@ -67,8 +77,8 @@ class AxisTaps {
     }
     Tap operator[](size_t i) const {
         if (!taps_.empty()) return taps_[i];
-        const int64_t place = static_cast<int64_t>(i);
-        return axis_tap(place, static_cast<int64_t>(size_), static_cast<int64_t>(size_), Upsample::nearest);
+        const int64_t size = static_cast<int64_t>(size_);
+        return axis_tap(static_cast<int64_t>(i), size, size, Upsample::nearest);
     }
 
   private:

@@ -42,10 +42,6 @@ class FewQueries {
     void add(int64_t query, const Candidate& candidate, State& state);
     void check_finite(const float* row, const char* side, int64_t image) const;
     Ranked rank(const Candidate& candidate, ExactDistance& exact) const;
-    void poll() const {
-        if (problem_.interrupted && problem_.interrupted()) throw Interrupted();
-    }
-    int64_t image_of(int64_t slot) const { return problem_.gallery_index ? problem_.gallery_index[slot] : slot; }
 
     const Problem& problem_;
     const Kernels& kernels_;
@@ -80,7 +76,7 @@ FewQueries::FewQueries(const Problem& problem)
         state.items.resize(static_cast<size_t>(count_ * capacity_));
         state.nearest.resize(static_cast<size_t>(count_ * problem_.kappa));
         state.rows.resize(static_cast<size_t>(count_));
-        state.limit.assign(static_cast<size_t>(padded_count_), -std::numeric_limits<float>::infinity());
+        state.limit.assign(static_cast<size_t>(padded_count_), -infinity);
         state.hits.resize(static_cast<size_t>(rows_at_once * padded_count_));
         state.exact = std::make_unique<ExactDistance>(problem_, groups_);
         for (int64_t q = 0; q < count_; ++q) {
@@ -110,7 +106,7 @@ void FewQueries::check_finite(const float* row, const char* side, int64_t image)
 }
 
 Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
-    const int64_t image = image_of(candidate.slot);
+    const int64_t image = gallery_image(problem_, 0, candidate.slot);
     return {{rounded_distance(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel}, candidate};
 }
 
@@ -118,7 +114,7 @@ Statistics FewQueries::run() {
     const int64_t step = std::clamp<int64_t>(part_bytes / (4 * channels_), 1, pixels_);
     const int64_t parts = (pixels_ + step - 1) / step;
     team_.run(parts * problem_.gallery_count, [&](int64_t item, int thread) {
-        if (thread == 0) poll();  // only the calling thread may talk to the caller's interpreter
+        if (thread == 0) poll(problem_);  // only the calling thread may talk to the caller's interpreter
         const int64_t begin = item % parts * step;
         search_part(item / parts, begin, std::min(pixels_, begin + step), states_[static_cast<size_t>(thread)]);
     });
@@ -128,11 +124,11 @@ Statistics FewQueries::run() {
     ExactDistance& exact = *states_[0].exact;
     std::vector<Candidate> items(static_cast<size_t>(capacity_) * states_.size());
     for (int64_t q = 0; q < count_; ++q) {
-        poll();
+        poll(problem_);
         CandidateRow all = states_[0].rows[static_cast<size_t>(q)];
         all.items = items.data();
         all.count = all.known = 0;
-        all.kth = std::numeric_limits<float>::infinity();
+        all.kth = infinity;
         for (const State& state : states_) {
             const CandidateRow& row = state.rows[static_cast<size_t>(q)];
             for (int64_t i = 0; i < row.count; ++i) all.add(row.items[i], problem_.kappa);
@@ -149,7 +145,7 @@ Statistics FewQueries::run() {
 }
 
 void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& state) {
-    const int64_t image = image_of(slot), step = gallery_.pixel_step();
+    const int64_t image = gallery_image(problem_, 0, slot), step = gallery_.pixel_step();
     const float* const base = static_cast<const float*>(gallery_.data) + gallery_.offset(image, 0, 0, 0);
     for (int64_t first = begin; first < end; first += rows_at_once) {
         const float* const rows = base + first * step;

@@ -51,7 +51,7 @@ int64_t screen_panel(const IntegerLanes& lanes, const IntegerRows& rows, int64_t
 }
 
 template <int bytes>
-int64_t screened_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
+int64_t integer_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
                       Hit* hits) {
     return base ? screen_panel<bytes, true>(lanes, rows, words, base, limit, hits)
                 : screen_panel<bytes, false>(lanes, rows, words, nullptr, limit, hits);

@@ -279,7 +279,7 @@ constexpr Kernels table(const char* name) {
                    pack<N>,
                    centre_row,
 #if FASTSPADE_INTEGERS
-                   {screened_hits<1>, screened_hits<2>},
+                   {integer_hits<1>, integer_hits<2>},
                    {round_row<1>, round_row<2>}};
 #else
                    {},

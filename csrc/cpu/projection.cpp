@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "core/rounding.hpp"
-#include "core/sample.hpp"
+#include "core/gallery_sample.hpp"
 
 namespace fastspade::cpu {
 

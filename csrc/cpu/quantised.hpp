@@ -20,7 +20,7 @@ class Quantised {
     // What float32 rounding may add to the bound, in units of (|f| + |g|)^2: a dozen roundings, none of a larger number.
     static constexpr double slack = 0x1p-19;
     // Above this, sums of one-byte products could leave 32 bits.
-    static constexpr int64_t most_byte_channels = 65536;
+    static constexpr int64_t most_int8_channels = 65536;
 
     // Rounds the rows that `region` was packed with. bytes: 1 or 2. Queries go in lane panels, the gallery in row panels.
     void build(ThreadTeam& team, const Region& region, const Kernels& kernels, Side side, int bytes);

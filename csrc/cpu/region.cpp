@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/sample.hpp"
+#include "core/gallery_sample.hpp"
 
 namespace fastspade::cpu {
 
@@ -120,7 +120,7 @@ const AxisTaps& Region::taps_x(size_t group) const {
     return side_ == Side::query ? groups_[group].query_x : groups_[group].gallery_x;
 }
 
-void Region::place(int64_t image, int64_t first_pixel, int64_t last_pixel) {
+void Region::cover(int64_t image, int64_t first_pixel, int64_t last_pixel) {
     image_ = image, first_ = first_pixel, last_ = last_pixel;
     for (size_t g = 0; g < groups_.size(); ++g) {
         Coarse& level = coarse_[g];
@@ -180,8 +180,8 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
     const int64_t origin = fine ? first_ : level.first_row * level.width;
     const int64_t channels = groups_[group].channels;
     Buffer<float>& panels = fine ? fine_panels_ : level.panels;
-    auto place_of = [&](int64_t i) { return fine ? position(begin + i) : begin + i; };
-    for (int64_t i = 0; i < count; ++i) level.self[place_of(i)] = 0.0;
+    auto position_of = [&](int64_t i) { return fine ? position(begin + i) : begin + i; };
+    for (int64_t i = 0; i < count; ++i) level.self[position_of(i)] = 0.0;
     if (neighbours)
         for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
             std::fill(products->data() + begin, products->data() + end, 0.0);
@@ -198,7 +198,7 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
             for (int64_t c = 0; c < block && panel; ++c) {
                 const float* from = stage + c * stride;
                 for (int64_t i = 0; i < count;) {
-                    const int64_t at = place_of(i), lane = at % panel;
+                    const int64_t at = position_of(i), lane = at % panel;
                     const int64_t length = fine && bands_ ? 1 : std::min(panel - lane, count - i);
                     float* to = panels.data() + (at / panel * channels + channel_base + c0 + c) * panel + lane;
                     for (int64_t k = 0; k < length; ++k) to[k] = from[i + k];
@@ -207,7 +207,7 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
             }
             if (rows)
                 for (int64_t i = 0; i < count; ++i) {
-                    float* to = fine_rows_.data() + place_of(i) * row_length_ + channel_base + c0;
+                    float* to = fine_rows_.data() + position_of(i) * row_length_ + channel_base + c0;
                     for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
                 }
             // Float sums over one block of channels, then float64: the error stays below core/rounding.hpp's bound.
@@ -225,7 +225,7 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
                     s4[i] += a[i + right] * a[i + down];
                 }
             }
-            for (int64_t i = 0; i < count; ++i) level.self[place_of(i)] += static_cast<double>(sums[i]);
+            for (int64_t i = 0; i < count; ++i) level.self[position_of(i)] += static_cast<double>(sums[i]);
             if (neighbours)
                 for (int64_t i = 0; i < count; ++i) {
                     level.right[begin + i] += static_cast<double>(sums[stride + i]);
@@ -238,7 +238,7 @@ void Region::pack_band(size_t group, int64_t begin, int64_t end, int panel, bool
     }
     if (rows)
         for (int64_t i = 0; i < count; ++i)
-            std::fill_n(fine_rows_.data() + place_of(i) * row_length_ + channels, row_length_ - channels, 0.0f);
+            std::fill_n(fine_rows_.data() + position_of(i) * row_length_ + channels, row_length_ - channels, 0.0f);
 }
 
 void Region::interpolate_norms(int64_t begin, int64_t end) {

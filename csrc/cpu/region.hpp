@@ -33,7 +33,7 @@ class Region {
            Side side);
 
     // Which pixels the region covers; with several groups they must be whole rows.
-    void place(int64_t image, int64_t first_pixel, int64_t last_pixel);
+    void cover(int64_t image, int64_t first_pixel, int64_t last_pixel);
 
     // Lays the region out: fine vectors in panels of `fine_panel` (0: not wanted) and as zero-padded rows if asked,
     // coarse vectors in panels of `coarse_panel`, and the norms. Throws NonFinite.
