@@ -40,7 +40,6 @@ class FewQueries {
     void read_queries();
     void search_part(int64_t slot, int64_t begin, int64_t end, State& state);
     void add(int64_t query, const Candidate& candidate, State& state);
-    void check_finite(const float* row, const char* side, int64_t image) const;
     Ranked rank(const Candidate& candidate, ExactDistance& exact) const;
 
     const Problem& problem_;
@@ -95,14 +94,9 @@ void FewQueries::read_queries() {
     const auto* base = static_cast<const float*>(query_.data);
     for (int64_t q = 0; q < count_; ++q) {
         const float* from = base + q * query_.pixel_step();
-        check_finite(from, "query", 0);
+        if (!finite_at(query_, 0, q)) throw NonFinite("query", 0, 0);
         std::copy(from, from + channels_, queries_.data() + q * stride_);
     }
-}
-
-void FewQueries::check_finite(const float* row, const char* side, int64_t image) const {
-    for (int64_t c = 0; c < channels_; ++c)
-        if (!std::isfinite(row[c])) throw NonFinite(side, 0, image);
 }
 
 Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
@@ -153,7 +147,7 @@ void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& st
                                                  padded_count_, stride_, state.limit.data(), state.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = state.hits[static_cast<size_t>(h)];
-            if (!std::isfinite(hit.value)) check_finite(rows + hit.row * step, "gallery", image);
+            if (!std::isfinite(hit.value) && !finite_at(gallery_, image, first + hit.row)) throw NonFinite("gallery", 0, image);
             if (hit.lane < count_) add(hit.lane, {hit.value, static_cast<int32_t>(slot), first + hit.row}, state);
         }
     }

@@ -1,5 +1,11 @@
 // Interpolating Gram matrices: over the query's pixels, then over the gallery's columns and rows, with bounds on cells first.
-// Included by kernels_simd.inl.
+//
+#pragma once
+
+#include "cpu/kernels_vector.inl"
+
+namespace fastspade::cpu {
+namespace {
 
 void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last, const float* bias,
                        float* out) {
@@ -223,3 +229,6 @@ int64_t values_left(const RowPair* pairs, int level_count, const float* norm, co
                                : values_left_with<0, from_nodes>)(pairs, level_count, norm, cells, list, listed, first, limit,
                                                                   out, smallest, nearest, rows);
 }
+
+}  // namespace
+}  // namespace fastspade::cpu

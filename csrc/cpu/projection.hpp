@@ -14,8 +14,6 @@
 
 namespace fastspade::cpu {
 
-struct Centring;
-
 class Projection {
   public:
     // How many numbers a vector's projection has: the directions and the residual norm.
