@@ -134,14 +134,23 @@ ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGrou
     vector_.resize(static_cast<size_t>(widest));
 }
 
-void ExactDistance::mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out) {
+void ExactDistance::mix(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, double* out) {
     const LevelGroup& group = groups_[g];
-    const Tap ty = tap_y(group, Side::query, pixel / query_width_), tx = tap_x(group, Side::query, pixel % query_width_);
-    if (mixed_[g].query == Mixing::none)
-        kernels_.widen(vector(group, Side::query, image, ty.low, tx.low, rows, 0), group.channels, out);
+    const bool query = side == Side::query;
+    const int64_t width = query ? query_width_ : gallery_width_;
+    const Mixing mixing = query ? mixed_[g].query : mixed_[g].gallery;
+    const Tap ty = tap_y(group, side, pixel / width), tx = tap_x(group, side, pixel % width);
+    if (mixing == Mixing::none)
+        kernels_.widen(vector(group, side, image, ty.low, tx.low, rows, 0), group.channels, out);
     else
-        kernels_.mix[mixed_[g].query == Mixing::weights](mixture(group, Side::query, image, ty, tx, rows, 0), group.channels,
-                                                         out);
+        kernels_.mix[mixing == Mixing::weights](mixture(group, side, image, ty, tx, rows, 0), group.channels, out);
+}
+
+void ExactDistance::mix_gallery(int64_t image, int64_t pixel, const std::vector<NativeRows>& rows, std::vector<double>& out) {
+    out.resize(query_.size());
+    double* level = out.data();
+    for (size_t g = 0; g < groups_.size(); level += groups_[g++].channels) mix(g, Side::gallery, image, pixel, &rows[g], level);
+    for (double& value : out) value += 0.0;
 }
 
 // One level's part of a distance.
@@ -156,7 +165,7 @@ double ExactDistance::level(size_t g, int64_t image, int64_t pixel, const Native
 
 void ExactDistance::set_query(int64_t image, int64_t pixel) {
     double* out = query_.data();
-    for (size_t g = 0; g < groups_.size(); out += groups_[g++].channels) mix_query(g, image, pixel, nullptr, out);
+    for (size_t g = 0; g < groups_.size(); out += groups_[g++].channels) mix(g, Side::query, image, pixel, nullptr, out);
 }
 
 double ExactDistance::to(int64_t image, int64_t pixel) {
@@ -171,7 +180,7 @@ void ExactDistance::add_level(size_t g, int64_t query_image, ExactPair* first, E
     const NativeRows* const rows = query_rows.holds(0) ? &query_rows : nullptr;
     int64_t at = -1;
     for (ExactPair* pair = first; pair != last; ++pair) {
-        if (pair->query != at) mix_query(g, query_image, pair->query, rows, query_.data());
+        if (pair->query != at) mix(g, Side::query, query_image, pair->query, rows, query_.data());
         at = pair->query;
         pair->distance += level(g, pair->image, pair->pixel, gallery_rows.holds(pair->span) ? &gallery_rows : nullptr, pair->span,
                                 query_.data());

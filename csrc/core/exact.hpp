@@ -74,6 +74,8 @@ class ExactDistance {
     // The pixel that distances are taken from, and one of them.
     void set_query(int64_t image, int64_t pixel);
     double to(int64_t image, int64_t pixel);
+    // A gallery pixel's descriptor, from rows of each level; both zeros as the positive one.
+    void mix_gallery(int64_t image, int64_t pixel, const std::vector<NativeRows>& rows, std::vector<double>& out);
 
     // Adds one level to many distances: the same bits as one by one, but a level's features stay in the cache. Pairs of one
     // query should stand together. The query's rows have one span.
@@ -85,7 +87,7 @@ class ExactDistance {
                     int64_t span);
     const float* vector(const LevelGroup& group, Side side, int64_t image, int64_t y, int64_t x, const NativeRows* rows,
                         int64_t span);
-    void mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
+    void mix(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
     double level(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span, const double* query);
 
     const ExactKernels& kernels_;

@@ -50,10 +50,9 @@ void GramMatrices::multiply(ThreadTeam& team, const QueryBlock& block, const Reg
         if (window.active()) {
             const int64_t top = chunk.coarse_first_row(g), width = chunk.coarse_width(g), own_width = queries.coarse_width(g);
             const int64_t bottom = std::min((panel + 1) * lanes, chunk.coarse_pixels(g)) - 1;
-            const int64_t first = window.query_rows(g, top + panel * lanes / width).begin;
-            const int64_t last = window.query_rows(g, top + bottom / width).end;
-            begin = std::max<int64_t>(0, first - queries.coarse_first_row(g)) * own_width / rows * rows;
-            end = std::min(end, (last - queries.coarse_first_row(g)) * own_width);
+            const Range near = window.query_rows(groups_[g], top + panel * lanes / width, top + bottom / width);
+            begin = std::max<int64_t>(0, near.begin - queries.coarse_first_row(g)) * own_width / rows * rows;
+            end = std::min(end, (near.end - queries.coarse_first_row(g)) * own_width);
         }
         for (int64_t q = begin; q < end; q += rows)
             kernels_.product(lane_panel, queries.coarse_panels(g) + q * channels, channels,

@@ -67,7 +67,7 @@ Search::Search(const Problem& problem)
       kernels_(kernels()),
       groups_(group_levels(problem)),
       centring_(choose_centring(problem, groups_)),
-      window_(problem, groups_),
+      window_(problem),
       steps_(plan_steps(problem, groups_, kernels_)),
       team_(problem.threads),
       block_(problem, groups_, centring_, projection_, kernels_),

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.slow  # compiles for another processor
 ROOT = Path(__file__).parents[2]
 CORE = (
     "core/block_cache",
-    "core/duplicates",
     "core/exact",
     "core/exact_kernels",
     "cpu/block_ranking",
     "cpu/cells",
     "cpu/centring",
+    "cpu/chunk_repeats",
     "cpu/coarse_tile",
     "cpu/dispatch",
     "cpu/few_queries",
@@ -31,7 +31,6 @@ CORE = (
     "cpu/query_block",
     "cpu/region",
     "cpu/search",
-    "cpu/search_candidates",
     "cpu/search_tiles",
     "cpu/thread_team",
 )
