@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -83,23 +84,16 @@ class ExactDistance {
                    const NativeRows& gallery_rows);
 
   private:
-    Mixture mixture(const LevelGroup& group, Side side, int64_t image, const Tap& y, const Tap& x, const NativeRows* rows,
-                    int64_t span);
-    const float* vector(const LevelGroup& group, Side side, int64_t image, int64_t y, int64_t x, const NativeRows* rows,
-                        int64_t span);
-    void mix(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
+    Mixing mixing_of(size_t g, Side side) const { return side == Side::query ? mixing_[g].first : mixing_[g].second; }
+    Mixture mixture(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span);
+    void mix_level(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
     double level(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span, const double* query);
 
-    const ExactKernels& kernels_;
     const std::vector<LevelGroup>& groups_;
-    struct Mixed {
-        Mixing query, gallery;
-    };
-    std::vector<Mixed> mixed_;  // [group]
+    std::vector<std::pair<Mixing, Mixing>> mixing_;  // [group]: the query's, the gallery's
     const int64_t query_width_, gallery_width_;
     std::vector<double> query_;
     std::vector<float> taps_;  // up to four native vectors side by side
-    std::vector<float> vector_;
 };
 
 }  // namespace fastspade
