@@ -10,8 +10,9 @@ namespace {
 constexpr int64_t piece_pixels = 512;
 constexpr int64_t line_pixels = 16;  // a scattered read fetches as many
 
-// Reads the channels of `count` pixels of every view of a group into out[i * channels + c]. Channels may lie far apart and
-// neighbouring pixels on one cache line: all pixels of a channel are read together.
+}  // namespace
+
+// Channels may lie far apart and neighbouring pixels on one cache line: all pixels of a channel are read together.
 void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64_t (*at)[2], int count, float* out) {
     for (const TensorView& view : views_of(group, side)) {
         with_element(view.dtype, [&](auto element) {
@@ -26,8 +27,6 @@ void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64
         out += view.channels();
     }
 }
-
-}  // namespace
 
 int64_t NativeRows::image_bytes(const LevelGroup& group, Side side) {
     return views_of(group, side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
@@ -70,23 +69,18 @@ void NativeRows::fill(int64_t piece) {
         with_element(view.dtype, [&](auto element) {
             using Element = decltype(element);
             const auto* base = static_cast<const typename Element::Storage*>(view.data);
-            const int64_t step = view.stride[1], uniform = view.pixel_step();
+            const int64_t step = view.stride[1];
             for (int64_t c0 = 0; c0 < view.channels(); c0 += block) {
                 const int64_t count = std::min(block, view.channels() - c0);
                 float* to = out + c0;
-                auto read = [&](const auto* from) {
-                    for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
-                    to += channels_;
-                };
-                if (std::is_same_v<Element, Float32> && uniform == 1) {
+                if (std::is_same_v<Element, Float32> && view.pixel_step() == 1) {
                     const float* from = reinterpret_cast<const float*>(base) + view.offset(part.image, c0, 0, 0) + origin + begin;
                     transpose(from, step, count, end - begin, to, channels_);
-                } else if (uniform) {
-                    const auto* from = base + view.offset(part.image, c0, 0, 0) + (origin + begin) * uniform;
-                    for (int64_t i = begin; i < end; ++i, from += uniform) read(from);
-                } else {
-                    for (int64_t i = begin; i < end; ++i)
-                        read(base + view.offset(part.image, c0, (origin + i) / width_, (origin + i) % width_));
+                    continue;
+                }
+                for (int64_t i = origin + begin; i < origin + end; ++i, to += channels_) {
+                    const auto* from = base + view.offset(part.image, c0, i / width_, i % width_);
+                    for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
                 }
             }
         });
