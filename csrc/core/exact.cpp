@@ -14,7 +14,7 @@ constexpr int64_t line_pixels = 16;  // a scattered read fetches as many
 
 // Channels may lie far apart and neighbouring pixels on one cache line: all pixels of a channel are read together.
 void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64_t (*at)[2], int count, float* out) {
-    for (const TensorView& view : views_of(group, side)) {
+    for (const TensorView& view : group.views(side)) {
         with_element(view.dtype, [&](auto element) {
             using Element = decltype(element);
             const typename Element::Storage* from[4];
@@ -29,12 +29,12 @@ void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64
 }
 
 int64_t NativeRows::image_bytes(const LevelGroup& group, Side side) {
-    return views_of(group, side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
+    return group.views(side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
 }
 
 void NativeRows::cover(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans) {
     group_ = &group, side_ = side;
-    width_ = views_of(group, side)[0].width(), channels_ = group.channels, pieces_ = 0;
+    width_ = group.views(side)[0].width(), channels_ = group.channels, pieces_ = 0;
     parts_.clear();
     int64_t pixels = 0;
     for (const Span& span : spans) {
@@ -45,8 +45,9 @@ void NativeRows::cover(const LevelGroup& group, Side side, int64_t fine_width, c
             part.first_column = span.first % fine_width;
             part.pixels = span.last - span.first;
         } else {
-            part.first_row = tap_y(group, side, span.first / fine_width).low;
-            part.pixels = (tap_y(group, side, (span.last - 1) / fine_width).high + 1 - part.first_row) * width_;
+            part.first_row = group.taps_y(side)[static_cast<size_t>(span.first / fine_width)].low;
+            part.pixels =
+                (group.taps_y(side)[static_cast<size_t>((span.last - 1) / fine_width)].high + 1 - part.first_row) * width_;
         }
         if (span.wanted * line_pixels < part.pixels) part.pixels = 0;
         part.first_pixel = pixels, part.first_piece = pieces_;
@@ -65,7 +66,7 @@ void NativeRows::fill(int64_t piece) {
     float* out = data_.data() + (part.first_pixel + begin) * channels_;
     const int64_t origin = part.first_row * width_ + part.first_column;
     constexpr int64_t block = 16;  // channels read side by side, so that writes stay together
-    for (const TensorView& view : views_of(*group_, side_)) {
+    for (const TensorView& view : group_->views(side_)) {
         with_element(view.dtype, [&](auto element) {
             using Element = decltype(element);
             const auto* base = static_cast<const typename Element::Storage*>(view.data);
@@ -91,7 +92,8 @@ void NativeRows::fill(int64_t piece) {
 Mixture ExactDistance::mixture(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span) {
     const LevelGroup& group = groups_[g];
     const int64_t width = side == Side::query ? query_width_ : gallery_width_;
-    const Tap y = tap_y(group, side, pixel / width), x = tap_x(group, side, pixel % width);
+    const Tap y = group.taps_y(side)[static_cast<size_t>(pixel / width)],
+              x = group.taps_x(side)[static_cast<size_t>(pixel % width)];
     const int count = mixing_of(g, side) == Mixing::none ? 1 : 4;
     const int64_t at[4][2] = {{y.low, x.low}, {y.low, x.high}, {y.high, x.low}, {y.high, x.high}};
     Mixture m{{}, y.high_weight, x.high_weight};

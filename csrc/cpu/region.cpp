@@ -56,31 +56,21 @@ Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, 
       coarse_(groups.size()),
       norm_bound_(groups.size()),
       largest_(groups.size(), 0.0f) {
-    fine_width_ = views(0)[0].width();
+    fine_width_ = groups_[0].views(side_)[0].width();
     row_length_ = padded(groups[0].channels, 16);
-}
-
-const std::vector<TensorView>& Region::views(size_t group) const {
-    return side_ == Side::query ? groups_[group].query : groups_[group].gallery;
-}
-const AxisTaps& Region::taps_y(size_t group) const {
-    return side_ == Side::query ? groups_[group].query_y : groups_[group].gallery_y;
-}
-const AxisTaps& Region::taps_x(size_t group) const {
-    return side_ == Side::query ? groups_[group].query_x : groups_[group].gallery_x;
 }
 
 void Region::cover(int64_t image, int64_t first_pixel, int64_t last_pixel) {
     image_ = image, first_ = first_pixel, last_ = last_pixel;
     for (size_t g = 0; g < groups_.size(); ++g) {
         Coarse& level = coarse_[g];
-        level.width = views(g)[0].width();
+        level.width = groups_[g].views(side_)[0].width();
         if (g == 0) {
             level.first_row = 0, level.pixels = last_ - first_;
             continue;
         }
-        level.first_row = taps_y(g)[static_cast<size_t>(first_ / fine_width_)].low;
-        level.rows = taps_y(g)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
+        level.first_row = groups_[g].taps_y(side_)[static_cast<size_t>(first_ / fine_width_)].low;
+        level.rows = groups_[g].taps_y(side_)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
         level.pixels = level.rows * level.width;
     }
 }
@@ -107,7 +97,7 @@ void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_p
     for (size_t g = groups_.size(); g-- > 0;)  // the deepest level first: it has the most channels a pixel
         plan_bands(g, g == 0 ? fine_panel : coarse_panel, g == 0 && fine_rows, team.size(), bands);
     stages_.resize(std::max(stages_.size(), static_cast<size_t>(team.size())));
-    const bool vectors = !bands_ && views(0).size() == 1 && views(0)[0].holds_vectors();
+    const bool vectors = !bands_ && groups_[0].views(side_).size() == 1 && groups_[0].views(side_)[0].holds_vectors();
     team.run(static_cast<int64_t>(bands.size()), [&](int64_t i, int thread) {
         const Band& band = bands[static_cast<size_t>(i)];
         band.group == 0 && vectors ? pack_vectors(band) : pack_strided(band, stages_[static_cast<size_t>(thread)]);
@@ -127,7 +117,7 @@ void Region::plan_bands(size_t group, int panel, bool rows, int threads, std::ve
     if (rows) fine_rows_.reserve(level.pixels * row_length_);
     level.self.reserve(level.pixels);
     auto between = [](const Tap& tap) { return tap.high_weight != 0.0; };
-    level.neighbours = taps_y(group).any(between) || taps_x(group).any(between);
+    level.neighbours = groups_[group].taps_y(side_).any(between) || groups_[group].taps_x(side_).any(between);
     if (level.neighbours)
         for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal}) products->reserve(level.pixels);
     // Bands of the finest level hold whole panels, and enough of them are made for every thread to have work.
@@ -140,7 +130,7 @@ void Region::plan_bands(size_t group, int panel, bool rows, int threads, std::ve
 
 // The finest level of contiguous vectors, through the kernels' transposes.
 void Region::pack_vectors(const Band& band) {
-    const TensorView& view = views(0)[0];
+    const TensorView& view = groups_[0].views(side_)[0];
     const int64_t step = view.pixel_step(), channels = view.channels();
     const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
     const float* mean = centring_.mean[0].data();
@@ -172,7 +162,7 @@ void Region::pack_strided(const Band& band, Buffer<float>& stage_buffer) {
             std::fill(products->data() + band.begin, products->data() + band.end, 0.0);
 
     int64_t channel_base = 0;
-    for (const TensorView& view : views(band.group)) {
+    for (const TensorView& view : groups_[band.group].views(side_)) {
         for (int64_t c0 = 0; c0 < view.channels(); c0 += channel_block) {
             const int64_t block = std::min(channel_block, view.channels() - c0);
             const float* mean = centring_.mean[band.group].data() + channel_base + c0;
@@ -238,8 +228,8 @@ void Region::refuse_non_finite() const {
         for (int64_t i = 0; i < coarse_[g].pixels; ++i) {
             if (std::isfinite(coarse_[g].self[i])) continue;
             const int64_t flat = g == 0 ? pixel_at(i) : coarse_[g].first_row * coarse_[g].width + i;
-            for (size_t v = 0; v < views(g).size(); ++v)
-                if (!finite_at(views(g)[v], image_, flat))
+            for (size_t v = 0; v < groups_[g].views(side_).size(); ++v)
+                if (!finite_at(groups_[g].views(side_)[v], image_, flat))
                     throw NonFinite(side_ == Side::query ? "query" : "gallery", groups_[g].levels[v], image_);
         }
 }
@@ -284,7 +274,8 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
         const int64_t y = pixel_at(p) / fine_width_, x = pixel_at(p) % fine_width_;
         for (size_t g = 1; g < groups_.size(); ++g) {
             const Coarse& level = coarse_[g];
-            const Tap &ty = taps_y(g)[static_cast<size_t>(y)], &tx = taps_x(g)[static_cast<size_t>(x)];
+            const Tap &ty = groups_[g].taps_y(side_)[static_cast<size_t>(y)],
+                      &tx = groups_[g].taps_x(side_)[static_cast<size_t>(x)];
             const int64_t top = (ty.low - level.first_row) * level.width, bottom = (ty.high - level.first_row) * level.width;
             const int64_t a = top + tx.low, b = top + tx.high, c = bottom + tx.low, d = bottom + tx.high;
             const double wl = tx.low_weight, wr = tx.high_weight, wt = ty.low_weight, wb = ty.high_weight;

@@ -84,9 +84,6 @@ class Region {
     int64_t in_bands(int64_t at, int64_t width, bool to_position) const;
     // How many vectors' projections lie side by side: a lane panel of queries, or one.
     int64_t projected_panel() const { return side_ == Side::query ? kernels_.lanes : 1; }
-    const std::vector<TensorView>& views(size_t group) const;
-    const AxisTaps& taps_y(size_t group) const;
-    const AxisTaps& taps_x(size_t group) const;
     void plan_bands(size_t group, int panel, bool rows, int threads, std::vector<Band>& bands);
     void pack_vectors(const Band& band);
     void pack_strided(const Band& band, Buffer<float>& stage_buffer);
