@@ -93,21 +93,21 @@ Range Region::columns_of(int64_t first, int64_t last) const {
 }
 
 void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_panel) {
-    std::vector<Band> bands;
+    std::vector<Piece> pieces;
     for (size_t g = groups_.size(); g-- > 0;)  // the deepest level first: it has the most channels a pixel
-        plan_bands(g, g == 0 ? fine_panel : coarse_panel, g == 0 && fine_rows, team.size(), bands);
+        plan_pieces(g, g == 0 ? fine_panel : coarse_panel, g == 0 && fine_rows, team.size(), pieces);
     stages_.resize(std::max(stages_.size(), static_cast<size_t>(team.size())));
     const bool vectors = !bands_ && groups_[0].views(side_).size() == 1 && groups_[0].views(side_)[0].holds_vectors();
-    team.run(static_cast<int64_t>(bands.size()), [&](int64_t i, int thread) {
-        const Band& band = bands[static_cast<size_t>(i)];
-        band.group == 0 && vectors ? pack_vectors(band) : pack_strided(band, stages_[static_cast<size_t>(thread)]);
+    team.run(static_cast<int64_t>(pieces.size()), [&](int64_t i, int thread) {
+        const Piece& piece = pieces[static_cast<size_t>(i)];
+        piece.group == 0 && vectors ? pack_vectors(piece) : pack_strided(piece, stages_[static_cast<size_t>(thread)]);
     });
     refuse_non_finite();
     finish(team, fine_rows && projection_.active());
 }
 
-// Makes room for a level and cuts it into bands.
-void Region::plan_bands(size_t group, int panel, bool rows, int threads, std::vector<Band>& bands) {
+// Makes room for a level and cuts it into pieces.
+void Region::plan_pieces(size_t group, int panel, bool rows, int threads, std::vector<Piece>& pieces) {
     Coarse& level = coarse_[group];
     if (panel) {
         const int64_t panel_pixels = padded(level.pixels, panel), channels = groups_[group].channels;
@@ -115,110 +115,93 @@ void Region::plan_bands(size_t group, int panel, bool rows, int threads, std::ve
         if (panel_pixels != level.pixels) std::fill_n(data + (panel_pixels - panel) * channels, panel * channels, 0.0f);
     }
     if (rows) fine_rows_.reserve(level.pixels * row_length_);
-    level.self.reserve(level.pixels);
     auto between = [](const Tap& tap) { return tap.high_weight != 0.0; };
     level.neighbours = groups_[group].taps_y(side_).any(between) || groups_[group].taps_x(side_).any(between);
-    if (level.neighbours)
-        for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal}) products->reserve(level.pixels);
-    // Bands of the finest level hold whole panels, and enough of them are made for every thread to have work.
+    for (Buffer<double>* products : level.products()) products->reserve(level.pixels);
+    // Pieces of the finest level hold whole panels, and enough of them are made for every thread to have work.
     const int64_t share = std::min(stage_pixels, (level.pixels + 2 * threads - 1) / (2 * threads));
     const int64_t step =
         group == 0 ? padded(share, std::max(panel, 1)) : std::max<int64_t>(1, stage_pixels / level.width) * level.width;
     for (int64_t begin = 0; begin < level.pixels; begin += step)
-        bands.push_back({group, begin, std::min(begin + step, level.pixels), panel, rows});
+        pieces.push_back({group, begin, std::min(begin + step, level.pixels), panel, rows});
 }
 
 // The finest level of contiguous vectors, through the kernels' transposes.
-void Region::pack_vectors(const Band& band) {
+void Region::pack_vectors(const Piece& piece) {
     const TensorView& view = groups_[0].views(side_)[0];
     const int64_t step = view.pixel_step(), channels = view.channels();
     const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
     const float* mean = centring_.mean[0].data();
     double* const self = coarse_[0].self.data();
-    const auto pack = band.panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
-    for (int64_t i = band.begin; band.panel && i < band.end; i += band.panel)
-        pack(source + i * step, step, std::min<int64_t>(band.panel, band.end - i), channels, mean, centring_.scale,
+    const auto pack = piece.panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
+    for (int64_t i = piece.begin; piece.panel && i < piece.end; i += piece.panel)
+        pack(source + i * step, step, std::min<int64_t>(piece.panel, piece.end - i), channels, mean, centring_.scale,
              fine_panels_.data() + i * channels, self + i);
-    for (int64_t i = band.begin; band.rows && i < band.end; ++i)
+    for (int64_t i = piece.begin; piece.rows && i < piece.end; ++i)
         self[i] = kernels_.centre_row(source + i * step, channels, mean, centring_.scale, fine_rows_.data() + i * row_length_);
 }
 
 // Features of any strides, some channels at a time.
-void Region::pack_strided(const Band& band, Buffer<float>& stage_buffer) {
-    Coarse& level = coarse_[band.group];
-    const bool fine = band.group == 0;
-    // Neighbour products reach one row and one pixel past the band.
-    const int64_t reach = level.neighbours ? std::min(level.pixels, band.end + level.width + 1) : band.end;
-    const int64_t count = band.end - band.begin, staged = reach - band.begin, channels = groups_[band.group].channels;
+void Region::pack_strided(const Piece& piece, Buffer<float>& stage_buffer) {
+    Coarse& level = coarse_[piece.group];
+    const bool fine = piece.group == 0;
+    // Neighbour products reach one row and one pixel past the piece.
+    const int64_t reach = level.neighbours ? std::min(level.pixels, piece.end + level.width + 1) : piece.end;
+    const int64_t count = piece.end - piece.begin, staged = reach - piece.begin, channels = groups_[piece.group].channels;
     const int64_t stride = padded(staged + level.width + 2, 16);
-    float* const stage = stage_buffer.reserve((channel_block + 5) * stride);
+    float* const stage = stage_buffer.reserve((channel_block + 1) * stride);
     std::fill_n(stage, channel_block * stride, 0.0f);
     const int64_t origin = fine ? first_ : level.first_row * level.width;
     Buffer<float>& panels = fine ? fine_panels_ : level.panels;
-    auto position_of = [&](int64_t i) { return fine ? position(band.begin + i) : band.begin + i; };
-    for (int64_t i = 0; i < count; ++i) level.self[position_of(i)] = 0.0;
-    if (level.neighbours)
-        for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
-            std::fill(products->data() + band.begin, products->data() + band.end, 0.0);
+    for (Buffer<double>* products : level.products())
+        for (int64_t i = 0; i < count; ++i) (*products)[position_in(piece, i)] = 0.0;
 
     int64_t channel_base = 0;
-    for (const TensorView& view : groups_[band.group].views(side_)) {
+    for (const TensorView& view : groups_[piece.group].views(side_)) {
         for (int64_t c0 = 0; c0 < view.channels(); c0 += channel_block) {
             const int64_t block = std::min(channel_block, view.channels() - c0);
-            const float* mean = centring_.mean[band.group].data() + channel_base + c0;
+            const float* mean = centring_.mean[piece.group].data() + channel_base + c0;
             with_element(view.dtype, [&](auto element) {
-                read_block<decltype(element)>(view, image_, c0, block, origin + band.begin, staged, mean, centring_.scale, stage,
+                read_block<decltype(element)>(view, image_, c0, block, origin + piece.begin, staged, mean, centring_.scale, stage,
                                               stride);
             });
-            for (int64_t c = 0; c < block && band.panel; ++c) {
+            for (int64_t c = 0; c < block && piece.panel; ++c) {
                 const float* from = stage + c * stride;
                 for (int64_t i = 0; i < count;) {
-                    const int64_t at = position_of(i), lane = at % band.panel;
-                    const int64_t length = fine && bands_ ? 1 : std::min(band.panel - lane, count - i);
-                    float* to = panels.data() + (at / band.panel * channels + channel_base + c0 + c) * band.panel + lane;
+                    const int64_t at = position_in(piece, i), lane = at % piece.panel;
+                    const int64_t length = fine && bands_ ? 1 : std::min(piece.panel - lane, count - i);
+                    float* to = panels.data() + (at / piece.panel * channels + channel_base + c0 + c) * piece.panel + lane;
                     for (int64_t k = 0; k < length; ++k) to[k] = from[i + k];
                     i += length;
                 }
             }
-            if (band.rows)
+            if (piece.rows)
                 for (int64_t i = 0; i < count; ++i) {
-                    float* to = fine_rows_.data() + position_of(i) * row_length_ + channel_base + c0;
+                    float* to = fine_rows_.data() + position_in(piece, i) * row_length_ + channel_base + c0;
                     for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
                 }
-            add_products(band, stage, stride, block, stage + channel_block * stride);
+            add_products(piece, stage, stride, block, stage + channel_block * stride);
         }
         channel_base += view.channels();
     }
-    if (band.rows)
+    if (piece.rows)
         for (int64_t i = 0; i < count; ++i)
-            std::fill_n(fine_rows_.data() + position_of(i) * row_length_ + channels, row_length_ - channels, 0.0f);
+            std::fill_n(fine_rows_.data() + position_in(piece, i) * row_length_ + channels, row_length_ - channels, 0.0f);
 }
 
 // Adds some channels to the vectors' products with themselves and their neighbours: float sums over one block of channels, then
 // float64, so that the error stays below core/rounding.hpp's bound.
-void Region::add_products(const Band& band, const float* stage, int64_t stride, int64_t channels, float* sums) {
-    Coarse& level = coarse_[band.group];
-    const int64_t count = band.end - band.begin, right = 1, down = level.width;
-    std::fill_n(sums, 5 * stride, 0.0f);
-    float *s1 = sums + stride, *s2 = s1 + stride, *s3 = s2 + stride, *s4 = s3 + stride;
-    for (int64_t c = 0; c < channels; ++c) {
-        const float* a = stage + c * stride;
-        for (int64_t i = 0; i < count; ++i) sums[i] += a[i] * a[i];
-        if (!level.neighbours) continue;
-        for (int64_t i = 0; i < count; ++i) {
-            s1[i] += a[i] * a[i + right];
-            s2[i] += a[i] * a[i + down];
-            s3[i] += a[i] * a[i + down + right];
-            s4[i] += a[i + right] * a[i + down];
+void Region::add_products(const Piece& piece, const float* stage, int64_t stride, int64_t channels, float* sums) {
+    const int64_t count = piece.end - piece.begin, down = coarse_[piece.group].width;
+    const int64_t from[] = {0, 0, 0, 0, 1}, to[] = {0, 1, down, down + 1, down};
+    const std::vector<Buffer<double>*> products = coarse_[piece.group].products();
+    for (size_t k = 0; k < products.size(); ++k) {
+        std::fill_n(sums, count, 0.0f);
+        for (int64_t c = 0; c < channels; ++c) {
+            const float *a = stage + c * stride + from[k], *b = stage + c * stride + to[k];
+            for (int64_t i = 0; i < count; ++i) sums[i] += a[i] * b[i];
         }
-    }
-    for (int64_t i = 0; i < count; ++i)
-        level.self[band.group == 0 ? position(band.begin + i) : band.begin + i] += static_cast<double>(sums[i]);
-    for (int64_t i = 0; level.neighbours && i < count; ++i) {
-        level.right[band.begin + i] += static_cast<double>(s1[i]);
-        level.down[band.begin + i] += static_cast<double>(s2[i]);
-        level.diagonal[band.begin + i] += static_cast<double>(s3[i]);
-        level.antidiagonal[band.begin + i] += static_cast<double>(s4[i]);
+        for (int64_t i = 0; i < count; ++i) (*products[k])[position_in(piece, i)] += static_cast<double>(sums[i]);
     }
 }
 
