@@ -77,8 +77,8 @@ py::dict search_cpu(const std::vector<Described>& query, const std::vector<Descr
     py::dict result;
     result["pairs"] = statistics.pairs;
     result["fine_pairs"] = statistics.fine_pairs;
-    result["byte_pairs"] = statistics.byte_pairs;
-    result["word_pairs"] = statistics.word_pairs;
+    result["int8_pairs"] = statistics.int8_pairs;
+    result["int16_pairs"] = statistics.int16_pairs;
     result["exact_pairs"] = statistics.exact_pairs;
     return result;
 }

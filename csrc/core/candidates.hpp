@@ -9,8 +9,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <vector>
+
+#include "core/buffer.hpp"
 
 namespace fastspade {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
 
 struct Candidate {
     float screened;  // squared distance in the screen's scaled units
@@ -24,7 +29,7 @@ struct CandidateRow {
     float* nearest = nullptr;  // room for kappa: the smallest screened distances so far, a heap with the largest on top
     int64_t count = 0;
     int64_t known = 0;  // how many of them there are
-    float kth = std::numeric_limits<float>::infinity();
+    float kth = infinity;
     float error = 0.0f;
     float factor = 1.0f;
 
@@ -63,5 +68,26 @@ struct CandidateRow {
 
 // Room for kappa and enough beyond it that compacting is rare; not more, because limits fall when rows are compacted.
 inline int64_t candidate_capacity(int64_t kappa) { return kappa + (kappa < 32 ? 16 : kappa / 2); }
+
+// Rows of one capacity in common buffers.
+struct CandidateTable {
+    std::vector<CandidateRow> rows;
+
+    // So many rows, empty.
+    void start(int64_t count, int64_t kappa) {
+        rows.assign(static_cast<size_t>(count), CandidateRow{});
+        const int64_t capacity = candidate_capacity(kappa);
+        items_.reserve(count * capacity);
+        nearest_.reserve(count * kappa);
+        for (int64_t q = 0; q < count; ++q) {
+            rows[static_cast<size_t>(q)].items = items_.data() + q * capacity;
+            rows[static_cast<size_t>(q)].nearest = nearest_.data() + q * kappa;
+        }
+    }
+
+  private:
+    Buffer<Candidate> items_;
+    Buffer<float> nearest_;
+};
 
 }  // namespace fastspade

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -12,17 +13,8 @@
 
 namespace fastspade {
 
-enum class Side { query, gallery };
-
-inline const std::vector<TensorView>& views_of(const LevelGroup& group, Side side) {
-    return side == Side::query ? group.query : group.gallery;
-}
-inline Tap tap_y(const LevelGroup& group, Side side, int64_t y) {
-    return (side == Side::query ? group.query_y : group.gallery_y)[static_cast<size_t>(y)];
-}
-inline Tap tap_x(const LevelGroup& group, Side side, int64_t x) {
-    return (side == Side::query ? group.query_x : group.gallery_x)[static_cast<size_t>(x)];
-}
+// Reads the channels of `count` (at most 4) native pixels of every view of a group into out[i * channels + c].
+void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64_t (*at)[2], int count, float* out);
 
 // Finest-grid pixels of one image, and how many exact distances fall into them.
 struct Span {
@@ -34,13 +26,13 @@ struct Span {
 class NativeRows {
   public:
     // Leaves out spans that so few distances fall into that laying them out would not pay.
-    void place(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans);
+    void cover(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans);
     // The work of filling is cut into independent pieces.
     int64_t pieces() const { return pieces_; }
     void fill(int64_t piece);
 
     bool holds(int64_t span) const { return parts_[static_cast<size_t>(span)].pixels > 0; }
-    const float* vector(int64_t span, int64_t y, int64_t x) const { return data_.data() + place_of(span, y, x); }
+    const float* vector(int64_t span, int64_t y, int64_t x) const { return data_.data() + offset_of(span, y, x); }
 
     // What a span of a whole image takes.
     static int64_t image_bytes(const LevelGroup& group, Side side);
@@ -49,7 +41,7 @@ class NativeRows {
     struct Part {
         int64_t image = 0, first_row = 0, first_column = 0, pixels = 0, first_pixel = 0, first_piece = 0;
     };
-    int64_t place_of(int64_t span, int64_t y, int64_t x) const {
+    int64_t offset_of(int64_t span, int64_t y, int64_t x) const {
         const Part& part = parts_[static_cast<size_t>(span)];
         return (part.first_pixel + (y - part.first_row) * width_ + x - part.first_column) * channels_;
     }
@@ -74,6 +66,8 @@ class ExactDistance {
     // The pixel that distances are taken from, and one of them.
     void set_query(int64_t image, int64_t pixel);
     double to(int64_t image, int64_t pixel);
+    // A gallery pixel's descriptor, from rows of each level; both zeros as the positive one.
+    void mix_gallery(int64_t image, int64_t pixel, const std::vector<NativeRows>& rows, std::vector<double>& out);
 
     // Adds one level to many distances: the same bits as one by one, but a level's features stay in the cache. Pairs of one
     // query should stand together. The query's rows have one span.
@@ -81,23 +75,16 @@ class ExactDistance {
                    const NativeRows& gallery_rows);
 
   private:
-    Mixture mixture(const LevelGroup& group, Side side, int64_t image, const Tap& y, const Tap& x, const NativeRows* rows,
-                    int64_t span);
-    const float* vector(const LevelGroup& group, Side side, int64_t image, int64_t y, int64_t x, const NativeRows* rows,
-                        int64_t span);
-    void mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
+    Mixing mixing_of(size_t g, Side side) const { return side == Side::query ? mixing_[g].first : mixing_[g].second; }
+    Mixture mixture(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span);
+    void mix_level(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
     double level(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span, const double* query);
 
-    const ExactKernels& kernels_;
     const std::vector<LevelGroup>& groups_;
-    struct Mixed {
-        Mixing query, gallery;
-    };
-    std::vector<Mixed> mixed_;  // [group]
+    std::vector<std::pair<Mixing, Mixing>> mixing_;  // [group]: the query's, the gallery's
     const int64_t query_width_, gallery_width_;
     std::vector<double> query_;
     std::vector<float> taps_;  // up to four native vectors side by side
-    std::vector<float> vector_;
 };
 
 }  // namespace fastspade

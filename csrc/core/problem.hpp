@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/sampling.hpp"
+#include "core/upsampling.hpp"
 #include "core/tensor_view.hpp"
 
 namespace fastspade {
@@ -30,12 +30,12 @@ struct Problem {
     std::function<bool()> interrupted;  // polled between pieces of work; true stops the search
 };
 
-// What the search did: pairs in all; pairs whose finest level had to be looked at, and of these, those bounded in whole
-// numbers of one and of two bytes first; pairs ranked by exact distances.
+// What the search did: pairs in all; pairs whose finest level had to be looked at, and of these, those bounded in
+// int8 and in int16 first; pairs ranked by exact distances.
 struct Statistics {
     int64_t pairs = 0;
     int64_t fine_pairs = 0;
-    int64_t byte_pairs = 0, word_pairs = 0;
+    int64_t int8_pairs = 0, int16_pairs = 0;
     int64_t exact_pairs = 0;
 };
 
@@ -44,6 +44,16 @@ inline bool windowed(const Problem& problem) { return problem.row_radius >= 0; }
 struct Interrupted : std::exception {
     const char* what() const noexcept override { return "interrupted"; }
 };
+
+// Stops the search where its caller wants it stopped.
+inline void poll(const Problem& problem) {
+    if (problem.interrupted && problem.interrupted()) throw Interrupted();
+}
+
+// The gallery image at a slot of a query image's list.
+inline int64_t gallery_image(const Problem& problem, int64_t query_image, int64_t slot) {
+    return problem.gallery_index ? problem.gallery_index[query_image * problem.gallery_count + slot] : slot;
+}
 
 struct NonFinite : std::runtime_error {
     NonFinite(const char* side, int64_t level, int64_t image)
@@ -56,8 +66,9 @@ struct NonFinite : std::runtime_error {
 class AxisTaps {
   public:
     AxisTaps() = default;
-    AxisTaps(int64_t source, int64_t target, Upsample mode)
-        : size_(static_cast<size_t>(target)), taps_(source == target ? std::vector<Tap>() : axis_taps(source, target, mode)) {}
+    AxisTaps(int64_t source, int64_t target, Upsample mode) : size_(static_cast<size_t>(target)) {
+        for (int64_t i = 0; source != target && i < target; ++i) taps_.push_back(axis_tap(i, source, target, mode));
+    }
 
     size_t size() const { return size_; }
     // Whether any position's tap meets a condition; the finest level's own positions have no weights to speak of.
@@ -65,16 +76,14 @@ class AxisTaps {
     bool any(Condition&& condition) const {
         return std::any_of(taps_.begin(), taps_.end(), condition);
     }
-    Tap operator[](size_t i) const {
-        if (!taps_.empty()) return taps_[i];
-        const int64_t place = static_cast<int64_t>(i);
-        return axis_tap(place, static_cast<int64_t>(size_), static_cast<int64_t>(size_), Upsample::nearest);
-    }
+    Tap operator[](size_t i) const { return taps_.empty() ? Tap{static_cast<int32_t>(i), static_cast<int32_t>(i)} : taps_[i]; }
 
   private:
     size_t size_ = 0;
     std::vector<Tap> taps_;
 };
+
+enum class Side { query, gallery };
 
 // The levels that share one resolution, treated as one level with their channels side by side.
 struct LevelGroup {
@@ -84,6 +93,9 @@ struct LevelGroup {
     AxisTaps query_y, query_x, gallery_y, gallery_x;  // from the finest grid into this one
 
     bool finest() const { return levels[0] == 0; }
+    const std::vector<TensorView>& views(Side side) const { return side == Side::query ? query : gallery; }
+    const AxisTaps& taps_y(Side side) const { return side == Side::query ? query_y : gallery_y; }
+    const AxisTaps& taps_x(Side side) const { return side == Side::query ? query_x : gallery_x; }
 };
 
 inline std::vector<LevelGroup> group_levels(const Problem& problem) {

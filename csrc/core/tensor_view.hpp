@@ -1,6 +1,7 @@
 // A borrowed view of one pyramid level: address, shape, strides and element type. Owns nothing.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -79,6 +80,17 @@ auto with_element(DType dtype, Body&& body) {
         default:
             return body(Float32{});
     }
+}
+
+inline bool finite_at(const TensorView& view, int64_t image, int64_t pixel) {
+    return with_element(view.dtype, [&](auto element) {
+        using Element = decltype(element);
+        const auto* from = static_cast<const typename Element::Storage*>(view.data) +
+                           view.offset(image, 0, pixel / view.width(), pixel % view.width());
+        for (int64_t c = 0; c < view.channels(); ++c)
+            if (!std::isfinite(Element::load(from[c * view.stride[1]]))) return false;
+        return true;
+    });
 }
 
 }  // namespace fastspade

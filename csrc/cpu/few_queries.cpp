@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -29,23 +28,17 @@ class FewQueries {
 
   private:
     struct State {  // one a thread: the best of the parts it took
-        std::vector<Candidate> items;
-        std::vector<CandidateRow> rows;
-        std::vector<float> nearest, limit;
-        std::vector<Hit> hits;
-        std::unique_ptr<ExactDistance> exact;
+        ExactDistance exact;
+        CandidateTable candidates{};
+        std::vector<float> limit{};
+        std::vector<Hit> hits{};
         int64_t exact_pairs = 0;
     };
 
     void read_queries();
     void search_part(int64_t slot, int64_t begin, int64_t end, State& state);
     void add(int64_t query, const Candidate& candidate, State& state);
-    void check_finite(const float* row, const char* side, int64_t image) const;
     Ranked rank(const Candidate& candidate, ExactDistance& exact) const;
-    void poll() const {
-        if (problem_.interrupted && problem_.interrupted()) throw Interrupted();
-    }
-    int64_t image_of(int64_t slot) const { return problem_.gallery_index ? problem_.gallery_index[slot] : slot; }
 
     const Problem& problem_;
     const Kernels& kernels_;
@@ -69,27 +62,21 @@ FewQueries::FewQueries(const Problem& problem)
       stride_((channels_ + 15) / 16 * 16),
       pixels_(gallery_.pixels()),
       capacity_(candidate_capacity(problem.kappa)),
-      team_(problem.threads),
-      states_(static_cast<size_t>(team_.size())) {
+      team_(problem.threads) {
     read_queries();
     // Each of the sum's roundings is a share of a sum of positive terms, so the error is a share of the value: no
     // centring is needed. Squares too small for float32 lose at most its smallest step each. Distances that round to the
     // same float32 are ties, which widens the limit once more.
     const double share = static_cast<double>(channels_ + 16) * 0x1p-24;
-    for (State& state : states_) {
-        state.items.resize(static_cast<size_t>(count_ * capacity_));
-        state.nearest.resize(static_cast<size_t>(count_ * problem_.kappa));
-        state.rows.resize(static_cast<size_t>(count_));
-        state.limit.assign(static_cast<size_t>(padded_count_), -std::numeric_limits<float>::infinity());
+    for (int thread = 0; thread < team_.size(); ++thread) {
+        State& state = states_.emplace_back(State{ExactDistance(problem_, groups_)});
+        state.candidates.start(count_, problem_.kappa);
+        state.limit.assign(static_cast<size_t>(padded_count_), -infinity);
+        std::fill_n(state.limit.begin(), count_, infinity);
         state.hits.resize(static_cast<size_t>(rows_at_once * padded_count_));
-        state.exact = std::make_unique<ExactDistance>(problem_, groups_);
-        for (int64_t q = 0; q < count_; ++q) {
-            CandidateRow& row = state.rows[static_cast<size_t>(q)];
-            row.items = state.items.data() + q * capacity_;
-            row.nearest = state.nearest.data() + q * problem_.kappa;
+        for (CandidateRow& row : state.candidates.rows) {
             row.factor = static_cast<float>((1.0 + share) / (1.0 - share) * (1.0 + 0x1p-21));
             row.error = static_cast<float>(2 * channels_) * std::numeric_limits<float>::denorm_min();
-            state.limit[static_cast<size_t>(q)] = row.limit();
         }
     }
 }
@@ -99,18 +86,13 @@ void FewQueries::read_queries() {
     const auto* base = static_cast<const float*>(query_.data);
     for (int64_t q = 0; q < count_; ++q) {
         const float* from = base + q * query_.pixel_step();
-        check_finite(from, "query", 0);
+        if (!finite_at(query_, 0, q)) throw NonFinite("query", 0, 0);
         std::copy(from, from + channels_, queries_.data() + q * stride_);
     }
 }
 
-void FewQueries::check_finite(const float* row, const char* side, int64_t image) const {
-    for (int64_t c = 0; c < channels_; ++c)
-        if (!std::isfinite(row[c])) throw NonFinite(side, 0, image);
-}
-
 Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
-    const int64_t image = image_of(candidate.slot);
+    const int64_t image = gallery_image(problem_, 0, candidate.slot);
     return {{rounded_distance(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel}, candidate};
 }
 
@@ -118,30 +100,25 @@ Statistics FewQueries::run() {
     const int64_t step = std::clamp<int64_t>(part_bytes / (4 * channels_), 1, pixels_);
     const int64_t parts = (pixels_ + step - 1) / step;
     team_.run(parts * problem_.gallery_count, [&](int64_t item, int thread) {
-        if (thread == 0) poll();  // only the calling thread may talk to the caller's interpreter
+        if (thread == 0) poll(problem_);  // only the calling thread may talk to the caller's interpreter
         const int64_t begin = item % parts * step;
         search_part(item / parts, begin, std::min(pixels_, begin + step), states_[static_cast<size_t>(thread)]);
     });
 
     Statistics statistics;
     statistics.pairs = statistics.fine_pairs = count_ * pixels_ * problem_.gallery_count;
-    ExactDistance& exact = *states_[0].exact;
-    std::vector<Candidate> items(static_cast<size_t>(capacity_) * states_.size());
+    std::vector<Answer> answers;
     for (int64_t q = 0; q < count_; ++q) {
-        poll();
-        CandidateRow all = states_[0].rows[static_cast<size_t>(q)];
-        all.items = items.data();
-        all.count = all.known = 0;
-        all.kth = std::numeric_limits<float>::infinity();
-        for (const State& state : states_) {
-            const CandidateRow& row = state.rows[static_cast<size_t>(q)];
-            for (int64_t i = 0; i < row.count; ++i) all.add(row.items[i], problem_.kappa);
-        }
-        all.compact();
-        exact.set_query(0, q);
-        std::vector<Answer> answers;
-        for (int64_t i = 0; i < all.count; ++i) answers.push_back(rank(all.items[i], exact));
-        statistics.exact_pairs += all.count;
+        poll(problem_);
+        auto row_of = [&](const State& state) -> const CandidateRow& { return state.candidates.rows[static_cast<size_t>(q)]; };
+        float limit = infinity;
+        for (const State& state : states_) limit = std::min(limit, row_of(state).limit());
+        states_[0].exact.set_query(0, q);
+        answers.clear();
+        for (const State& state : states_)
+            for (const Candidate* item = row_of(state).items; item < row_of(state).items + row_of(state).count; ++item)
+                if (!(item->screened > limit)) answers.push_back(rank(*item, states_[0].exact));
+        statistics.exact_pairs += static_cast<int64_t>(answers.size());
         write_nearest(answers, problem_, q);
     }
     for (const State& state : states_) statistics.exact_pairs += state.exact_pairs;
@@ -149,7 +126,7 @@ Statistics FewQueries::run() {
 }
 
 void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& state) {
-    const int64_t image = image_of(slot), step = gallery_.pixel_step();
+    const int64_t image = gallery_image(problem_, 0, slot), step = gallery_.pixel_step();
     const float* const base = static_cast<const float*>(gallery_.data) + gallery_.offset(image, 0, 0, 0);
     for (int64_t first = begin; first < end; first += rows_at_once) {
         const float* const rows = base + first * step;
@@ -157,22 +134,22 @@ void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& st
                                                  padded_count_, stride_, state.limit.data(), state.hits.data());
         for (int64_t h = 0; h < found; ++h) {
             const Hit& hit = state.hits[static_cast<size_t>(h)];
-            if (!std::isfinite(hit.value)) check_finite(rows + hit.row * step, "gallery", image);
+            if (!std::isfinite(hit.value) && !finite_at(gallery_, image, first + hit.row)) throw NonFinite("gallery", 0, image);
             if (hit.lane < count_) add(hit.lane, {hit.value, static_cast<int32_t>(slot), first + hit.row}, state);
         }
     }
 }
 
 void FewQueries::add(int64_t query, const Candidate& candidate, State& state) {
-    CandidateRow& row = state.rows[static_cast<size_t>(query)];
+    CandidateRow& row = state.candidates.rows[static_cast<size_t>(query)];
     if (candidate.screened > row.limit()) return;  // the limit fell since the pair was found
     row.add(candidate, problem_.kappa);
     if (row.count == capacity_) {
         row.compact();
         if (row.count > capacity_ - 8) {  // more ties than the screen can tell apart
-            state.exact->set_query(0, query);
+            state.exact.set_query(0, query);
             state.exact_pairs += row.count;
-            keep_nearest(row, problem_.kappa, [&](const Candidate& item) { return rank(item, *state.exact); });
+            keep_nearest(row, problem_.kappa, [&](const Candidate& item) { return rank(item, state.exact); });
         }
     }
     state.limit[static_cast<size_t>(query)] = row.limit();

@@ -73,13 +73,10 @@ struct Kernels {
     int64_t (*refined_rows)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm,
                             const float* row_norm, const float* base, const int32_t* list, int64_t count, const float* limit,
                             Hit* hits);
-    // One level: distance = lane_norm + row_norm - 2 * product; appends those not above limit[lane]; returns how many.
-    // Rows of padding at the end of the last panel must be told apart by the caller.
-    int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                             const float* row_norm, const float* limit, Hit* hits);
-    // Several: base[row][lane] joins the distance.
-    int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                            const float* row_norm, const float* base, const float* limit, Hit* hits);
+    // distance = lane_norm + row_norm - 2 * product, + base[row][lane] where it is not null; appends those not above limit[lane];
+    // returns how many. Rows of padding at the end of the last panel must be told apart by the caller.
+    int64_t (*panel_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                          const float* row_norm, const float* base, const float* limit, Hit* hits);
     // out[column][lane] = bias[lane] + sum over taps of weight * gram[row * stride + column], for columns [first, last).
     void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last,
                               const float* bias, float* out);
@@ -95,10 +92,10 @@ struct Kernels {
     int64_t (*cells_left)(const RowPair* pairs, int level_count, const float* norm, int64_t begin, int64_t end,
                           const float* limit, int32_t* list);
     // The same sums at the columns x of listed cells, from rows that are spread or from their nodes: out[x][lane], and each
-    // lane's smallest value so far and its place, first + x. Lists the places with any value not above its lane's limit;
+    // lane's smallest value so far and where it lies, first + x. Lists the pixels with any value not above its lane's limit;
     // returns how many.
     int64_t (*values_left[2])(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
-                              int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* place,
+                              int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
                               int32_t* rows);
     // Of the listed rows, appends every value not above its lane's limit; returns how many.
     int64_t (*scan)(const float* values, const int32_t* list, int64_t listed, const float* limit, Hit* hits);
@@ -130,8 +127,8 @@ struct Kernels {
     // For numbers of one byte and of two; null where float32 is as fast. Lower bounds on refine's values,
     // norm + norm - error * length - length * error - scale * scale * product (+ base where it is not null), that are not
     // above limit[lane].
-    int64_t (*screened_hits[2])(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base,
-                                const float* limit, Hit* hits);
+    int64_t (*integer_hits[2])(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base,
+                               const float* limit, Hit* hits);
     // A row of `length` floats (a multiple of 16) of at most the given norm as numbers side by side in `out`.
     Rounded (*round_row[2])(const float* row, int64_t length, float norm, void* out);
 };

@@ -1,9 +1,15 @@
 // Products of vectors rounded to int8 or int16, four or two channels to a 32-bit word: processors with
-// such instructions do two or four times as many a second as float32 products. Included by kernels_simd.inl.
+// such instructions do two or four times as many a second as float32 products.
+#pragma once
+
+#include "cpu/kernels_vector.inl"
+
+namespace fastspade::cpu {
+namespace {
 
 // Each word's products join its sum. One byte: `lanes` are without sign (128 was added), `row` has one.
 template <int bytes>
-inline __attribute__((always_inline)) veci multiply_words(veci sum, veci lanes, veci row) {
+FASTSPADE_INLINE veci multiply_words(veci sum, veci lanes, veci row) {
 #if defined(__AVX512VNNI__)
     const auto a = reinterpret_cast<__m512i>(lanes), b = reinterpret_cast<__m512i>(row), c = reinterpret_cast<__m512i>(sum);
     return reinterpret_cast<veci>(bytes == 1 ? _mm512_dpbusd_epi32(c, a, b) : _mm512_dpwssd_epi32(c, a, b));
@@ -51,8 +57,8 @@ int64_t screen_panel(const IntegerLanes& lanes, const IntegerRows& rows, int64_t
 }
 
 template <int bytes>
-int64_t screened_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
-                      Hit* hits) {
+int64_t integer_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
+                     Hit* hits) {
     return base ? screen_panel<bytes, true>(lanes, rows, words, base, limit, hits)
                 : screen_panel<bytes, false>(lanes, rows, words, nullptr, limit, hits);
 }
@@ -101,3 +107,6 @@ Rounded round_row(const float* row, int64_t length, float norm, void* out) {
     const float error = __builtin_sqrtf(sum_of(square)) * (1.0f + 1e-5f + 1e-7f * static_cast<float>(length)) + 4e-7f * norm;
     return {scale, error, sum};
 }
+
+}  // namespace
+}  // namespace fastspade::cpu

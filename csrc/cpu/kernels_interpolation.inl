@@ -1,5 +1,11 @@
 // Interpolating Gram matrices: over the query's pixels, then over the gallery's columns and rows, with bounds on cells first.
-// Included by kernels_simd.inl.
+//
+#pragma once
+
+#include "cpu/kernels_vector.inl"
+
+namespace fastspade::cpu {
+namespace {
 
 void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last, const float* bias,
                        float* out) {
@@ -179,14 +185,14 @@ int64_t cells_left(const RowPair* pairs, int level_count, const float* norm, int
 
 template <int levels, bool from_nodes>
 int64_t values_left_with(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
-                         int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* place,
+                         int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
                          int32_t* rows) {
     vec low[V], bound[V];
     veci at[V];
     for (int v = 0; v < V; ++v) {
         bound[v] = load(limit + v * W);
         low[v] = load(smallest + v * W);
-        at[v] = *reinterpret_cast<const veci_unaligned*>(place + v * W);
+        at[v] = *reinterpret_cast<const veci_unaligned*>(nearest + v * W);
     }
     const RowMixer<levels, from_nodes> mixer(pairs, level_count);
     int64_t count = 0;
@@ -209,17 +215,20 @@ int64_t values_left_with(const RowPair* pairs, int level_count, const float* nor
     }
     for (int v = 0; v < V; ++v) {
         store(smallest + v * W, low[v]);
-        *reinterpret_cast<veci_unaligned*>(place + v * W) = at[v];
+        *reinterpret_cast<veci_unaligned*>(nearest + v * W) = at[v];
     }
     return count;
 }
 
 template <bool from_nodes>
 int64_t values_left(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
-                    int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* place,
+                    int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
                     int32_t* rows) {
     return (level_count == 2   ? values_left_with<2, from_nodes>
             : level_count == 1 ? values_left_with<1, from_nodes>
                                : values_left_with<0, from_nodes>)(pairs, level_count, norm, cells, list, listed, first, limit,
-                                                                  out, smallest, place, rows);
+                                                                  out, smallest, nearest, rows);
 }
+
+}  // namespace
+}  // namespace fastspade::cpu

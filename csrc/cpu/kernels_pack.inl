@@ -1,4 +1,10 @@
-// Laying contiguous vectors out as the kernels read them. Included by kernels_simd.inl.
+// Laying contiguous vectors out as the kernels read them.
+#pragma once
+
+#include "cpu/kernels_vector.inl"
+
+namespace fastspade::cpu {
+namespace {
 
 // `width` vectors of one panel, W channels at a time through a transpose in registers. Missing vectors repeat the last one.
 template <int width>
@@ -68,3 +74,6 @@ double centre_row(const float* source, int64_t channels, const float* mean, floa
     for (; c % 16; ++c) row[c] = 0.0f;
     return norm + static_cast<double>(sum);
 }
+
+}  // namespace
+}  // namespace fastspade::cpu

@@ -1,5 +1,11 @@
 // Bounds by projections: few numbers a vector, so that what surrounds the product costs as much as the product itself.
-// Included by kernels_simd.inl.
+//
+#pragma once
+
+#include "cpu/kernels_vector.inl"
+
+namespace fastspade::cpu {
+namespace {
 
 // The vectors of up to N rows copied together, so that all are read from one address and fixed distances from it.
 template <int width>
@@ -8,7 +14,7 @@ struct ProjectedRows {
 };
 
 template <int width>
-inline __attribute__((always_inline)) void multiply(const float* lane_panel, const ProjectedRows<width>& rows, vec (&sum)[N][V]) {
+FASTSPADE_INLINE void multiply(const float* lane_panel, const ProjectedRows<width>& rows, vec (&sum)[N][V]) {
     for (int j = 0; j < N; ++j)
         for (int v = 0; v < V; ++v) sum[j][v] = vec{};
     for (int c = 0; c < width; ++c) {
@@ -75,3 +81,6 @@ int64_t refined_rows(const float* lane_panel, const float* vectors, int64_t widt
     return width == 8 ? refined_rows_with<8>(lane_panel, vectors, lane_norm, row_norm, base, list, count, limit, hits)
                       : refined_rows_with<16>(lane_panel, vectors, lane_norm, row_norm, base, list, count, limit, hits);
 }
+
+}  // namespace
+}  // namespace fastspade::cpu

@@ -1,4 +1,10 @@
-// Products and differences of vectors that lie as rows, one after the other. Included by kernels_simd.inl.
+// Products and differences of vectors that lie as rows, one after the other.
+#pragma once
+
+#include "cpu/kernels_vector.inl"
+
+namespace fastspade::cpu {
+namespace {
 
 // Four sums in flight hide the latency of the additions; W divides 16, and every length is a multiple of 16.
 float dot(const float* a, const float* b, int64_t length) {
@@ -77,3 +83,6 @@ int64_t near_rows(const float* rows, int64_t step, int64_t count, int64_t length
     }
     return found;
 }
+
+}  // namespace
+}  // namespace fastspade::cpu

@@ -1,8 +1,5 @@
-// The finest vectors of a region rounded to int8 or int16, for a quick first look at every pair.
-//
-// A vector f is written s * z + e with z in int8 or int16, s the vector's own scale and e the rest. For two
-// vectors, <f, g> <= s(f) s(g) <z(f), z(g)> + |e(f)| |g| + (|f| + |e(f)|) |e(g)| by Cauchy and Schwarz, and the products of
-// integers are exact: that gives a lower bound on |f - g|^2 = |f|^2 + |g|^2 - 2 <f, g>.
+// The finest vectors of a region rounded to int8 or int16, for a quick first look at every pair: f = s * z + e with z in
+// integers, s the vector's own scale and e the rest, whose norm is computed (docs/mathematics.md has the bound).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +17,7 @@ class Quantised {
     // What float32 rounding may add to the bound, in units of (|f| + |g|)^2: a dozen roundings, none of a larger number.
     static constexpr double slack = 0x1p-19;
     // Above this, sums of one-byte products could leave 32 bits.
-    static constexpr int64_t most_byte_channels = 65536;
+    static constexpr int64_t most_int8_channels = 65536;
 
     // Rounds the rows that `region` was packed with. bytes: 1 or 2. Queries go in lane panels, the gallery in row panels.
     void build(ThreadTeam& team, const Region& region, const Kernels& kernels, Side side, int bytes);

@@ -8,24 +8,16 @@
 #include "core/buffer.hpp"
 #include "core/exact.hpp"
 #include "core/problem.hpp"
+#include "cpu/centring.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/projection.hpp"
 #include "cpu/thread_team.hpp"
 
 namespace fastspade::cpu {
 
-// One vector per channel that is subtracted from both sides, and a power of two that brings values near one. Neither
-// changes which pairs are nearest: distances do not see a common shift, and the scale is common to all.
-struct Centring {
-    std::vector<std::vector<float>> mean;  // [group][channel]
-    float scale = 1.0f;
-};
-
 struct Range {
     int64_t begin, end;
 };
-
-Centring choose_centring(const Problem& problem, const std::vector<LevelGroup>& groups);
 
 class Region {
   public:
@@ -33,7 +25,7 @@ class Region {
            Side side);
 
     // Which pixels the region covers; with several groups they must be whole rows.
-    void place(int64_t image, int64_t first_pixel, int64_t last_pixel);
+    void cover(int64_t image, int64_t first_pixel, int64_t last_pixel);
 
     // Lays the region out: fine vectors in panels of `fine_panel` (0: not wanted) and as zero-padded rows if asked,
     // coarse vectors in panels of `coarse_panel`, and the norms. Throws NonFinite.
@@ -77,17 +69,34 @@ class Region {
   private:
     struct Coarse {
         int64_t first_row = 0, rows = 0, width = 0, pixels = 0;
+        bool neighbours = false;  // whether values lie between nodes
         Buffer<float> panels;
         // Inner products of each native vector with itself and its neighbours to the right, below, and on both
         // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
         Buffer<double> self, right, down, diagonal, antidiagonal;
+        std::vector<Buffer<double>*> products() {  // those that are wanted
+            if (!neighbours) return {&self};
+            return {&self, &right, &down, &diagonal, &antidiagonal};
+        }
+    };
+    struct Piece {  // some pixels of one level that a thread lays out, and in which forms
+        size_t group;
+        int64_t begin, end;
+        int panel;  // vectors a panel; 0: none
+        bool rows;
     };
     int64_t in_bands(int64_t at, int64_t width, bool to_position) const;
-    const std::vector<TensorView>& views(size_t group) const;
-    const AxisTaps& taps_y(size_t group) const;
-    const AxisTaps& taps_x(size_t group) const;
-    void pack_band(size_t group, int64_t begin, int64_t end, int panel, bool rows, Buffer<float>& stage);
+    // How many vectors' projections lie side by side: a lane panel of queries, or one.
+    int64_t projected_panel() const { return side_ == Side::query ? kernels_.lanes : 1; }
+    void plan_pieces(size_t group, int panel, bool rows, int threads, std::vector<Piece>& pieces);
+    void pack_vectors(const Piece& piece);
+    void pack_strided(const Piece& piece, Buffer<float>& stage_buffer);
+    void add_products(const Piece& piece, const float* stage, int64_t stride, int64_t channels, float* sums);
+    void refuse_non_finite() const;
+    void finish(ThreadTeam& team, bool projected);
+    int64_t position_in(const Piece& piece, int64_t i) const { return piece.group ? piece.begin + i : position(piece.begin + i); }
     void interpolate_norms(int64_t begin, int64_t end);
+    void project(int64_t begin, int64_t end);
 
     const std::vector<LevelGroup>& groups_;
     const Centring& centring_;

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/mixing.hpp"
-#include "core/sampling.hpp"
+#include "core/upsampling.hpp"
 #include "core/tensor_view.hpp"
 #include "cuda/tensor_map.hpp"
 

@@ -22,8 +22,8 @@ class CudaOutOfMemory(CudaError): ...
 class _Counts(TypedDict):
     pairs: int
     fine_pairs: int
-    byte_pairs: int
-    word_pairs: int
+    int8_pairs: int
+    int16_pairs: int
     exact_pairs: int
 
 class CudaPlan:

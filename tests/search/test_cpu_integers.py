@@ -27,16 +27,16 @@ def counts(request):
 
 def test_one_byte_tells_plain_vectors_apart(counts):
     for case in ("plain 1", "plain 9"):
-        assert counts[case]["byte_pairs"] > counts[case]["pairs"] // 2
-        assert counts[case]["word_pairs"] == 0
+        assert counts[case]["int8_pairs"] > counts[case]["pairs"] // 2
+        assert counts[case]["int16_pairs"] == 0
 
 
 def test_two_bytes_are_tried_where_one_tells_too_little_and_float32_after_them(counts):
     case = counts["clusters 1"]
-    assert 0 < case["byte_pairs"] < case["pairs"] // 2
-    assert 0 < case["word_pairs"] < case["pairs"] // 2
-    assert case["byte_pairs"] + case["word_pairs"] < case["pairs"]
+    assert 0 < case["int8_pairs"] < case["pairs"] // 2
+    assert 0 < case["int16_pairs"] < case["pairs"] // 2
+    assert case["int8_pairs"] + case["int16_pairs"] < case["pairs"]
 
 
 def test_pyramids_are_bounded_in_one_byte_where_coarse_levels_rule_out_little(counts):
-    assert all(counts[f"pyramid {upsample} {kappa}"]["byte_pairs"] > 0 for upsample in (0, 1) for kappa in (1, 9))
+    assert all(counts[f"pyramid {upsample} {kappa}"]["int8_pairs"] > 0 for upsample in (0, 1) for kappa in (1, 9))

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #ifdef __CUDACC__
 #define FASTSPADE_HOST_DEVICE __host__ __device__
@@ -29,28 +28,22 @@ FASTSPADE_HOST_DEVICE inline Tap axis_tap(int64_t i, int64_t source, int64_t tar
     } else if (mode == Upsample::nearest) {
         // torch computes nearest positions in float32, whatever the tensor's type; so must we, to sample the same.
         const float scale = static_cast<float>(source) / static_cast<float>(target);
-        int64_t place = static_cast<int64_t>(static_cast<float>(i) * scale);
-        if (target == 2 * source) place = i >> 1;
-        tap.low = tap.high = static_cast<int32_t>(place < source ? place : source - 1);
+        int64_t nearest = static_cast<int64_t>(static_cast<float>(i) * scale);
+        if (target == 2 * source) nearest = i >> 1;
+        tap.low = tap.high = static_cast<int32_t>(nearest < source ? nearest : source - 1);
     } else {
         const double scale = static_cast<double>(source) / static_cast<double>(target);
         const double unclamped = scale * (static_cast<double>(i) + 0.5) - 0.5;
-        const double place = unclamped > 0.0 ? unclamped : 0.0;
-        const int64_t whole = static_cast<int64_t>(place), low = whole < source ? whole : source - 1;
+        const double position = unclamped > 0.0 ? unclamped : 0.0;
+        const int64_t whole = static_cast<int64_t>(position), low = whole < source ? whole : source - 1;
         tap.low = tap.high = static_cast<int32_t>(low);
         if (low + 1 < source) {
             tap.high = static_cast<int32_t>(low + 1);
-            tap.high_weight = place - static_cast<double>(low);
+            tap.high_weight = position - static_cast<double>(low);
             tap.low_weight = 1.0 - tap.high_weight;
         }
     }
     return tap;
-}
-
-inline std::vector<Tap> axis_taps(int64_t source, int64_t target, Upsample mode) {
-    std::vector<Tap> taps(static_cast<size_t>(target));
-    for (int64_t i = 0; i < target; ++i) taps[static_cast<size_t>(i)] = axis_tap(i, source, target, mode);
-    return taps;
 }
 
 }  // namespace fastspade

@@ -1,0 +1,51 @@
+// The end of a block: exact distances of all candidates left, then each query's kappa nearest go to the output.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/buffer.hpp"
+#include "core/exact.hpp"
+#include "core/problem.hpp"
+#include "core/ranking.hpp"
+#include "cpu/query_block.hpp"
+#include "cpu/thread_team.hpp"
+
+namespace fastspade::cpu {
+
+class BlockRanking {
+  public:
+    // exact: one a thread.
+    BlockRanking(const Problem& problem, const std::vector<LevelGroup>& groups, ThreadTeam& team,
+                 std::vector<ExactDistance>& exact, int64_t chunk_step);
+
+    // Returns how many exact distances that took.
+    int64_t rank(QueryBlock& block, int64_t image);
+
+  private:
+    struct Entry {
+        int32_t query, item;  // a candidate: its query's position, its place in the row
+    };
+    int64_t chunk_of(const Candidate& candidate) const {
+        return candidate.slot * chunks_an_image_ + candidate.pixel / chunk_step_;
+    }
+    void sort_entries(const QueryBlock& block);
+    void measure_batch(const QueryBlock& block, int64_t image, int64_t batch);
+    void write_answers(const QueryBlock& block, int64_t image);
+
+    const Problem& problem_;
+    const std::vector<LevelGroup>& groups_;
+    ThreadTeam& team_;
+    std::vector<ExactDistance>& exact_;
+    const int64_t gallery_pixels_, chunk_step_, chunks_an_image_, chunks_;
+    int64_t together_ = 1;                  // chunks a batch
+    std::vector<int64_t> found_, start_;    // candidates in each chunk; entries before each batch
+    std::vector<Entry> entries_;            // by the batch that the candidate lies in, then by query
+    Buffer<double> distances_;              // exact, beside the block's candidates
+    std::vector<NativeRows> query_native_;  // [group]
+    NativeRows gallery_native_;
+    std::vector<ExactPair> pairs_;
+    std::vector<std::vector<Answer>> answers_;  // one query's, one a thread
+};
+
+}  // namespace fastspade::cpu

@@ -1,0 +1,59 @@
+// The kernels of one instruction set: compiled once for each, which gives the sizes of kernels_vector.inl, the table's name in
+// FASTSPADE_SET, and in FASTSPADE_INTEGERS whether int8 and int16 pay.
+
+// GCC's own AVX-512 header sets off these warnings (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#if FASTSPADE_INTEGERS
+#include "cpu/kernels_integer.inl"
+#endif
+#include "cpu/kernels_interpolation.inl"
+#include "cpu/kernels_lists.inl"
+#include "cpu/kernels_pack.inl"
+#include "cpu/kernels_product.inl"
+#include "cpu/kernels_projected.inl"
+#include "cpu/kernels_rows.inl"
+
+#define FASTSPADE_TEXT_OF(name) #name
+#define FASTSPADE_TEXT(name) FASTSPADE_TEXT_OF(name)
+#define FASTSPADE_TABLE_OF(name) name##_kernels
+#define FASTSPADE_TABLE(name) FASTSPADE_TABLE_OF(name)
+
+namespace fastspade::cpu {
+
+const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
+    static constexpr Kernels table{
+        .name = FASTSPADE_TEXT(FASTSPADE_SET),
+        .lanes = L,
+        .rows = N,
+        .product = product,
+        .refine = refine,
+        .refined_rows = refined_rows,
+        .panel_hits = panel_hits,
+        .interpolate_lanes = interpolate_lanes,
+        .patches_left = patches_left,
+        .least_of_cells = least_of_cells,
+        .cells_left = cells_left,
+        .values_left = {values_left<false>, values_left<true>},
+        .scan = scan,
+        .rows_left = rows_left,
+        .count = count,
+        .count_lanes = count_lanes,
+        .dot = dot,
+        .project = project,
+        .near_rows = near_rows,
+        .pack_lanes = pack<L>,
+        .pack_rows = pack<N>,
+        .centre_row = centre_row,
+#if FASTSPADE_INTEGERS
+        .integer_hits = {integer_hits<1>, integer_hits<2>},
+        .round_row = {round_row<1>, round_row<2>},
+#endif
+    };
+    return table;
+}
+
+}  // namespace fastspade::cpu
