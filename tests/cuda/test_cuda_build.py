@@ -43,7 +43,7 @@ BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 3, "larges
 BLOCKS |= {"equal": 2, "repeat": 4, "direction": 2, "orthonormal": 1, "project": 3, "told": 4}
 # Bytes of a thread's stack, for arrays that are indexed at run time.
 # The sm_90a search with tiles of 128 queries has a register too few: a counter of steps, used once a tile.
-STACK = {"terms": 64, "schedule": 88, "search_sm90": 8}
+STACK = {"terms": 64, "schedule": 96, "search_sm90": 8}
 # Loads of features that must be under way before the first is used, a loop each: what is not mixed, and what is.
 LOADS = {
     "finish": [16, 16],

@@ -115,7 +115,7 @@ def test_as_many_pairs_are_looked_at_as_a_plain_count_says(engine):
     distances, low = bounds(query, gallery)
     plan = plan_cuda(query, gallery, 1, 6, 1, engine=engine)
     least = (low <= distances.min(1)[:, None] * (1 - 1e-3)).sum()
-    shares = np.array_split(np.arange(6 * 256).reshape(6, 256), 1)[0]
+    shares = np.arange(6 * 256).reshape(6, 256)
     most = sum(
         listed(row[split], bound[split], plan["keep"], plan["capacity"])
         for row, bound in zip(distances, low, strict=True)
@@ -129,13 +129,14 @@ def test_as_many_pairs_are_looked_at_as_a_plain_count_says(engine):
 
 
 @pytest.mark.parametrize("data", SETS)
-def test_as_many_pairs_are_ranked_as_without_projections(engine, data, tmp_path: Path):
+def test_as_many_pairs_are_ranked_as_without_projections(emulated, data, tmp_path: Path):
     from emulated_engine import build
 
     query, gallery = SETS[data]()
     whole = build(tmp_path, {"csrc/cuda/project.cuh": ("told >= 0.75 * whole", "told >= 4.0 * whole")}, ["engine"])
-    whole.set_device(232448, 4)
-    engine.set_seed(1)
-    found, plain = (search_cuda(query, gallery, None, 2, None, 1, True, engine=one)[2] for one in (engine, whole))
+    for engine in (emulated, whole):
+        engine.set_device(232448, 4)
+        engine.set_seed(1)
+    found, plain = (search_cuda(query, gallery, None, 2, None, 1, True, engine=one)[2] for one in (emulated, whole))
     assert plain[FINE] == pairs_of(query, gallery)
     assert found[: COUNTERS.index("fine_pairs")].tolist() == plain[: COUNTERS.index("fine_pairs")].tolist()
