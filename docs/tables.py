@@ -77,6 +77,20 @@ def accuracy() -> str:
     return _markdown(header, rows) + "\n\n" + _machine(record)
 
 
+def image_scores() -> str:
+    """What image scores find, of those that were tried."""
+    record = _read("image_scores.json")
+    rows = []
+    for name, row in record["rows"].items():
+        mean, tiles = row["mean"], row["each"]["magnetic_tile"]
+        values = [f"{100 * mean['image_roc_auc']:.1f}", f"{100 * row['lowest']:.1f}"]
+        values += [f"{100 * mean['found']:.0f}", f"{100 * mean['alarms']:.1f}"]
+        values += [f"{100 * tiles['image_roc_auc']:.1f}", f"{100 * tiles['found']:.0f}", f"{100 * tiles['alarms']:.1f}"]
+        rows.append([f"**{name}**" if name == "the default" else name, *values])
+    header = ["image score", "image ROC-AUC", "lowest", "found", "false alarms", "tiles: ROC-AUC", "found", "false alarms"]
+    return _markdown(header, rows) + "\n\n" + _machine(record)
+
+
 def backbones() -> str:
     """What each backbone costs per image."""
     record = _read("backbones.json")
@@ -194,6 +208,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
     "accuracy": accuracy,
+    "image_scores": image_scores,
     "backbones": backbones,
     "scale_out": scale_out,
     "bank": bank,
