@@ -22,7 +22,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from tiny import picture, tiny_spade
 
 from fastspade.cli import main
-from fastspade.cli.score_files import UniqueStems
+from fastspade.cli.score_files import unique_stems
 from fastspade.errors import FastspadeError, ImageReadError, InputError
 from fastspade.images import open_source
 from fastspade.images.decode import read_file
