@@ -77,6 +77,33 @@ def accuracy() -> str:
     return _markdown(header, rows) + "\n\n" + _machine(record)
 
 
+def image_scores() -> str:
+    """What image scores find, of those that were tried."""
+    record = _read("image_scores.json")
+    rows = []
+    for name, row in record["rows"].items():
+        mean, tiles = row["mean"], row["each"]["magnetic_tile"]
+        values = [f"{100 * mean['image_roc_auc']:.1f}", f"{100 * row['lowest']:.1f}"]
+        values += [f"{100 * mean['found']:.0f}", f"{100 * mean['alarms']:.1f}"]
+        values += [f"{100 * tiles['image_roc_auc']:.1f}", f"{100 * tiles['found']:.0f}", f"{100 * tiles['alarms']:.1f}"]
+        rows.append([f"**{name}**" if name == "the default" else name, *values])
+    header = ["image score", "image ROC-AUC", "lowest", "found", "false alarms", "tiles: ROC-AUC", "found", "false alarms"]
+    return _markdown(header, rows) + "\n\n" + _machine(record)
+
+
+def thresholds() -> str:
+    """What estimators of the threshold do at a target of 1 %."""
+    record = _read("thresholds.json")
+    known = {(row["estimator"], row["images"]): row for row in record["rows"] if row["target"] == 0.01}
+    sizes = sorted({images for _, images in known if images <= 100})
+    rows = []
+    for name, decided in record["decisions"].items():
+        drawn = [f"{100 * known[name, size]['mean']:.1f}; {100 * known[name, size]['9 of 10']:.1f}" for size in sizes]
+        rows.append([name, *drawn, f"{100 * decided['alarms']:.1f}", f"{100 * decided['found']:.0f}"])
+    drawn = [f"{size} images: mean; 9 of 10 below, %" for size in sizes]
+    return _markdown(["estimator", *drawn, "all: false alarms, %", "all: found, %"], rows) + "\n\n" + _machine(record)
+
+
 def backbones() -> str:
     """What each backbone costs per image."""
     record = _read("backbones.json")
@@ -194,6 +221,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
     "accuracy": accuracy,
+    "image_scores": image_scores,
+    "thresholds": thresholds,
     "backbones": backbones,
     "scale_out": scale_out,
     "bank": bank,

@@ -14,7 +14,7 @@ from tiny import picture
 
 from fastspade import Spade
 from fastspade.cli import main
-from fastspade.cli.score_files import UniqueStems, write_scores
+from fastspade.cli.score_files import unique_stems, write_scores
 from fastspade.images.geometry import CropBox
 from fastspade.maps.files import read_map
 from fastspade.spade.result import ScoredImage
@@ -203,6 +203,6 @@ def test_the_module_runs_and_tells_its_build():
 
 def test_pictures_of_one_name_are_numbered():
     names = [f"part_{i}/image.png" for i in range(3000)] + ["image_2.png", "x/image_3001.png"]
-    stems = list(map(UniqueStems(), names))
+    stems = unique_stems(names)
     assert stems[:3] == ["image", "image_2", "image_3"] and len(set(stems)) == len(names)
     assert stems[-2:] == ["image_2_2", "image_3001"]

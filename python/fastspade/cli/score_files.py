@@ -68,7 +68,7 @@ def write_scores(
     low, high = float("inf"), float("-inf")
     scale: tuple[float, float] | None = None
     later: tuple[str, ...] = ()
-    stem_of = UniqueStems()
+    stem_of = _Stems()
     raw = folder / ".maps"
     for path in (raw, *(folder / kind for kind in kinds)):
         path.mkdir()
@@ -153,7 +153,7 @@ def _write(
         drawn.save(path, compress_level=COMPRESS_LEVEL)
 
 
-class UniqueStems:
+class _Stems:
     """One file name per image: its stem, numbered where several images share it."""
 
     def __init__(self) -> None:
@@ -167,6 +167,11 @@ class UniqueStems:
             stem = f"{base}_{self._numbers[base]}"
         self._used.add(stem)
         return stem
+
+
+def unique_stems(names: Iterable[str]) -> list[str]:
+    """One file name per image, as `score` gives them."""
+    return list(map(_Stems(), names))
 
 
 def _shortened(stem: str) -> str:
