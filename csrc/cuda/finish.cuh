@@ -140,7 +140,7 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
     write_answer(p, row, query_image, scratch, ranked, lane);
     if (lane != 0) return;
     atomic_add(p.counters + exact_pairs, static_cast<int64_t>(ranked));
-    if (!p.told || !tells(p.told)) atomic_add(p.counters + fine_pairs, static_cast<int64_t>(p.slots) * p.pixels);
+    if (!p.told || !tells(p.told)) atomic_add(p.counters + fine_pairs, available);
     if (count != available && !(kth < bound)) {
         p.failed[atomic_add(p.failures, 1)] = local;
         atomic_add(p.counters + uncertain_rows, int64_t{1});
