@@ -138,10 +138,9 @@ FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
     }
     if (ranked >= p.kappa) kth = rounded_up(kth_distance(scratch, ranked, p.kappa, lane), scale);
     write_answer(p, row, query_image, scratch, ranked, lane);
-    const int searched = !p.told || !tells(p.told) ? images_of(p, query_image, lane) : 0;
     if (lane != 0) return;
     atomic_add(p.counters + exact_pairs, static_cast<int64_t>(ranked));
-    atomic_add(p.counters + fine_pairs, static_cast<int64_t>(searched) * p.pixels);
+    if (!p.told || !tells(p.told)) atomic_add(p.counters + fine_pairs, available);
     if (count != available && !(kth < bound)) {
         p.failed[atomic_add(p.failures, 1)] = local;
         atomic_add(p.counters + uncertain_rows, int64_t{1});

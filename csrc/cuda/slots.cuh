@@ -18,16 +18,6 @@ FASTSPADE_DEVICE int64_t image_of_slot(const Parameters& p, int64_t row, int slo
     return image >= 0 && image < p.gallery_images && (slot == 0 || chosen[slot - 1] != image) ? image : -1;
 }
 
-// How many images a query image is searched in, to every lane of a warp.
-template <class Parameters>
-FASTSPADE_DEVICE int images_of(const Parameters& p, int64_t row, int lane) {
-    if (!p.gallery_index) return p.slots;
-    int images = 0;
-    for (int slot = lane; slot < p.slots; slot += 32) images += image_of_slot(p, row, slot) >= 0;
-    for (int mask = 16; mask > 0; mask >>= 1) images += warp_shuffle_xor(images, mask);
-    return images;
-}
-
 // How many slots, from `slot` on, name its image.
 template <class Parameters>
 FASTSPADE_DEVICE int copies_of_slot(const Parameters& p, int64_t row, int slot) {
