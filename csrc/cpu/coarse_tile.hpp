@@ -35,20 +35,25 @@ class CoarseTile {
     // Each lane's smallest value, and where it lies; -1 where there is none.
     float smallest[max_lanes];
     int32_t nearest[max_lanes];
-    int64_t cells_bounded = 0, cells_left = 0;  // since the chunk began
+    int64_t cells_by_coarsest = 0, cells_bounded = 0, cells_left = 0;  // since the chunk began
 
   private:
     struct Level {                    // of one coarse level
         Buffer<float> nodes;          // [gallery coarse pixel][lane]: the Gram matrix, interpolated over the tile's pixels
         Buffer<float> least, spread;  // its rows over the gallery's cells and columns, each [row][cell or column][lane]
-        std::vector<Range> bounded;   // the cells of each row that `least` has
-        std::vector<char> is_spread;  // the rows that `spread` has
+        // Which nodes, cells and columns of each row these have.
+        std::vector<Range> multiplied, bounded, is_spread;
     };
 
-    void interpolate_queries(int64_t tile, Range rows, Range columns);
-    Range cells_of_patches(size_t patch_row, Range rows, Range cells, const float* limit);
+    void interpolate_queries(size_t group, int64_t tile, Range rows, Range columns);
+    void multiply_nodes(size_t group, int64_t tile, Range rows, Range columns);
+    Range cells_of_patches(size_t first_group, const float* norms, Range rows, Range cells, const float* limit);
     int64_t bound_cells(int64_t row, Range cells, const float* limit);
     void interpolate_row(int64_t row, bool whole, Range columns, int64_t listed, const float* limit);
+    // A level's nodes, relative to the chunk's, that pixels in `rows` and `columns` read.
+    Range node_rows(size_t group, Range rows) const;
+    Range node_columns(size_t group, Range columns) const;
+    const float* query_norms(size_t group) const;
     const float* nodes_of(size_t group, int64_t coarse_row) const;
     template <class RowOf>
     void pair_up(int64_t row, RowOf&& row_of);

@@ -65,6 +65,9 @@ struct Kernels {
 
     // tile[row][lane] = sum over channels of lane_panel * row_panel; the tile's rows are `stride` floats apart.
     void (*product)(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride);
+    // out[i][lane] = bias[lane] + sum over channels of lane_panel * vector i, for vectors [first, last) of lane panels.
+    void (*vector_products)(const float* lane_panel, const float* panels, int64_t channels, int64_t first, int64_t last,
+                            const float* bias, float* out);
     // Projections, of a lane panel and of vectors one after the other, `width` (8 or 16) numbers each: tile[row][lane] =
     // base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product, for as many vectors as a row panel has.
     void (*refine)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm, const float* row_norm,

@@ -30,6 +30,7 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .lanes = L,
         .rows = N,
         .product = product,
+        .vector_products = vector_products,
         .refine = refine,
         .refined_rows = refined_rows,
         .distance_hits = distance_hits,

@@ -247,7 +247,7 @@ void Region::refuse_non_finite() const {
 // What is derived from what was laid out: norms of interpolated vectors, and projections.
 void Region::finish(ThreadTeam& team, bool projected) {
     const int64_t size = padded(pixels(), 64) + 64;
-    std::vector<Buffer<float>*> numbers{&fine_norm_, &coarse_norm_};
+    std::vector<Buffer<float>*> numbers{&fine_norm_, &coarse_norm_, &coarsest_norm_, &middle_norm_};
     for (auto& bound : norm_bound_) numbers.push_back(&bound);
     for (Buffer<float>* each : numbers) std::fill_n(each->reserve(size) + pixels(), size - pixels(), 0.0f);
     if (projected) {
@@ -280,7 +280,7 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
         fine_norm_[p] = static_cast<float>(fine.self[p]);
         norm_bound_[0][p] = static_cast<float>(std::sqrt(fine.self[p]));
-        double total = 0.0;
+        double total = 0.0, coarsest = 0.0;
         const int64_t y = pixel_at(p) / fine_width_, x = pixel_at(p) % fine_width_;
         for (size_t g = 1; g < groups_.size(); ++g) {
             const Coarse& level = coarse_[g];
@@ -298,12 +298,14 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
                     norm += 2.0 * wt * wb * wl * wr * (level.diagonal[a] + level.antidiagonal[a]);
                 }
             }
-            total += norm;
+            total += norm, coarsest = norm;
             const double bound = wt * (wl * std::sqrt(level.self[a]) + wr * std::sqrt(level.self[b])) +
                                  wb * (wl * std::sqrt(level.self[c]) + wr * std::sqrt(level.self[d]));
             norm_bound_[g][p] = static_cast<float>(bound);
         }
         coarse_norm_[p] = static_cast<float>(total);
+        coarsest_norm_[p] = static_cast<float>(coarsest);
+        middle_norm_[p] = static_cast<float>(total - coarsest);
     }
 }
 

@@ -60,6 +60,9 @@ class Region {
     // Per pixel of the region: squared norms of the finest vectors, and of all coarser interpolated vectors together.
     const float* fine_norm() const { return fine_norm_.data(); }
     const float* coarse_norm() const { return coarse_norm_.data(); }
+    // The coarsest level's part of these, and the other levels'.
+    const float* coarsest_norm() const { return coarsest_norm_.data(); }
+    const float* middle_norm() const { return middle_norm_.data(); }
     // Upper bounds on norms (not squared), per group and pixel, and their maxima (see core/rounding.hpp).
     const float* norm_bound(size_t group) const { return norm_bound_[group].data(); }
     float largest_norm_bound(size_t group) const { return largest_[group]; }
@@ -103,7 +106,7 @@ class Region {
     const Side side_;
     const bool bands_;
     int64_t fine_width_ = 1, image_ = 0, first_ = 0, last_ = 0, row_length_ = 0;
-    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, projected_;
+    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, coarsest_norm_, middle_norm_, projected_;
     std::vector<Coarse> coarse_;
     std::vector<Buffer<float>> norm_bound_;
     std::vector<float> largest_;

@@ -43,14 +43,13 @@ void Search::bound_coarsely(Tile& tile) {
     const int64_t width = problem_.gallery[0].width();
     const bool per_pair = chooser_.mode() == Mode::per_pair,
                by_cells = per_pair && chooser_.bounds_cells() && !block_.may_overflow;
-    Range cells{0, cells_.count()};
-    if (window_.active() && per_pair) {  // whole panels know no columns
+    Range rows{0, chunk_.rows()}, cells{0, cells_.count()};
+    if (window_.active() && per_pair) {  // whole panels know neither rows nor columns
         const Range columns = window_.columns_near(block_.region, tile.first, tile.first + tile.queries);
+        rows = {tile.near.begin / width, tile.near.end / width};
         cells = {cells_.at(columns.begin), cells_.at(columns.end - 1) + 1};
     }
-    coarse.compute(tile.index,
-                   {{tile.near.begin / width, tile.near.end / width}, cells, by_cells, by_cells && chooser_.bounds_patches()},
-                   tile.limit);
+    coarse.compute(tile.index, {rows, cells, by_cells, by_cells && chooser_.bounds_patches()}, tile.limit);
 }
 
 // The share of pairs the coarse levels leave in the running, tried on a few tiles spread over the block. Each query's limit is

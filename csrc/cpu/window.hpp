@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <vector>
 
 #include "core/problem.hpp"
 #include "cpu/region.hpp"
@@ -13,9 +12,7 @@ namespace fastspade::cpu {
 
 class Window {
   public:
-    Window(const Problem& problem, const std::vector<LevelGroup>& groups) : problem_(problem), width_(problem.query[0].width()) {
-        if (active()) find_near_rows(groups);
-    }
+    explicit Window(const Problem& problem) : problem_(problem), width_(problem.query[0].width()) {}
 
     bool active() const { return windowed(problem_); }
 
@@ -36,30 +33,10 @@ class Window {
         return {std::max<int64_t>(0, columns.begin - problem_.column_radius),
                 std::min(width_, columns.end + problem_.column_radius)};
     }
-    // A coarse level's query rows that meet one of its gallery rows in a pair of the window.
-    Range query_rows(size_t group, int64_t gallery_row) const { return near_rows_[group][static_cast<size_t>(gallery_row)]; }
 
   private:
-    void find_near_rows(const std::vector<LevelGroup>& groups) {
-        const int64_t height = problem_.query[0].height();
-        for (const LevelGroup& group : groups) {
-            std::vector<Range> near(static_cast<size_t>(group.gallery[0].height()), Range{group.query[0].height(), 0});
-            for (int64_t y = 0; y < height; ++y)
-                for (int64_t other = std::max<int64_t>(0, y - problem_.row_radius);
-                     other <= std::min(height - 1, y + problem_.row_radius); ++other) {
-                    const Tap mine = group.query_y[static_cast<size_t>(y)], theirs = group.gallery_y[static_cast<size_t>(other)];
-                    for (int32_t row : {theirs.low, theirs.high}) {
-                        Range& rows = near[static_cast<size_t>(row)];
-                        rows = {std::min<int64_t>(rows.begin, mine.low), std::max<int64_t>(rows.end, mine.high + 1)};
-                    }
-                }
-            near_rows_.push_back(std::move(near));
-        }
-    }
-
     const Problem& problem_;
     const int64_t width_;
-    std::vector<std::vector<Range>> near_rows_;  // [group][gallery row]
 };
 
 }  // namespace fastspade::cpu
