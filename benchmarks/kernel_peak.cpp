@@ -1,6 +1,6 @@
 // What share of the processor's multiply-add peak does the dense part of the search reach?
 //
-// The peak is measured: independent multiply-adds on registers alone. Beside it, distance_hits, the kernel of the dense
+// The peak is measured: independent multiply-adds on registers alone. Beside it, panel_hits, the kernel of the dense
 // search, over a gallery block as large as the search's own (4 MiB, which lives in the last-level cache).
 //
 //     cmake --build build/<tag> --target kernel_peak && build/<tag>/kernel_peak [threads]
@@ -93,12 +93,12 @@ void measure(const char* name, int floats, float (*busy)(int64_t), int threads) 
             std::vector<Hit> hits(static_cast<size_t>(table->lanes * table->rows));
             for (int64_t r = 0; r < repeats; ++r)
                 for (int64_t p = 0; p < panels; ++p)
-                    table->distance_hits(query.data(), gallery.data() + p * table->rows * channels, channels, norms.data(),
-                                         norms.data(), limits.data(), hits.data());
+                    table->panel_hits(query.data(), gallery.data() + p * table->rows * channels, channels, norms.data(),
+                                      norms.data(), nullptr, limits.data(), hits.data());
         });
         const double rate =
             2.0 * table->lanes * table->rows * static_cast<double>(panels * channels * repeats) * threads / time / 1e9;
-        std::printf("  distance_hits, %4d channels: %4.0f GFLOP/s, %3.0f %% of the peak\n", static_cast<int>(channels), rate,
+        std::printf("  panel_hits, %4d channels: %4.0f GFLOP/s, %3.0f %% of the peak\n", static_cast<int>(channels), rate,
                     100.0 * rate / peak);
     }
 }

@@ -80,7 +80,7 @@ void NativeRows::fill(int64_t piece) {
                 };
                 if (std::is_same_v<Element, Float32> && uniform == 1) {
                     const float* from = reinterpret_cast<const float*>(base) + view.offset(part.image, c0, 0, 0) + origin + begin;
-                    exact_kernels().transpose(from, step, count, end - begin, to, channels_);
+                    transpose(from, step, count, end - begin, to, channels_);
                 } else if (uniform) {
                     const auto* from = base + view.offset(part.image, c0, 0, 0) + (origin + begin) * uniform;
                     for (int64_t i = begin; i < end; ++i, from += uniform) read(from);
@@ -94,69 +94,51 @@ void NativeRows::fill(int64_t piece) {
     }
 }
 
-Mixture ExactDistance::mixture(const LevelGroup& group, Side side, int64_t image, const Tap& y, const Tap& x,
-                               const NativeRows* rows, int64_t span) {
-    Mixture m{{}, y.high_weight, x.high_weight};
-    if (rows) {
-        m.tap[0] = rows->vector(span, y.low, x.low);
-        m.tap[1] = rows->vector(span, y.low, x.high);
-        m.tap[2] = rows->vector(span, y.high, x.low);
-        m.tap[3] = rows->vector(span, y.high, x.high);
-        return m;
-    }
+Mixture ExactDistance::mixture(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span) {
+    const LevelGroup& group = groups_[g];
+    const int64_t width = side == Side::query ? query_width_ : gallery_width_;
+    const Tap y = tap_y(group, side, pixel / width), x = tap_x(group, side, pixel % width);
+    const int count = mixing_of(g, side) == Mixing::none ? 1 : 4;
     const int64_t at[4][2] = {{y.low, x.low}, {y.low, x.high}, {y.high, x.low}, {y.high, x.high}};
-    read_vectors(group, side, image, at, 4, taps_.data());
-    for (int i = 0; i < 4; ++i) m.tap[i] = taps_.data() + i * group.channels;
+    Mixture m{{}, y.high_weight, x.high_weight};
+    if (!rows) read_vectors(group, side, image, at, count, taps_.data());
+    for (int i = 0; i < count; ++i) m.tap[i] = rows ? rows->vector(span, at[i][0], at[i][1]) : taps_.data() + i * group.channels;
     return m;
 }
 
-const float* ExactDistance::vector(const LevelGroup& group, Side side, int64_t image, int64_t y, int64_t x,
-                                   const NativeRows* rows, int64_t span) {
-    if (rows) return rows->vector(span, y, x);
-    const int64_t at[1][2] = {{y, x}};
-    read_vectors(group, side, image, at, 1, vector_.data());
-    return vector_.data();
-}
-
 ExactDistance::ExactDistance(const Problem& problem, const std::vector<LevelGroup>& groups)
-    : kernels_(exact_kernels()),
-      groups_(groups),
-      query_width_(problem.query[0].width()),
-      gallery_width_(problem.gallery[0].width()) {
+    : groups_(groups), query_width_(problem.query[0].width()), gallery_width_(problem.gallery[0].width()) {
     int64_t channels = 0, widest = 0;
     for (const LevelGroup& group : groups) {
         channels += group.channels;
         widest = std::max(widest, group.channels);
-        mixed_.push_back({mixing(group.query_y, group.query_x), mixing(group.gallery_y, group.gallery_x)});
+        mixing_.push_back({mixing(group.query_y, group.query_x), mixing(group.gallery_y, group.gallery_x)});
     }
     query_.resize(static_cast<size_t>(channels));
     taps_.resize(static_cast<size_t>(4 * widest));
-    vector_.resize(static_cast<size_t>(widest));
 }
 
-void ExactDistance::mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out) {
-    const LevelGroup& group = groups_[g];
-    const Tap ty = tap_y(group, Side::query, pixel / query_width_), tx = tap_x(group, Side::query, pixel % query_width_);
-    if (mixed_[g].query == Mixing::none)
-        kernels_.widen(vector(group, Side::query, image, ty.low, tx.low, rows, 0), group.channels, out);
-    else
-        kernels_.mix[mixed_[g].query == Mixing::weights](mixture(group, Side::query, image, ty, tx, rows, 0), group.channels,
-                                                         out);
+void ExactDistance::mix_level(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, double* out) {
+    mix(mixture(g, side, image, pixel, rows, 0), mixing_of(g, side), groups_[g].channels, out);
+}
+
+void ExactDistance::mix_gallery(int64_t image, int64_t pixel, const std::vector<NativeRows>& rows, std::vector<double>& out) {
+    out.resize(query_.size());
+    double* level = out.data();
+    for (size_t g = 0; g < groups_.size(); level += groups_[g++].channels)
+        mix_level(g, Side::gallery, image, pixel, &rows[g], level);
+    for (double& value : out) value += 0.0;
 }
 
 // One level's part of a distance.
 double ExactDistance::level(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span, const double* query) {
-    const LevelGroup& group = groups_[g];
-    const Tap ty = tap_y(group, Side::gallery, pixel / gallery_width_), tx = tap_x(group, Side::gallery, pixel % gallery_width_);
-    if (mixed_[g].gallery == Mixing::none)
-        return kernels_.from_plain(vector(group, Side::gallery, image, ty.low, tx.low, rows, span), query, group.channels);
-    return kernels_.from_mixed[mixed_[g].gallery == Mixing::weights](mixture(group, Side::gallery, image, ty, tx, rows, span),
-                                                                     query, group.channels);
+    return squared_distance(mixture(g, Side::gallery, image, pixel, rows, span), mixing_of(g, Side::gallery), query,
+                            groups_[g].channels);
 }
 
 void ExactDistance::set_query(int64_t image, int64_t pixel) {
     double* out = query_.data();
-    for (size_t g = 0; g < groups_.size(); out += groups_[g++].channels) mix_query(g, image, pixel, nullptr, out);
+    for (size_t g = 0; g < groups_.size(); out += groups_[g++].channels) mix_level(g, Side::query, image, pixel, nullptr, out);
 }
 
 double ExactDistance::to(int64_t image, int64_t pixel) {
@@ -171,7 +153,7 @@ void ExactDistance::add_level(size_t g, int64_t query_image, ExactPair* first, E
     const NativeRows* const rows = query_rows.holds(0) ? &query_rows : nullptr;
     int64_t at = -1;
     for (ExactPair* pair = first; pair != last; ++pair) {
-        if (pair->query != at) mix_query(g, query_image, pair->query, rows, query_.data());
+        if (pair->query != at) mix_level(g, Side::query, query_image, pair->query, rows, query_.data());
         at = pair->query;
         pair->distance += level(g, pair->image, pair->pixel, gallery_rows.holds(pair->span) ? &gallery_rows : nullptr, pair->span,
                                 query_.data());

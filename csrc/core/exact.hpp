@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -74,6 +75,8 @@ class ExactDistance {
     // The pixel that distances are taken from, and one of them.
     void set_query(int64_t image, int64_t pixel);
     double to(int64_t image, int64_t pixel);
+    // A gallery pixel's descriptor, from rows of each level; both zeros as the positive one.
+    void mix_gallery(int64_t image, int64_t pixel, const std::vector<NativeRows>& rows, std::vector<double>& out);
 
     // Adds one level to many distances: the same bits as one by one, but a level's features stay in the cache. Pairs of one
     // query should stand together. The query's rows have one span.
@@ -81,23 +84,16 @@ class ExactDistance {
                    const NativeRows& gallery_rows);
 
   private:
-    Mixture mixture(const LevelGroup& group, Side side, int64_t image, const Tap& y, const Tap& x, const NativeRows* rows,
-                    int64_t span);
-    const float* vector(const LevelGroup& group, Side side, int64_t image, int64_t y, int64_t x, const NativeRows* rows,
-                        int64_t span);
-    void mix_query(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
+    Mixing mixing_of(size_t g, Side side) const { return side == Side::query ? mixing_[g].first : mixing_[g].second; }
+    Mixture mixture(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span);
+    void mix_level(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, double* out);
     double level(size_t g, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span, const double* query);
 
-    const ExactKernels& kernels_;
     const std::vector<LevelGroup>& groups_;
-    struct Mixed {
-        Mixing query, gallery;
-    };
-    std::vector<Mixed> mixed_;  // [group]
+    std::vector<std::pair<Mixing, Mixing>> mixing_;  // [group]: the query's, the gallery's
     const int64_t query_width_, gallery_width_;
     std::vector<double> query_;
     std::vector<float> taps_;  // up to four native vectors side by side
-    std::vector<float> vector_;
 };
 
 }  // namespace fastspade

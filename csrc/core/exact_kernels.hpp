@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/mixing.hpp"
+
 namespace fastspade {
 
 // Four native vectors (top left, top right, bottom left, bottom right) and how far to go down and to the right.
@@ -14,22 +16,11 @@ struct Mixture {
 
 constexpr int exact_lanes = 8;
 
-struct ExactKernels {
-    // out = the mixture (by steps, by weights), or the vector itself.
-    void (*mix[2])(const Mixture& mixture, int64_t channels, double* out);
-    void (*widen)(const float* vector, int64_t channels, double* out);
-    // The squared distance of the query from the mixture, or from the vector itself.
-    double (*from_mixed[2])(const Mixture& mixture, const double* query, int64_t channels);
-    double (*from_plain)(const float* vector, const double* query, int64_t channels);
-    // out[i * out_step + c] = from[c * step + i], i < count, c < channels.
-    void (*transpose)(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step);
-};
-
-// The fastest table that this processor can run.
-const ExactKernels& exact_kernels();
-
-#if defined(FASTSPADE_X86)
-const ExactKernels& exact_kernels_avx512();
-#endif
+// out = the mixture; where nothing is mixed, its first vector.
+void mix(const Mixture& mixture, Mixing mixing, int64_t channels, double* out);
+// The squared distance of the query from it.
+double squared_distance(const Mixture& mixture, Mixing mixing, const double* query, int64_t channels);
+// out[i * out_step + c] = from[c * step + i], i < count, c < channels.
+void transpose(const float* from, int64_t step, int64_t channels, int64_t count, float* out, int64_t out_step);
 
 }  // namespace fastspade

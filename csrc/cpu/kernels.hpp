@@ -76,13 +76,10 @@ struct Kernels {
     int64_t (*refined_rows)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm,
                             const float* row_norm, const float* base, const int32_t* list, int64_t count, const float* limit,
                             Hit* hits);
-    // One level: distance = lane_norm + row_norm - 2 * product; appends those not above limit[lane]; returns how many.
-    // Rows of padding at the end of the last panel must be told apart by the caller.
-    int64_t (*distance_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                             const float* row_norm, const float* limit, Hit* hits);
-    // Several: base[row][lane] joins the distance.
-    int64_t (*refined_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                            const float* row_norm, const float* base, const float* limit, Hit* hits);
+    // distance = lane_norm + row_norm - 2 * product, + base[row][lane] where it is not null; appends those not above limit[lane];
+    // returns how many. Rows of padding at the end of the last panel must be told apart by the caller.
+    int64_t (*panel_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                          const float* row_norm, const float* base, const float* limit, Hit* hits);
     // out[column][lane] = bias[lane] + sum over taps of weight * gram[row * stride + column], for columns [first, last).
     void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last,
                               const float* bias, float* out);

@@ -101,8 +101,9 @@ FASTSPADE_INLINE int64_t hits_of(const vec (&total)[N][V], const float* lane_nor
 
 // With one run of channels the products never leave the registers.
 template <bool based>
-FASTSPADE_INLINE int64_t panel_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                                    const float* row_norm, const float* base, const float* limit, Hit* hits) {
+FASTSPADE_INLINE int64_t panel_hits_with(const float* lane_panel, const float* row_panel, int64_t channels,
+                                         const float* lane_norm, const float* row_norm, const float* base, const float* limit,
+                                         Hit* hits) {
     vec total[N][V];
     if (channels <= run) {
         accumulate_run(lane_panel, row_panel, channels, total);
@@ -112,14 +113,10 @@ FASTSPADE_INLINE int64_t panel_hits(const float* lane_panel, const float* row_pa
     return hits_of<based>(total, lane_norm, row_norm, base, limit, hits);
 }
 
-int64_t distance_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                      const float* row_norm, const float* limit, Hit* hits) {
-    return panel_hits<false>(lane_panel, row_panel, channels, lane_norm, row_norm, nullptr, limit, hits);
-}
-
-int64_t refined_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
-                     const float* row_norm, const float* base, const float* limit, Hit* hits) {
-    return panel_hits<true>(lane_panel, row_panel, channels, lane_norm, row_norm, base, limit, hits);
+int64_t panel_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
+                   const float* row_norm, const float* base, const float* limit, Hit* hits) {
+    return base ? panel_hits_with<true>(lane_panel, row_panel, channels, lane_norm, row_norm, base, limit, hits)
+                : panel_hits_with<false>(lane_panel, row_panel, channels, lane_norm, row_norm, nullptr, limit, hits);
 }
 
 }  // namespace

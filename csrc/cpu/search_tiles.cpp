@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/ranking.hpp"
 #include "cpu/search_state.hpp"
 
 namespace fastspade::cpu {
@@ -173,9 +174,8 @@ void Search::float32_tile(Tile& tile) {
         tile.scratch.left += left;
         const float *row_panel = chunk_.fine_panels() + start * channels, *row_norm = chunk_.fine_norm() + start;
         const int64_t found =
-            several() ? kernels_.refined_hits(lane_panel, row_panel, channels, lane_norm, row_norm,
-                                              tile.scratch.coarse.values() + start * lanes, tile.limit, hits)
-                      : kernels_.distance_hits(lane_panel, row_panel, channels, lane_norm, row_norm, tile.limit, hits);
+            kernels_.panel_hits(lane_panel, row_panel, channels, lane_norm, row_norm,
+                                several() ? tile.scratch.coarse.values() + start * lanes : nullptr, tile.limit, hits);
         for (const Hit* hit = hits; hit < hits + found; ++hit)
             if (hit->lane < tile.queries && hit->row < height) add(tile, hit->lane, hit->value, start + hit->row);
     }
@@ -216,6 +216,36 @@ void Search::evaluate(Tile& tile, int64_t lane, int64_t r) {
     const float coarse = several() ? tile.scratch.coarse.values()[r * kernels_.lanes + lane] : 0.0f;
     const float value = coarse + (block_.region.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
     if (!(value > tile.limit[lane])) add(tile, lane, value, r);
+}
+
+void Search::add(Tile& tile, int64_t lane, float screened, int64_t r) {
+    const int64_t query = tile.first + lane, pixel = chunk_.first_pixel() + r;
+    CandidateRow& row = block_.rows[static_cast<size_t>(query)];
+    if (screened > row.limit()) return;  // the limit fell since the pair was found
+    if (repeats_.hold(r) || !window_.holds(block_.region.pixel_at(query), pixel)) return;
+    row.add({screened, tile.slot, pixel}, problem_.kappa);
+    if (row.count == block_.capacity) {
+        row.compact();
+        // Many pairs closer together than the screen can tell. Most often they repeat one descriptor; what is left
+        // after dropping repeats, only exact distances thin out.
+        const int64_t crowded = block_.capacity - 8;
+        if (row.count > crowded && !window_.active())
+            repeats_.drop(row, tile.slot, tile.scratch.exact);  // a window may lack the first of equal pixels
+        if (row.count > crowded) rank_exactly(query, tile.scratch);
+    }
+    tile.limit[lane] = row.limit();
+}
+
+// Keeps the kappa nearest of an overfull row by (exact distance, flat index).
+void Search::rank_exactly(int64_t query, Scratch& scratch) {
+    CandidateRow& row = block_.rows[static_cast<size_t>(query)];
+    scratch.exact.set_query(block_image_, block_.region.pixel_at(query));
+    scratch.exact_pairs += row.count;
+    keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {
+        const int64_t image = gallery_image(problem_, block_image_, candidate.slot);
+        const int64_t flat = image * problem_.gallery[0].pixels() + candidate.pixel;
+        return Ranked{{rounded_distance(scratch.exact.to(image, candidate.pixel)), flat}, candidate};
+    });
 }
 
 }  // namespace fastspade::cpu

@@ -75,7 +75,7 @@ struct Channels {
             }
     }
 
-    // As core/exact_kernels.inl mixes, rounding by rounding.
+    // As core/exact_kernels.cpp mixes, rounding by rounding.
     FASTSPADE_DEVICE double value(const LevelView& level, const Sample& sample, int i) const {
         double native[Taps];
 #pragma unroll
