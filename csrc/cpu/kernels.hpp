@@ -127,6 +127,12 @@ struct Kernels {
                       float* panel, double* norm);
     // One contiguous vector as row[c] = (value - mean) * scale, zero padded to a multiple of 16; returns its squared norm.
     double (*centre_row)(const float* source, int64_t channels, const float* mean, float scale, float* row);
+    // Of 16 channels, `stride` floats apart, `count` pixels as rows `row_step` floats apart. Reads up to 16 pixels beyond.
+    void (*rows_of)(const float* channels, int64_t stride, int64_t count, float* rows, int64_t row_step);
+    // Sums over channels, `stride` floats apart, of each pixel's product with itself and, where `down` is not 0, with its
+    // neighbours: to the right, `down` pixels on, one beyond that, and of those to the right and down; five rows of sums,
+    // `stride` apart. Reads and writes up to 16 pixels beyond.
+    void (*neighbour_products)(const float* stage, int64_t stride, int64_t channels, int64_t count, int64_t down, float* sums);
     // For numbers of one byte and of two; null where float32 is as fast. Lower bounds on refine's values,
     // norm + norm - error * length - length * error - scale * scale * product (+ base where it is not null), that are not
     // above limit[lane].

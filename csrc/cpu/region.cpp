@@ -190,11 +190,16 @@ void Region::pack_strided(const Band& band, Buffer<float>& stage_buffer) {
                     i += length;
                 }
             }
-            if (band.rows)
-                for (int64_t i = 0; i < count; ++i) {
-                    float* to = fine_rows_.data() + position_of(i) * row_length_ + channel_base + c0;
-                    for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
-                }
+            if (band.rows) {
+                const int64_t channel = channel_base + c0;
+                if (!bands_ && channel + channel_block <= row_length_)
+                    kernels_.rows_of(stage, stride, count, fine_rows_.data() + band.begin * row_length_ + channel, row_length_);
+                else
+                    for (int64_t i = 0; i < count; ++i) {
+                        float* to = fine_rows_.data() + position_of(i) * row_length_ + channel;
+                        for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
+                    }
+            }
             add_products(band, stage, stride, block, stage + channel_block * stride);
         }
         channel_base += view.channels();
@@ -208,20 +213,9 @@ void Region::pack_strided(const Band& band, Buffer<float>& stage_buffer) {
 // float64, so that the error stays below core/rounding.hpp's bound.
 void Region::add_products(const Band& band, const float* stage, int64_t stride, int64_t channels, float* sums) {
     Coarse& level = coarse_[band.group];
-    const int64_t count = band.end - band.begin, right = 1, down = level.width;
-    std::fill_n(sums, 5 * stride, 0.0f);
-    float *s1 = sums + stride, *s2 = s1 + stride, *s3 = s2 + stride, *s4 = s3 + stride;
-    for (int64_t c = 0; c < channels; ++c) {
-        const float* a = stage + c * stride;
-        for (int64_t i = 0; i < count; ++i) sums[i] += a[i] * a[i];
-        if (!level.neighbours) continue;
-        for (int64_t i = 0; i < count; ++i) {
-            s1[i] += a[i] * a[i + right];
-            s2[i] += a[i] * a[i + down];
-            s3[i] += a[i] * a[i + down + right];
-            s4[i] += a[i + right] * a[i + down];
-        }
-    }
+    const int64_t count = band.end - band.begin;
+    const float *s1 = sums + stride, *s2 = s1 + stride, *s3 = s2 + stride, *s4 = s3 + stride;
+    kernels_.neighbour_products(stage, stride, channels, count, level.neighbours ? level.width : 0, sums);
     for (int64_t i = 0; i < count; ++i)
         level.self[band.group == 0 ? position(band.begin + i) : band.begin + i] += static_cast<double>(sums[i]);
     for (int64_t i = 0; level.neighbours && i < count; ++i) {
@@ -255,6 +249,11 @@ void Region::finish(ThreadTeam& team, bool projected) {
         const int64_t count = padded(pixels(), side_ == Side::query ? kernels_.lanes : kernels_.rows);
         float* const data = projected_.reserve(count * width);
         std::fill(data + pixels() / panel * panel * width, data + count * width, 0.0f);
+    }
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        Coarse& level = coarse_[g];
+        double* const length = level.length.reserve(level.pixels);
+        for (int64_t i = 0; i < level.pixels; ++i) length[i] = std::sqrt(level.self[i]);
     }
     constexpr int64_t together = 512;
     team.run((pixels() + together - 1) / together, [&](int64_t i, int) {
@@ -299,8 +298,8 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
                 }
             }
             total += norm, coarsest = norm;
-            const double bound = wt * (wl * std::sqrt(level.self[a]) + wr * std::sqrt(level.self[b])) +
-                                 wb * (wl * std::sqrt(level.self[c]) + wr * std::sqrt(level.self[d]));
+            const double bound =
+                wt * (wl * level.length[a] + wr * level.length[b]) + wb * (wl * level.length[c] + wr * level.length[d]);
             norm_bound_[g][p] = static_cast<float>(bound);
         }
         coarse_norm_[p] = static_cast<float>(total);

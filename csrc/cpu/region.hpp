@@ -77,6 +77,7 @@ class Region {
         // Inner products of each native vector with itself and its neighbours to the right, below, and on both
         // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
         Buffer<double> self, right, down, diagonal, antidiagonal;
+        Buffer<double> length;  // of each native vector
     };
     struct Band {  // some pixels of one level that a thread lays out, and in which forms
         size_t group;
