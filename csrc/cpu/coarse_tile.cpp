@@ -32,12 +32,12 @@ CoarseTile::CoarseTile(const std::vector<LevelGroup>& groups, const Kernels& ker
       pairs_(groups.size() - 1) {}
 
 void CoarseTile::clear() {
-    left_count_ = 0;
+    left_count_ = first_value_ = 0;
     std::fill_n(smallest, max_lanes, infinity);
     std::fill_n(nearest, max_lanes, -1);
 }
 
-void CoarseTile::compute(int64_t tile, const Wanted& wanted, const float* limit) {
+void CoarseTile::compute(int64_t tile, const Wanted& wanted, const float* limit, const Ready& ready) {
     clear();
     const int64_t lanes = kernels_.lanes;
     const size_t coarsest = groups_.size() - 1;
@@ -66,12 +66,14 @@ void CoarseTile::compute(int64_t tile, const Wanted& wanted, const float* limit)
             for (size_t g = 1; g < coarsest; ++g) multiply_nodes(g, tile, rows, cells_.columns(cells));
         if (wanted.by_patches && coarsest > 1) cells = cells_of_patches(1, cells_.patch_norms(patch_row), rows, cells, limit);
         if (cells.begin >= cells.end) continue;
+        if (ready) left_count_ = 0, first_value_ = rows.begin * width_;
         for (int64_t row = rows.begin; row < rows.end; ++row) {
             const int64_t listed = wanted.by_cells ? bound_cells(row, cells, limit) : 0;
             if (wanted.by_cells && listed == 0) continue;
             const bool whole = !wanted.by_cells || listed * many_cells > cells.end - cells.begin;
-            interpolate_row(row, whole, cells_.columns(cells), listed, limit);
+            interpolate_row(row, whole, cells_.columns(cells), listed, limit, !ready);
         }
+        if (ready && left_count_) ready();
     }
 }
 
@@ -174,7 +176,7 @@ int64_t CoarseTile::bound_cells(int64_t row, Range cells, const float* limit) {
 }
 
 // The values of a fine row: of all `columns`, from rows that are spread over them, or of the listed cells, from the nodes.
-void CoarseTile::interpolate_row(int64_t row, bool whole, Range columns, int64_t listed, const float* limit) {
+void CoarseTile::interpolate_row(int64_t row, bool whole, Range columns, int64_t listed, const float* limit, bool find_smallest) {
     if (whole)
         pair_up(row, [&](size_t g, int64_t coarse) {
             Level& level = levels_[g];
@@ -190,8 +192,8 @@ void CoarseTile::interpolate_row(int64_t row, bool whole, Range columns, int64_t
     left_count_ += kernels_.values_left[!whole](
         pairs_.data(), static_cast<int>(pairs_.size()), chunk_.coarse_norm() + row * width_,
         whole ? whole_row : cells_.first_columns(), whole ? one_cell : listed_cells_.data(), whole ? 1 : listed,
-        static_cast<int32_t>(row * width_), limit, values_.data() + row * width_ * kernels_.lanes, smallest, nearest,
-        left_.data() + left_count_);
+        static_cast<int32_t>(row * width_), limit, values_.data() + (row * width_ - first_value_) * kernels_.lanes,
+        find_smallest ? smallest : nullptr, nearest, left_.data() + left_count_);
 }
 
 }  // namespace fastspade::cpu

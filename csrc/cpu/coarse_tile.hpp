@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -24,11 +25,15 @@ class CoarseTile {
         Range rows, cells;
         bool by_cells, by_patches;
     };
-    void compute(int64_t tile, const Wanted& wanted, const float* limit);
+    // Where `ready` is given, it is called after each row of patches, whose values alone are there then; nobody asks for the
+    // smallest.
+    using Ready = std::function<void()>;
+    void compute(int64_t tile, const Wanted& wanted, const float* limit, const Ready& ready = {});
     // One level alone: nothing is known.
     void clear();
 
-    const float* values() const { return values_.data(); }  // [chunk pixel][lane], of pixels that no bound ruled out
+    // [chunk pixel][lane], of pixels that no bound ruled out.
+    const float* values() const { return values_.data() - first_value_ * kernels_.lanes; }
     // The chunk's pixels that some query of the tile is left with.
     const int32_t* left() const { return left_.data(); }
     int64_t left_count() const { return left_count_; }
@@ -49,7 +54,7 @@ class CoarseTile {
     void multiply_nodes(size_t group, int64_t tile, Range rows, Range columns);
     Range cells_of_patches(size_t first_group, const float* norms, Range rows, Range cells, const float* limit);
     int64_t bound_cells(int64_t row, Range cells, const float* limit);
-    void interpolate_row(int64_t row, bool whole, Range columns, int64_t listed, const float* limit);
+    void interpolate_row(int64_t row, bool whole, Range columns, int64_t listed, const float* limit, bool find_smallest);
     // A level's nodes, relative to the chunk's, that pixels in `rows` and `columns` read.
     Range node_rows(size_t group, Range rows) const;
     Range node_columns(size_t group, Range columns) const;
@@ -68,7 +73,7 @@ class CoarseTile {
     std::vector<RowPair> pairs_;
     Buffer<float> values_, patch_columns_;
     std::vector<int32_t> listed_patches_, listed_cells_, left_;
-    int64_t left_count_ = 0;
+    int64_t left_count_ = 0, first_value_ = 0;
 };
 
 }  // namespace fastspade::cpu

@@ -83,12 +83,15 @@ void Region::cover(int64_t image, int64_t first_pixel, int64_t last_pixel) {
         level.rows = taps_y(g)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
         level.pixels = level.rows * level.width;
     }
-}
-
-int64_t Region::in_bands(int64_t at, int64_t width, bool to_position) const {
-    const int64_t start = at / (band_rows * width) * band_rows, within = at - start * width;
-    const int64_t height = std::min(band_rows, rows() - start);
-    return start * width + (to_position ? within % width * height + within / width : within % height * width + within / height);
+    if (!bands_) return;
+    position_.resize(static_cast<size_t>(pixels()));
+    pixel_.clear();
+    for (int64_t top = 0; top < rows(); top += band_rows)
+        for (int64_t x = 0; x < fine_width_; ++x)
+            for (int64_t y = top; y < std::min(rows(), top + band_rows); ++y) {
+                position_[static_cast<size_t>(y * fine_width_ + x)] = static_cast<int64_t>(pixel_.size());
+                pixel_.push_back(y * fine_width_ + x);
+            }
 }
 
 Range Region::rows_of(int64_t first, int64_t last) const {

@@ -33,9 +33,9 @@ class Region {
 
     // All that is laid out of the finest level stands in panel order: row by row, but a query of several levels column by column
     // of a few rows, so that a panel's pixels are near each other and like the same parts of a gallery image.
-    int64_t position(int64_t pixel) const { return bands_ ? in_bands(pixel, fine_width_, true) : pixel; }
+    int64_t position(int64_t pixel) const { return bands_ ? position_[static_cast<size_t>(pixel)] : pixel; }
     // The image's pixel at a position.
-    int64_t pixel_at(int64_t position) const { return first_ + (bands_ ? in_bands(position, fine_width_, false) : position); }
+    int64_t pixel_at(int64_t position) const { return first_ + (bands_ ? pixel_[static_cast<size_t>(position)] : position); }
     // The image's rows and columns that hold the positions [first, last).
     Range rows_of(int64_t first, int64_t last) const;
     Range columns_of(int64_t first, int64_t last) const;
@@ -85,7 +85,6 @@ class Region {
         int panel;  // vectors a panel; 0: none
         bool rows;
     };
-    int64_t in_bands(int64_t at, int64_t width, bool to_position) const;
     // How many vectors' projections lie side by side: a lane panel of queries, or one.
     int64_t projected_panel() const { return side_ == Side::query ? kernels_.lanes : 1; }
     const std::vector<TensorView>& views(size_t group) const;
@@ -108,6 +107,7 @@ class Region {
     const bool bands_;
     int64_t fine_width_ = 1, image_ = 0, first_ = 0, last_ = 0, row_length_ = 0;
     Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, coarsest_norm_, middle_norm_, projected_;
+    std::vector<int64_t> position_, pixel_;  // where the order is not the pixels' own
     std::vector<Coarse> coarse_;
     std::vector<Buffer<float>> norm_bound_;
     std::vector<float> largest_;
