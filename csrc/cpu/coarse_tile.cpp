@@ -6,7 +6,8 @@ namespace fastspade::cpu {
 
 namespace {
 
-constexpr int64_t many_cells = 3;  // above this share of a row's cells, the whole row is interpolated at once
+constexpr int64_t many_cells = 3;    // above this share of a row's cells, the whole row is interpolated at once
+constexpr int64_t worth_a_call = 4;  // panels
 
 // Makes a range cover another one by `work` on what is missing at its ends.
 template <class Work>
@@ -66,15 +67,16 @@ void CoarseTile::compute(int64_t tile, const Wanted& wanted, const float* limit,
             for (size_t g = 1; g < coarsest; ++g) multiply_nodes(g, tile, rows, cells_.columns(cells));
         if (wanted.by_patches && coarsest > 1) cells = cells_of_patches(1, cells_.patch_norms(patch_row), rows, cells, limit);
         if (cells.begin >= cells.end) continue;
-        if (ready) left_count_ = 0, first_value_ = rows.begin * width_;
+        if (ready && left_count_ == 0) first_value_ = rows.begin * width_;  // in the cache, again and again
         for (int64_t row = rows.begin; row < rows.end; ++row) {
             const int64_t listed = wanted.by_cells ? bound_cells(row, cells, limit) : 0;
             if (wanted.by_cells && listed == 0) continue;
             const bool whole = !wanted.by_cells || listed * many_cells > cells.end - cells.begin;
             interpolate_row(row, whole, cells_.columns(cells), listed, limit, !ready);
         }
-        if (ready && left_count_) ready();
+        if (ready && left_count_ >= worth_a_call * kernels_.rows) ready(), left_count_ = 0;
     }
+    if (ready && left_count_) ready();
 }
 
 Range CoarseTile::node_rows(size_t group, Range rows) const {

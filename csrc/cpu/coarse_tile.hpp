@@ -25,8 +25,7 @@ class CoarseTile {
         Range rows, cells;
         bool by_cells, by_patches;
     };
-    // Where `ready` is given, it is called after each row of patches, whose values alone are there then; nobody asks for the
-    // smallest.
+    // Where `ready` is given, it takes what is left as often as that is worth a call, and nobody asks for the smallest.
     using Ready = std::function<void()>;
     void compute(int64_t tile, const Wanted& wanted, const float* limit, const Ready& ready = {});
     // One level alone: nothing is known.
