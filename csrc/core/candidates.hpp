@@ -9,6 +9,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <vector>
+
+#include "core/buffer.hpp"
 
 namespace fastspade {
 
@@ -65,5 +68,26 @@ struct CandidateRow {
 
 // Room for kappa and enough beyond it that compacting is rare; not more, because limits fall when rows are compacted.
 inline int64_t candidate_capacity(int64_t kappa) { return kappa + (kappa < 32 ? 16 : kappa / 2); }
+
+// Rows of one capacity in common buffers.
+struct CandidateTable {
+    std::vector<CandidateRow> rows;
+
+    // So many rows, empty.
+    void start(int64_t count, int64_t kappa) {
+        rows.assign(static_cast<size_t>(count), CandidateRow{});
+        const int64_t capacity = candidate_capacity(kappa);
+        items_.reserve(count * capacity);
+        nearest_.reserve(count * kappa);
+        for (int64_t q = 0; q < count; ++q) {
+            rows[static_cast<size_t>(q)].items = items_.data() + q * capacity;
+            rows[static_cast<size_t>(q)].nearest = nearest_.data() + q * kappa;
+        }
+    }
+
+  private:
+    Buffer<Candidate> items_;
+    Buffer<float> nearest_;
+};
 
 }  // namespace fastspade

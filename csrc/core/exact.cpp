@@ -10,10 +10,11 @@ namespace {
 constexpr int64_t piece_pixels = 512;
 constexpr int64_t line_pixels = 16;  // a scattered read fetches as many
 
-// Reads the channels of `count` pixels of every view of a group into out[i * channels + c]. Channels may lie far apart and
-// neighbouring pixels on one cache line: all pixels of a channel are read together.
+}  // namespace
+
+// Channels may lie far apart and neighbouring pixels on one cache line: all pixels of a channel are read together.
 void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64_t (*at)[2], int count, float* out) {
-    for (const TensorView& view : views_of(group, side)) {
+    for (const TensorView& view : group.views(side)) {
         with_element(view.dtype, [&](auto element) {
             using Element = decltype(element);
             const typename Element::Storage* from[4];
@@ -27,15 +28,13 @@ void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64
     }
 }
 
-}  // namespace
-
 int64_t NativeRows::image_bytes(const LevelGroup& group, Side side) {
-    return views_of(group, side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
+    return group.views(side)[0].pixels() * group.channels * static_cast<int64_t>(sizeof(float));
 }
 
 void NativeRows::cover(const LevelGroup& group, Side side, int64_t fine_width, const std::vector<Span>& spans) {
     group_ = &group, side_ = side;
-    width_ = views_of(group, side)[0].width(), channels_ = group.channels, pieces_ = 0;
+    width_ = group.views(side)[0].width(), channels_ = group.channels, pieces_ = 0;
     parts_.clear();
     int64_t pixels = 0;
     for (const Span& span : spans) {
@@ -46,8 +45,9 @@ void NativeRows::cover(const LevelGroup& group, Side side, int64_t fine_width, c
             part.first_column = span.first % fine_width;
             part.pixels = span.last - span.first;
         } else {
-            part.first_row = tap_y(group, side, span.first / fine_width).low;
-            part.pixels = (tap_y(group, side, (span.last - 1) / fine_width).high + 1 - part.first_row) * width_;
+            part.first_row = group.taps_y(side)[static_cast<size_t>(span.first / fine_width)].low;
+            part.pixels =
+                (group.taps_y(side)[static_cast<size_t>((span.last - 1) / fine_width)].high + 1 - part.first_row) * width_;
         }
         if (span.wanted * line_pixels < part.pixels) part.pixels = 0;
         part.first_pixel = pixels, part.first_piece = pieces_;
@@ -66,27 +66,22 @@ void NativeRows::fill(int64_t piece) {
     float* out = data_.data() + (part.first_pixel + begin) * channels_;
     const int64_t origin = part.first_row * width_ + part.first_column;
     constexpr int64_t block = 16;  // channels read side by side, so that writes stay together
-    for (const TensorView& view : views_of(*group_, side_)) {
+    for (const TensorView& view : group_->views(side_)) {
         with_element(view.dtype, [&](auto element) {
             using Element = decltype(element);
             const auto* base = static_cast<const typename Element::Storage*>(view.data);
-            const int64_t step = view.stride[1], uniform = view.pixel_step();
+            const int64_t step = view.stride[1];
             for (int64_t c0 = 0; c0 < view.channels(); c0 += block) {
                 const int64_t count = std::min(block, view.channels() - c0);
                 float* to = out + c0;
-                auto read = [&](const auto* from) {
-                    for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
-                    to += channels_;
-                };
-                if (std::is_same_v<Element, Float32> && uniform == 1) {
+                if (std::is_same_v<Element, Float32> && view.pixel_step() == 1) {
                     const float* from = reinterpret_cast<const float*>(base) + view.offset(part.image, c0, 0, 0) + origin + begin;
                     transpose(from, step, count, end - begin, to, channels_);
-                } else if (uniform) {
-                    const auto* from = base + view.offset(part.image, c0, 0, 0) + (origin + begin) * uniform;
-                    for (int64_t i = begin; i < end; ++i, from += uniform) read(from);
-                } else {
-                    for (int64_t i = begin; i < end; ++i)
-                        read(base + view.offset(part.image, c0, (origin + i) / width_, (origin + i) % width_));
+                    continue;
+                }
+                for (int64_t i = origin + begin; i < origin + end; ++i, to += channels_) {
+                    const auto* from = base + view.offset(part.image, c0, i / width_, i % width_);
+                    for (int64_t c = 0; c < count; ++c) to[c] = Element::load(from[c * step]);
                 }
             }
         });
@@ -97,7 +92,8 @@ void NativeRows::fill(int64_t piece) {
 Mixture ExactDistance::mixture(size_t g, Side side, int64_t image, int64_t pixel, const NativeRows* rows, int64_t span) {
     const LevelGroup& group = groups_[g];
     const int64_t width = side == Side::query ? query_width_ : gallery_width_;
-    const Tap y = tap_y(group, side, pixel / width), x = tap_x(group, side, pixel % width);
+    const Tap y = group.taps_y(side)[static_cast<size_t>(pixel / width)],
+              x = group.taps_x(side)[static_cast<size_t>(pixel % width)];
     const int count = mixing_of(g, side) == Mixing::none ? 1 : 4;
     const int64_t at[4][2] = {{y.low, x.low}, {y.low, x.high}, {y.high, x.low}, {y.high, x.high}};
     Mixture m{{}, y.high_weight, x.high_weight};

@@ -13,17 +13,8 @@
 
 namespace fastspade {
 
-enum class Side { query, gallery };
-
-inline const std::vector<TensorView>& views_of(const LevelGroup& group, Side side) {
-    return side == Side::query ? group.query : group.gallery;
-}
-inline Tap tap_y(const LevelGroup& group, Side side, int64_t y) {
-    return (side == Side::query ? group.query_y : group.gallery_y)[static_cast<size_t>(y)];
-}
-inline Tap tap_x(const LevelGroup& group, Side side, int64_t x) {
-    return (side == Side::query ? group.query_x : group.gallery_x)[static_cast<size_t>(x)];
-}
+// Reads the channels of `count` (at most 4) native pixels of every view of a group into out[i * channels + c].
+void read_vectors(const LevelGroup& group, Side side, int64_t image, const int64_t (*at)[2], int count, float* out);
 
 // Finest-grid pixels of one image, and how many exact distances fall into them.
 struct Span {

@@ -66,8 +66,9 @@ struct NonFinite : std::runtime_error {
 class AxisTaps {
   public:
     AxisTaps() = default;
-    AxisTaps(int64_t source, int64_t target, Upsample mode)
-        : size_(static_cast<size_t>(target)), taps_(source == target ? std::vector<Tap>() : axis_taps(source, target, mode)) {}
+    AxisTaps(int64_t source, int64_t target, Upsample mode) : size_(static_cast<size_t>(target)) {
+        for (int64_t i = 0; source != target && i < target; ++i) taps_.push_back(axis_tap(i, source, target, mode));
+    }
 
     size_t size() const { return size_; }
     // Whether any position's tap meets a condition; the finest level's own positions have no weights to speak of.
@@ -75,16 +76,14 @@ class AxisTaps {
     bool any(Condition&& condition) const {
         return std::any_of(taps_.begin(), taps_.end(), condition);
     }
-    Tap operator[](size_t i) const {
-        if (!taps_.empty()) return taps_[i];
-        const int64_t size = static_cast<int64_t>(size_);
-        return axis_tap(static_cast<int64_t>(i), size, size, Upsample::nearest);
-    }
+    Tap operator[](size_t i) const { return taps_.empty() ? Tap{static_cast<int32_t>(i), static_cast<int32_t>(i)} : taps_[i]; }
 
   private:
     size_t size_ = 0;
     std::vector<Tap> taps_;
 };
+
+enum class Side { query, gallery };
 
 // The levels that share one resolution, treated as one level with their channels side by side.
 struct LevelGroup {
@@ -94,6 +93,9 @@ struct LevelGroup {
     AxisTaps query_y, query_x, gallery_y, gallery_x;  // from the finest grid into this one
 
     bool finest() const { return levels[0] == 0; }
+    const std::vector<TensorView>& views(Side side) const { return side == Side::query ? query : gallery; }
+    const AxisTaps& taps_y(Side side) const { return side == Side::query ? query_y : gallery_y; }
+    const AxisTaps& taps_x(Side side) const { return side == Side::query ? query_x : gallery_x; }
 };
 
 inline std::vector<LevelGroup> group_levels(const Problem& problem) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #ifdef __CUDACC__
 #define FASTSPADE_HOST_DEVICE __host__ __device__
@@ -45,12 +44,6 @@ FASTSPADE_HOST_DEVICE inline Tap axis_tap(int64_t i, int64_t source, int64_t tar
         }
     }
     return tap;
-}
-
-inline std::vector<Tap> axis_taps(int64_t source, int64_t target, Upsample mode) {
-    std::vector<Tap> taps(static_cast<size_t>(target));
-    for (int64_t i = 0; i < target; ++i) taps[static_cast<size_t>(i)] = axis_tap(i, source, target, mode);
-    return taps;
 }
 
 }  // namespace fastspade

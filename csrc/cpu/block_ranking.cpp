@@ -32,7 +32,7 @@ BlockRanking::BlockRanking(const Problem& problem, const std::vector<LevelGroup>
 
 int64_t BlockRanking::rank(QueryBlock& block, int64_t image) {
     const int64_t count = block.pixels(), first = block.region.first_pixel();
-    team_.run(count, [&](int64_t q, int) { block.rows[static_cast<size_t>(q)].compact(); });
+    team_.run(count, [&](int64_t q, int) { block.candidates.rows[static_cast<size_t>(q)].compact(); });
     sort_entries(block);
     distances_.reserve(count * block.capacity);
     for (size_t g = 0; g < groups_.size(); ++g) {
@@ -48,7 +48,7 @@ int64_t BlockRanking::rank(QueryBlock& block, int64_t image) {
 void BlockRanking::sort_entries(const QueryBlock& block) {
     found_.assign(static_cast<size_t>(chunks_), 0);
     start_.assign(static_cast<size_t>((chunks_ + together_ - 1) / together_) + 1, 0);
-    for (const CandidateRow& row : block.rows)
+    for (const CandidateRow& row : block.candidates.rows)
         for (int64_t i = 0; i < row.count; ++i) {
             const int64_t chunk = chunk_of(row.items[i]);
             ++found_[static_cast<size_t>(chunk)];
@@ -57,9 +57,9 @@ void BlockRanking::sort_entries(const QueryBlock& block) {
     for (size_t b = 1; b < start_.size(); ++b) start_[b] += start_[b - 1];
     entries_.resize(static_cast<size_t>(start_.back()));
     std::vector<int64_t> next(start_.begin(), start_.end() - 1);
-    for (size_t q = 0; q < block.rows.size(); ++q)
-        for (int64_t i = 0; i < block.rows[q].count; ++i) {
-            const int64_t batch = chunk_of(block.rows[q].items[i]) / together_;
+    for (size_t q = 0; q < block.candidates.rows.size(); ++q)
+        for (int64_t i = 0; i < block.candidates.rows[q].count; ++i) {
+            const int64_t batch = chunk_of(block.candidates.rows[q].items[i]) / together_;
             entries_[static_cast<size_t>(next[static_cast<size_t>(batch)]++)] = {static_cast<int32_t>(q),
                                                                                  static_cast<int32_t>(i)};
         }
@@ -87,7 +87,7 @@ void BlockRanking::measure_batch(const QueryBlock& block, int64_t image, int64_t
     };
     by_pieces([&](int64_t begin, int64_t end, ExactDistance&) {
         for (int64_t e = begin; e < end; ++e) {
-            const Candidate& candidate = block.rows[static_cast<size_t>(entries[e].query)].items[entries[e].item];
+            const Candidate& candidate = block.candidates.rows[static_cast<size_t>(entries[e].query)].items[entries[e].item];
             pairs_[static_cast<size_t>(e)] = {block.region.pixel_at(entries[e].query),
                                               gallery_image(problem_, image, candidate.slot), candidate.pixel,
                                               chunk_of(candidate) - first_chunk, 0.0};
@@ -110,7 +110,7 @@ void BlockRanking::measure_batch(const QueryBlock& block, int64_t image, int64_t
 void BlockRanking::write_answers(const QueryBlock& block, int64_t image) {
     const int64_t query_pixels = problem_.query[0].pixels();
     team_.run(block.pixels(), [&](int64_t q, int thread) {
-        const CandidateRow& row = block.rows[static_cast<size_t>(q)];
+        const CandidateRow& row = block.candidates.rows[static_cast<size_t>(q)];
         std::vector<Answer>& answers = answers_[static_cast<size_t>(thread)];
         answers.clear();
         for (int64_t i = 0; i < row.count; ++i)

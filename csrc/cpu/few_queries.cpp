@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -29,11 +28,10 @@ class FewQueries {
 
   private:
     struct State {  // one a thread: the best of the parts it took
-        std::vector<Candidate> items;
-        std::vector<CandidateRow> rows;
-        std::vector<float> nearest, limit;
-        std::vector<Hit> hits;
-        std::unique_ptr<ExactDistance> exact;
+        ExactDistance exact;
+        CandidateTable candidates{};
+        std::vector<float> limit{};
+        std::vector<Hit> hits{};
         int64_t exact_pairs = 0;
     };
 
@@ -64,27 +62,21 @@ FewQueries::FewQueries(const Problem& problem)
       stride_((channels_ + 15) / 16 * 16),
       pixels_(gallery_.pixels()),
       capacity_(candidate_capacity(problem.kappa)),
-      team_(problem.threads),
-      states_(static_cast<size_t>(team_.size())) {
+      team_(problem.threads) {
     read_queries();
     // Each of the sum's roundings is a share of a sum of positive terms, so the error is a share of the value: no
     // centring is needed. Squares too small for float32 lose at most its smallest step each. Distances that round to the
     // same float32 are ties, which widens the limit once more.
     const double share = static_cast<double>(channels_ + 16) * 0x1p-24;
-    for (State& state : states_) {
-        state.items.resize(static_cast<size_t>(count_ * capacity_));
-        state.nearest.resize(static_cast<size_t>(count_ * problem_.kappa));
-        state.rows.resize(static_cast<size_t>(count_));
+    for (int thread = 0; thread < team_.size(); ++thread) {
+        State& state = states_.emplace_back(State{ExactDistance(problem_, groups_)});
+        state.candidates.start(count_, problem_.kappa);
         state.limit.assign(static_cast<size_t>(padded_count_), -infinity);
+        std::fill_n(state.limit.begin(), count_, infinity);
         state.hits.resize(static_cast<size_t>(rows_at_once * padded_count_));
-        state.exact = std::make_unique<ExactDistance>(problem_, groups_);
-        for (int64_t q = 0; q < count_; ++q) {
-            CandidateRow& row = state.rows[static_cast<size_t>(q)];
-            row.items = state.items.data() + q * capacity_;
-            row.nearest = state.nearest.data() + q * problem_.kappa;
+        for (CandidateRow& row : state.candidates.rows) {
             row.factor = static_cast<float>((1.0 + share) / (1.0 - share) * (1.0 + 0x1p-21));
             row.error = static_cast<float>(2 * channels_) * std::numeric_limits<float>::denorm_min();
-            state.limit[static_cast<size_t>(q)] = row.limit();
         }
     }
 }
@@ -115,23 +107,18 @@ Statistics FewQueries::run() {
 
     Statistics statistics;
     statistics.pairs = statistics.fine_pairs = count_ * pixels_ * problem_.gallery_count;
-    ExactDistance& exact = *states_[0].exact;
-    std::vector<Candidate> items(static_cast<size_t>(capacity_) * states_.size());
+    std::vector<Answer> answers;
     for (int64_t q = 0; q < count_; ++q) {
         poll(problem_);
-        CandidateRow all = states_[0].rows[static_cast<size_t>(q)];
-        all.items = items.data();
-        all.count = all.known = 0;
-        all.kth = infinity;
-        for (const State& state : states_) {
-            const CandidateRow& row = state.rows[static_cast<size_t>(q)];
-            for (int64_t i = 0; i < row.count; ++i) all.add(row.items[i], problem_.kappa);
-        }
-        all.compact();
-        exact.set_query(0, q);
-        std::vector<Answer> answers;
-        for (int64_t i = 0; i < all.count; ++i) answers.push_back(rank(all.items[i], exact));
-        statistics.exact_pairs += all.count;
+        auto row_of = [&](const State& state) -> const CandidateRow& { return state.candidates.rows[static_cast<size_t>(q)]; };
+        float limit = infinity;
+        for (const State& state : states_) limit = std::min(limit, row_of(state).limit());
+        states_[0].exact.set_query(0, q);
+        answers.clear();
+        for (const State& state : states_)
+            for (const Candidate* item = row_of(state).items; item < row_of(state).items + row_of(state).count; ++item)
+                if (!(item->screened > limit)) answers.push_back(rank(*item, states_[0].exact));
+        statistics.exact_pairs += static_cast<int64_t>(answers.size());
         write_nearest(answers, problem_, q);
     }
     for (const State& state : states_) statistics.exact_pairs += state.exact_pairs;
@@ -154,15 +141,15 @@ void FewQueries::search_part(int64_t slot, int64_t begin, int64_t end, State& st
 }
 
 void FewQueries::add(int64_t query, const Candidate& candidate, State& state) {
-    CandidateRow& row = state.rows[static_cast<size_t>(query)];
+    CandidateRow& row = state.candidates.rows[static_cast<size_t>(query)];
     if (candidate.screened > row.limit()) return;  // the limit fell since the pair was found
     row.add(candidate, problem_.kappa);
     if (row.count == capacity_) {
         row.compact();
         if (row.count > capacity_ - 8) {  // more ties than the screen can tell apart
-            state.exact->set_query(0, query);
+            state.exact.set_query(0, query);
             state.exact_pairs += row.count;
-            keep_nearest(row, problem_.kappa, [&](const Candidate& item) { return rank(item, *state.exact); });
+            keep_nearest(row, problem_.kappa, [&](const Candidate& item) { return rank(item, state.exact); });
         }
     }
     state.limit[static_cast<size_t>(query)] = row.limit();

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/rounding.hpp"
+#include "core/exact.hpp"
 #include "core/gallery_sample.hpp"
 
 namespace fastspade::cpu {
@@ -48,17 +49,12 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
     for (const SampledPixel& pixel : sample_gallery(problem, sample_pixels)) {
         const size_t start = sample.size();
         sample.resize(start + static_cast<size_t>(length), 0.0f);
-        size_t channel = 0;
-        for (const TensorView& view : fine.gallery)
-            with_element(view.dtype, [&](auto element) {
-                using Element = decltype(element);
-                const auto* base = static_cast<const typename Element::Storage*>(view.data);
-                const auto* from = base + view.offset(pixel.image, 0, pixel.y, pixel.x);
-                for (int64_t c = 0; c < view.channels(); ++c, ++channel) {
-                    const float value = (Element::load(from[c * view.stride[1]]) - mean[channel]) * scale;
-                    sample[start + channel] = std::isfinite(value) ? value : 0.0f;
-                }
-            });
+        const int64_t at[1][2] = {{pixel.y, pixel.x}};
+        read_vectors(fine, Side::gallery, pixel.image, at, 1, sample.data() + start);
+        for (size_t c = 0; c < mean.size(); ++c) {
+            const float value = (sample[start + c] - mean[c]) * scale;
+            sample[start + c] = std::isfinite(value) ? value : 0.0f;
+        }
     }
     const int64_t count = static_cast<int64_t>(sample.size()) / length;
     // Subspace iteration from fixed, arbitrary directions: the basis need not be accurate, any one gives a valid bound.

@@ -1,8 +1,6 @@
-// A few orthonormal directions that hold most of the finest level's variation, found on a sample of the gallery.
-//
-// With a = V^T f, b = V^T g and the residual norms r(f) = |f - V a|, r(g) likewise, the finest level's distance is
-// |f - g|^2 = |a - b|^2 + |residual difference|^2 >= |a - b|^2 + (r(f) - r(g))^2 = |f|^2 + |g|^2 - 2 (a . b + r(f) r(g)):
-// a lower bound that costs one product of `width` numbers, the residual norm being one more of them.
+// A few orthonormal directions that hold most of the finest level's variation, found on a sample of the gallery. Along them, and
+// by the norm of what is left, a vector becomes `width` numbers whose product bounds distances (docs/mathematics.md has the
+// bound).
 #pragma once
 
 #include <cstdint>

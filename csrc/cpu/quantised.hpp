@@ -1,8 +1,5 @@
-// The finest vectors of a region rounded to int8 or int16, for a quick first look at every pair.
-//
-// A vector f is written s * z + e with z in int8 or int16, s the vector's own scale and e the rest. For two
-// vectors, <f, g> <= s(f) s(g) <z(f), z(g)> + |e(f)| |g| + (|f| + |e(f)|) |e(g)| by Cauchy and Schwarz, and the products of
-// integers are exact: that gives a lower bound on |f - g|^2 = |f|^2 + |g|^2 - 2 <f, g>.
+// The finest vectors of a region rounded to int8 or int16, for a quick first look at every pair: f = s * z + e with z in
+// integers, s the vector's own scale and e the rest, whose norm is computed (docs/mathematics.md has the bound).
 #pragma once
 
 #include <cstdint>

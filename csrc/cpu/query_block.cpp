@@ -21,13 +21,7 @@ void QueryBlock::start(ThreadTeam& team, int64_t image, int64_t first, int64_t l
     region.pack(team, kernels.lanes, fine_rows, kernels.rows);
     numbers.clear();
     const int64_t count = pixels(), padded = tiles() * kernels.lanes;
-    candidates.reserve(count * capacity);
-    nearest.reserve(count * problem.kappa);
-    rows.assign(static_cast<size_t>(count), CandidateRow{});
-    for (int64_t q = 0; q < count; ++q) {
-        rows[static_cast<size_t>(q)].items = candidates.data() + q * capacity;
-        rows[static_cast<size_t>(q)].nearest = nearest.data() + q * problem.kappa;
-    }
+    candidates.start(count, problem.kappa);
     std::fill_n(lowered_norm.reserve(padded), padded, 0.0f);
     std::fill_n(limit.reserve(padded), count, infinity);
     std::fill(limit.data() + count, limit.data() + padded, -infinity);
@@ -48,7 +42,7 @@ void QueryBlock::widen_limits(const Region& chunk, double slack) {
             const double reach = static_cast<double>(region.norm_bound(g)[q]) + static_cast<double>(largest_[g]);
             error += rounding_factor(groups[g].channels) * reach * reach;
         }
-        CandidateRow& row = rows[static_cast<size_t>(q)];
+        CandidateRow& row = candidates.rows[static_cast<size_t>(q)];
         row.error = static_cast<float>(error * 1.001);
         may_overflow |= !(error < 1e30);
         const double fine = static_cast<double>(region.norm_bound(0)[q]) + static_cast<double>(largest_[0]);

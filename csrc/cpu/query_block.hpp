@@ -33,10 +33,8 @@ struct QueryBlock {
     Quantised numbers;
     // By position, whole tiles: the limits, and the fine norms less what rounding may do to bounds on the finest level.
     Buffer<float> limit, lowered_norm;
-    std::vector<CandidateRow> rows;
-    Buffer<Candidate> candidates;  // of the rows
-    Buffer<float> nearest;         // beside them: see CandidateRow
-    bool may_overflow = false;     // float32's range: then a least value would hide what is not a number
+    CandidateTable candidates;  // a row for each position
+    bool may_overflow = false;  // float32's range: then a least value would hide what is not a number
 
   private:
     std::vector<float> largest_;  // [group] largest gallery norm bound met

@@ -56,31 +56,21 @@ Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, 
       coarse_(groups.size()),
       norm_bound_(groups.size()),
       largest_(groups.size(), 0.0f) {
-    fine_width_ = views(0)[0].width();
+    fine_width_ = groups_[0].views(side_)[0].width();
     row_length_ = padded(groups[0].channels, 16);
-}
-
-const std::vector<TensorView>& Region::views(size_t group) const {
-    return side_ == Side::query ? groups_[group].query : groups_[group].gallery;
-}
-const AxisTaps& Region::taps_y(size_t group) const {
-    return side_ == Side::query ? groups_[group].query_y : groups_[group].gallery_y;
-}
-const AxisTaps& Region::taps_x(size_t group) const {
-    return side_ == Side::query ? groups_[group].query_x : groups_[group].gallery_x;
 }
 
 void Region::cover(int64_t image, int64_t first_pixel, int64_t last_pixel) {
     image_ = image, first_ = first_pixel, last_ = last_pixel;
     for (size_t g = 0; g < groups_.size(); ++g) {
         Coarse& level = coarse_[g];
-        level.width = views(g)[0].width();
+        level.width = groups_[g].views(side_)[0].width();
         if (g == 0) {
             level.first_row = 0, level.pixels = last_ - first_;
             continue;
         }
-        level.first_row = taps_y(g)[static_cast<size_t>(first_ / fine_width_)].low;
-        level.rows = taps_y(g)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
+        level.first_row = groups_[g].taps_y(side_)[static_cast<size_t>(first_ / fine_width_)].low;
+        level.rows = groups_[g].taps_y(side_)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
         level.pixels = level.rows * level.width;
     }
     if (!bands_) return;
@@ -106,21 +96,21 @@ Range Region::columns_of(int64_t first, int64_t last) const {
 }
 
 void Region::pack(ThreadTeam& team, int fine_panel, bool fine_rows, int coarse_panel) {
-    std::vector<Band> bands;
+    std::vector<Piece> pieces;
     for (size_t g = groups_.size(); g-- > 0;)  // the deepest level first: it has the most channels a pixel
-        plan_bands(g, g == 0 ? fine_panel : coarse_panel, g == 0 && fine_rows, team.size(), bands);
+        plan_pieces(g, g == 0 ? fine_panel : coarse_panel, g == 0 && fine_rows, team.size(), pieces);
     stages_.resize(std::max(stages_.size(), static_cast<size_t>(team.size())));
-    const bool vectors = !bands_ && views(0).size() == 1 && views(0)[0].holds_vectors();
-    team.run(static_cast<int64_t>(bands.size()), [&](int64_t i, int thread) {
-        const Band& band = bands[static_cast<size_t>(i)];
-        band.group == 0 && vectors ? pack_vectors(band) : pack_strided(band, stages_[static_cast<size_t>(thread)]);
+    const bool vectors = !bands_ && groups_[0].views(side_).size() == 1 && groups_[0].views(side_)[0].holds_vectors();
+    team.run(static_cast<int64_t>(pieces.size()), [&](int64_t i, int thread) {
+        const Piece& piece = pieces[static_cast<size_t>(i)];
+        piece.group == 0 && vectors ? pack_vectors(piece) : pack_strided(piece, stages_[static_cast<size_t>(thread)]);
     });
     refuse_non_finite();
     finish(team, fine_rows && projection_.active());
 }
 
-// Makes room for a level and cuts it into bands.
-void Region::plan_bands(size_t group, int panel, bool rows, int threads, std::vector<Band>& bands) {
+// Makes room for a level and cuts it into pieces.
+void Region::plan_pieces(size_t group, int panel, bool rows, int threads, std::vector<Piece>& pieces) {
     Coarse& level = coarse_[group];
     if (panel) {
         const int64_t panel_pixels = padded(level.pixels, panel), channels = groups_[group].channels;
@@ -128,104 +118,94 @@ void Region::plan_bands(size_t group, int panel, bool rows, int threads, std::ve
         if (panel_pixels != level.pixels) std::fill_n(data + (panel_pixels - panel) * channels, panel * channels, 0.0f);
     }
     if (rows) fine_rows_.reserve(level.pixels * row_length_);
-    level.self.reserve(level.pixels);
     auto between = [](const Tap& tap) { return tap.high_weight != 0.0; };
-    level.neighbours = taps_y(group).any(between) || taps_x(group).any(between);
-    if (level.neighbours)
-        for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal}) products->reserve(level.pixels);
-    // Bands of the finest level hold whole panels, and enough of them are made for every thread to have work.
+    level.neighbours = groups_[group].taps_y(side_).any(between) || groups_[group].taps_x(side_).any(between);
+    for (Buffer<double>* products : level.products()) products->reserve(level.pixels);
+    // Pieces of the finest level hold whole panels, and enough of them are made for every thread to have work.
     const int64_t share = std::min(stage_pixels, (level.pixels + 2 * threads - 1) / (2 * threads));
     const int64_t step =
         group == 0 ? padded(share, std::max(panel, 1)) : std::max<int64_t>(1, stage_pixels / level.width) * level.width;
     for (int64_t begin = 0; begin < level.pixels; begin += step)
-        bands.push_back({group, begin, std::min(begin + step, level.pixels), panel, rows});
+        pieces.push_back({group, begin, std::min(begin + step, level.pixels), panel, rows});
 }
 
 // The finest level of contiguous vectors, through the kernels' transposes.
-void Region::pack_vectors(const Band& band) {
-    const TensorView& view = views(0)[0];
+void Region::pack_vectors(const Piece& piece) {
+    const TensorView& view = groups_[0].views(side_)[0];
     const int64_t step = view.pixel_step(), channels = view.channels();
     const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
     const float* mean = centring_.mean[0].data();
     double* const self = coarse_[0].self.data();
-    const auto pack = band.panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
-    for (int64_t i = band.begin; band.panel && i < band.end; i += band.panel)
-        pack(source + i * step, step, std::min<int64_t>(band.panel, band.end - i), channels, mean, centring_.scale,
+    const auto pack = piece.panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
+    for (int64_t i = piece.begin; piece.panel && i < piece.end; i += piece.panel)
+        pack(source + i * step, step, std::min<int64_t>(piece.panel, piece.end - i), channels, mean, centring_.scale,
              fine_panels_.data() + i * channels, self + i);
-    for (int64_t i = band.begin; band.rows && i < band.end; ++i)
+    for (int64_t i = piece.begin; piece.rows && i < piece.end; ++i)
         self[i] = kernels_.centre_row(source + i * step, channels, mean, centring_.scale, fine_rows_.data() + i * row_length_);
 }
 
 // Features of any strides, some channels at a time.
-void Region::pack_strided(const Band& band, Buffer<float>& stage_buffer) {
-    Coarse& level = coarse_[band.group];
-    const bool fine = band.group == 0;
-    // Neighbour products reach one row and one pixel past the band.
-    const int64_t reach = level.neighbours ? std::min(level.pixels, band.end + level.width + 1) : band.end;
-    const int64_t count = band.end - band.begin, staged = reach - band.begin, channels = groups_[band.group].channels;
+void Region::pack_strided(const Piece& piece, Buffer<float>& stage_buffer) {
+    Coarse& level = coarse_[piece.group];
+    const bool fine = piece.group == 0;
+    // Neighbour products reach one row and one pixel past the piece.
+    const int64_t reach = level.neighbours ? std::min(level.pixels, piece.end + level.width + 1) : piece.end;
+    const int64_t count = piece.end - piece.begin, staged = reach - piece.begin, channels = groups_[piece.group].channels;
     const int64_t stride = padded(staged + level.width + 2, 16);
     float* const stage = stage_buffer.reserve((channel_block + 5) * stride);
     std::fill_n(stage, channel_block * stride, 0.0f);
     const int64_t origin = fine ? first_ : level.first_row * level.width;
     Buffer<float>& panels = fine ? fine_panels_ : level.panels;
-    auto position_of = [&](int64_t i) { return fine ? position(band.begin + i) : band.begin + i; };
-    for (int64_t i = 0; i < count; ++i) level.self[position_of(i)] = 0.0;
-    if (level.neighbours)
-        for (auto* products : {&level.right, &level.down, &level.diagonal, &level.antidiagonal})
-            std::fill(products->data() + band.begin, products->data() + band.end, 0.0);
+    for (Buffer<double>* products : level.products())
+        for (int64_t i = 0; i < count; ++i) (*products)[position_in(piece, i)] = 0.0;
 
     int64_t channel_base = 0;
-    for (const TensorView& view : views(band.group)) {
+    for (const TensorView& view : groups_[piece.group].views(side_)) {
         for (int64_t c0 = 0; c0 < view.channels(); c0 += channel_block) {
             const int64_t block = std::min(channel_block, view.channels() - c0);
-            const float* mean = centring_.mean[band.group].data() + channel_base + c0;
+            const float* mean = centring_.mean[piece.group].data() + channel_base + c0;
             with_element(view.dtype, [&](auto element) {
-                read_block<decltype(element)>(view, image_, c0, block, origin + band.begin, staged, mean, centring_.scale, stage,
+                read_block<decltype(element)>(view, image_, c0, block, origin + piece.begin, staged, mean, centring_.scale, stage,
                                               stride);
             });
-            for (int64_t c = 0; c < block && band.panel; ++c) {
+            for (int64_t c = 0; c < block && piece.panel; ++c) {
                 const float* from = stage + c * stride;
                 for (int64_t i = 0; i < count;) {
-                    const int64_t at = position_of(i), lane = at % band.panel;
-                    const int64_t length = fine && bands_ ? 1 : std::min(band.panel - lane, count - i);
-                    float* to = panels.data() + (at / band.panel * channels + channel_base + c0 + c) * band.panel + lane;
+                    const int64_t at = position_in(piece, i), lane = at % piece.panel;
+                    const int64_t length = fine && bands_ ? 1 : std::min(piece.panel - lane, count - i);
+                    float* to = panels.data() + (at / piece.panel * channels + channel_base + c0 + c) * piece.panel + lane;
                     for (int64_t k = 0; k < length; ++k) to[k] = from[i + k];
                     i += length;
                 }
             }
-            if (band.rows) {
+            if (piece.rows) {
                 const int64_t channel = channel_base + c0;
                 if (!bands_ && channel + channel_block <= row_length_)
-                    kernels_.rows_of(stage, stride, count, fine_rows_.data() + band.begin * row_length_ + channel, row_length_);
+                    kernels_.rows_of(stage, stride, count, fine_rows_.data() + piece.begin * row_length_ + channel, row_length_);
                 else
                     for (int64_t i = 0; i < count; ++i) {
-                        float* to = fine_rows_.data() + position_of(i) * row_length_ + channel;
+                        float* to = fine_rows_.data() + position_in(piece, i) * row_length_ + channel;
                         for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
                     }
             }
-            add_products(band, stage, stride, block, stage + channel_block * stride);
+            add_products(piece, stage, stride, block, stage + channel_block * stride);
         }
         channel_base += view.channels();
     }
-    if (band.rows)
+    if (piece.rows)
         for (int64_t i = 0; i < count; ++i)
-            std::fill_n(fine_rows_.data() + position_of(i) * row_length_ + channels, row_length_ - channels, 0.0f);
+            std::fill_n(fine_rows_.data() + position_in(piece, i) * row_length_ + channels, row_length_ - channels, 0.0f);
 }
 
 // Adds some channels to the vectors' products with themselves and their neighbours: float sums over one block of channels, then
 // float64, so that the error stays below core/rounding.hpp's bound.
-void Region::add_products(const Band& band, const float* stage, int64_t stride, int64_t channels, float* sums) {
-    Coarse& level = coarse_[band.group];
-    const int64_t count = band.end - band.begin;
-    const float *s1 = sums + stride, *s2 = s1 + stride, *s3 = s2 + stride, *s4 = s3 + stride;
+void Region::add_products(const Piece& piece, const float* stage, int64_t stride, int64_t channels, float* sums) {
+    Coarse& level = coarse_[piece.group];
+    const int64_t count = piece.end - piece.begin;
     kernels_.neighbour_products(stage, stride, channels, count, level.neighbours ? level.width : 0, sums);
-    for (int64_t i = 0; i < count; ++i)
-        level.self[band.group == 0 ? position(band.begin + i) : band.begin + i] += static_cast<double>(sums[i]);
-    for (int64_t i = 0; level.neighbours && i < count; ++i) {
-        level.right[band.begin + i] += static_cast<double>(s1[i]);
-        level.down[band.begin + i] += static_cast<double>(s2[i]);
-        level.diagonal[band.begin + i] += static_cast<double>(s3[i]);
-        level.antidiagonal[band.begin + i] += static_cast<double>(s4[i]);
+    for (Buffer<double>* products : level.products()) {
+        for (int64_t i = 0; i < count; ++i) (*products)[position_in(piece, i)] += static_cast<double>(sums[i]);
+        sums += stride;
     }
 }
 
@@ -235,8 +215,8 @@ void Region::refuse_non_finite() const {
         for (int64_t i = 0; i < coarse_[g].pixels; ++i) {
             if (std::isfinite(coarse_[g].self[i])) continue;
             const int64_t flat = g == 0 ? pixel_at(i) : coarse_[g].first_row * coarse_[g].width + i;
-            for (size_t v = 0; v < views(g).size(); ++v)
-                if (!finite_at(views(g)[v], image_, flat))
+            for (size_t v = 0; v < groups_[g].views(side_).size(); ++v)
+                if (!finite_at(groups_[g].views(side_)[v], image_, flat))
                     throw NonFinite(side_ == Side::query ? "query" : "gallery", groups_[g].levels[v], image_);
         }
 }
@@ -286,7 +266,8 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
         const int64_t y = pixel_at(p) / fine_width_, x = pixel_at(p) % fine_width_;
         for (size_t g = 1; g < groups_.size(); ++g) {
             const Coarse& level = coarse_[g];
-            const Tap &ty = taps_y(g)[static_cast<size_t>(y)], &tx = taps_x(g)[static_cast<size_t>(x)];
+            const Tap &ty = groups_[g].taps_y(side_)[static_cast<size_t>(y)],
+                      &tx = groups_[g].taps_x(side_)[static_cast<size_t>(x)];
             const int64_t top = (ty.low - level.first_row) * level.width, bottom = (ty.high - level.first_row) * level.width;
             const int64_t a = top + tx.low, b = top + tx.high, c = bottom + tx.low, d = bottom + tx.high;
             const double wl = tx.low_weight, wr = tx.high_weight, wt = ty.low_weight, wb = ty.high_weight;

@@ -77,9 +77,13 @@ class Region {
         // Inner products of each native vector with itself and its neighbours to the right, below, and on both
         // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
         Buffer<double> self, right, down, diagonal, antidiagonal;
-        Buffer<double> length;  // of each native vector
+        Buffer<double> length;                     // of each native vector
+        std::vector<Buffer<double>*> products() {  // those that are wanted
+            if (!neighbours) return {&self};
+            return {&self, &right, &down, &diagonal, &antidiagonal};
+        }
     };
-    struct Band {  // some pixels of one level that a thread lays out, and in which forms
+    struct Piece {  // some pixels of one level that a thread lays out, and in which forms
         size_t group;
         int64_t begin, end;
         int panel;  // vectors a panel; 0: none
@@ -87,15 +91,13 @@ class Region {
     };
     // How many vectors' projections lie side by side: a lane panel of queries, or one.
     int64_t projected_panel() const { return side_ == Side::query ? kernels_.lanes : 1; }
-    const std::vector<TensorView>& views(size_t group) const;
-    const AxisTaps& taps_y(size_t group) const;
-    const AxisTaps& taps_x(size_t group) const;
-    void plan_bands(size_t group, int panel, bool rows, int threads, std::vector<Band>& bands);
-    void pack_vectors(const Band& band);
-    void pack_strided(const Band& band, Buffer<float>& stage_buffer);
-    void add_products(const Band& band, const float* stage, int64_t stride, int64_t channels, float* sums);
+    void plan_pieces(size_t group, int panel, bool rows, int threads, std::vector<Piece>& pieces);
+    void pack_vectors(const Piece& piece);
+    void pack_strided(const Piece& piece, Buffer<float>& stage_buffer);
+    void add_products(const Piece& piece, const float* stage, int64_t stride, int64_t channels, float* sums);
     void refuse_non_finite() const;
     void finish(ThreadTeam& team, bool projected);
+    int64_t position_in(const Piece& piece, int64_t i) const { return piece.group ? piece.begin + i : position(piece.begin + i); }
     void interpolate_norms(int64_t begin, int64_t end);
     void project(int64_t begin, int64_t end);
 

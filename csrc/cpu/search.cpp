@@ -1,10 +1,5 @@
-// Exact top-kappa search over pyramids: for each block of query pixels the gallery streams by in chunks.
-//
-// For one chunk: (1) lay it out; (2) compute each coarse level's Gram matrix at that level's own resolution; (3) for every
-// tile of query pixels interpolate the Gram matrices where bounds on patches and cells leave a pair, which gives the coarse
-// levels' part of its distance, a lower bound; (4) add the finest level, densely or only where that bound leaves a pair in the
-// running; (5) keep candidates.
-// When all chunks have passed, the few candidates are ranked by exact distances.
+// Exact top-kappa search over pyramids: for each block of query pixels the gallery streams by in chunks, and what is left of each
+// is ranked at the end. docs/cpu_search.md follows a pair step by step.
 #include "cpu/search.hpp"
 
 #include <algorithm>

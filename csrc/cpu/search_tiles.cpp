@@ -225,7 +225,7 @@ void Search::evaluate(Tile& tile, int64_t lane, int64_t r) {
 
 void Search::add(Tile& tile, int64_t lane, float screened, int64_t r) {
     const int64_t query = tile.first + lane, pixel = chunk_.first_pixel() + r;
-    CandidateRow& row = block_.rows[static_cast<size_t>(query)];
+    CandidateRow& row = block_.candidates.rows[static_cast<size_t>(query)];
     if (screened > row.limit()) return;  // the limit fell since the pair was found
     if (repeats_.hold(r) || !window_.holds(block_.region.pixel_at(query), pixel)) return;
     row.add({screened, tile.slot, pixel}, problem_.kappa);
@@ -243,7 +243,7 @@ void Search::add(Tile& tile, int64_t lane, float screened, int64_t r) {
 
 // Keeps the kappa nearest of an overfull row by (exact distance, flat index).
 void Search::rank_exactly(int64_t query, Scratch& scratch) {
-    CandidateRow& row = block_.rows[static_cast<size_t>(query)];
+    CandidateRow& row = block_.candidates.rows[static_cast<size_t>(query)];
     scratch.exact.set_query(block_image_, block_.region.pixel_at(query));
     scratch.exact_pairs += row.count;
     keep_nearest(row, problem_.kappa, [&](const Candidate& candidate) {

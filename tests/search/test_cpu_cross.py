@@ -14,7 +14,6 @@ pytestmark = pytest.mark.slow  # compiles for another processor
 
 ROOT = Path(__file__).parents[2]
 CORE = (
-    "core/block_cache",
     "core/exact",
     "core/exact_kernels",
     "cpu/block_ranking",
