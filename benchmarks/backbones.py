@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from features import _pictures
+from features import _pictures, open_backbone
 from machine import describe
 
 from fastspade import pyramid_knn
-from fastspade.backbones import Backbone, load_backbone
 
 BACKBONES = (
     *("wide_resnet50_2", "resnet18", "resnet50", "efficientnet_lite0"),
@@ -34,25 +32,6 @@ BACKBONES = (
     *("timm:vit_small_patch14_dinov2.lvd142m", "timm:vit_base_patch14_dinov2.lvd142m"),
 )
 IMAGES, BATCH, ROUNDS = 50, 8, 7
-
-
-def open_backbone(name: str) -> tuple[Backbone, str]:
-    """The backbone, and whether its weights are "published" or "random"."""
-    if name == "efficientnet_lite0":
-        return load_backbone(name), "published"
-    torch.manual_seed(0)
-    if name.startswith("timm:"):
-        import timm
-
-        model = timm.create_model(name.removeprefix("timm:"))
-    else:
-        import torchvision
-
-        model = getattr(torchvision.models, name)(weights=None)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "random.pth"
-        torch.save(model.state_dict(), path)
-        return load_backbone(name, weights=path), "random"
 
 
 def fastest_seconds(call: Callable[[], Any]) -> float:

@@ -5,15 +5,19 @@ python benchmarks/features.py aligned 20 112 benchmarks/real_features.npz   # fo
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from fastspade.backbones import Backbone, load_backbone
+
 SHAPES = {
-    # Outputs of the first three blocks at 224 pixels (SPADE, section 4), and efficientnet_lite0's expanded activations.
+    # Outputs of the first three blocks at 224 pixels (SPADE, section 4), and of efficientnet_lite0's blocks.
     "wide_resnet50_2": ((256, 56, 56), (512, 28, 28), (1024, 14, 14)),
+    "resnet50": ((256, 56, 56), (512, 28, 28), (1024, 14, 14)),
     "efficientnet_lite0": ((24, 56, 56), (40, 28, 28), (112, 14, 14)),
 }
 REAL = ("aligned", "brick", "grass", "gravel")
@@ -26,16 +30,14 @@ Pyramid = list[torch.Tensor]
 def make_features(data: str, shapes: str, images: int, seed: int = 0, size: int = 224) -> tuple[Pyramid, Pyramid]:
     """One query image and `images` gallery images: (1, C, H, W) and (images, C, H, W) per level.
 
-    data: "random", or one of REAL: crops of a photograph that scikit-image ships, brought to `size` pixels, through
-        efficientnet_lite0.
+    data: "random", or one of REAL: crops of a photograph that scikit-image ships, brought to `size` pixels, through the network
+        that `shapes` names; all but efficientnet_lite0 have seeded random weights.
     """
     if data == "random":
         generator = torch.Generator().manual_seed(seed)
         return tuple([torch.randn(n, *shape, generator=generator) for shape in SHAPES[shapes]] for n in (1, images))
-    from fastspade.backbones import load_backbone
-
     pictures = list(_pictures(data, images + 1, seed))
-    backbone = load_backbone("efficientnet_lite0")
+    backbone, _ = open_backbone(shapes)
     batches = []
     for start in range(0, len(pictures), 8):
         resized = (
@@ -45,6 +47,25 @@ def make_features(data: str, shapes: str, images: int, seed: int = 0, size: int 
         batches.append(backbone(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)[1])
     levels = [torch.cat(level).contiguous() for level in zip(*batches, strict=True)]
     return [level[:1] for level in levels], [level[1:] for level in levels]
+
+
+def open_backbone(name: str) -> tuple[Backbone, str]:
+    """The backbone, and whether its weights are "published" or "random"."""
+    if name == "efficientnet_lite0":
+        return load_backbone(name), "published"
+    torch.manual_seed(0)
+    if name.startswith("timm:"):
+        import timm
+
+        model = timm.create_model(name.removeprefix("timm:"))
+    else:
+        import torchvision
+
+        model = getattr(torchvision.models, name)(weights=None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.pth"
+        torch.save(model.state_dict(), path)
+        return load_backbone(name, weights=path), "random"
 
 
 def _pictures(data: str, count: int, seed: int):

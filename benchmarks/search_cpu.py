@@ -115,7 +115,9 @@ def extra_memory(arguments) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", choices=SHAPES, default="wide_resnet50_2", help="of random features")
+    parser.add_argument(
+        "--shapes", choices=SHAPES, help="default: wide_resnet50_2 of random features, efficientnet_lite0 of real ones"
+    )
     parser.add_argument("--data", choices=("random", *REAL), default="random")
     parser.add_argument("--k", type=int, default=10, help="gallery images")
     parser.add_argument("--kappa", type=int, default=1)
@@ -127,8 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    if arguments.data != "random":
-        arguments.shapes = "efficientnet_lite0"
+    arguments.shapes = arguments.shapes or ("wide_resnet50_2" if arguments.data == "random" else "efficientnet_lite0")
     query, gallery = make_features(arguments.data, arguments.shapes, arguments.k)
     flat_query = reference.descriptors(query, arguments.upsample)[0].float()
     flat_gallery = torch.cat(

@@ -50,27 +50,32 @@ void Cells::find_least_taps(Taps& taps) const {
 }
 
 void Cells::take_norms(const Region& chunk) {
-    const int64_t cells = count(), width = first_column_.back();
-    norm_.reserve(chunk.rows() * cells);
-    for (int64_t row = 0; row < chunk.rows(); ++row)
-        for (int64_t cell = 0; cell < cells; ++cell) {
-            const float* const norm = chunk.coarse_norm() + row * width;
-            const Range within = columns({cell, cell + 1});
-            norm_[row * cells + cell] = *std::min_element(norm + within.begin, norm + within.end);
-        }
     patch_rows_.clear();
-    float* out = patch_norm_.reserve(chunk.rows() * patches());
     const NodeTap* const taps = taps_.back().rows.data() + chunk.first_row();
     for (int64_t row = 0, end; row < chunk.rows(); row = end) {
         for (end = row + 1; end < chunk.rows() && taps[end].low == taps[row].low;) ++end;
         patch_rows_.push_back({row, end});
+    }
+    take_least(chunk.coarse_norm(), chunk.rows(), norm_, patch_norm_);
+    take_least(chunk.coarsest_norm(), chunk.rows(), coarsest_norm_, coarsest_patch_norm_);
+}
+
+void Cells::take_least(const float* norm, int64_t rows, Buffer<float>& cells, Buffer<float>& patches) const {
+    float* const of_cell = cells.reserve(rows * count());
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t cell = 0; cell < count(); ++cell) {
+            const float* const own = norm + row * first_column_.back();
+            const Range within = columns({cell, cell + 1});
+            of_cell[row * count() + cell] = *std::min_element(own + within.begin, own + within.end);
+        }
+    float* out = patches.reserve(rows * this->patches());
+    for (const Range& patch_row : patch_rows_)
         for (const Range& patch : patch_cells_) {
             float least = infinity;
-            for (int64_t i = row; i < end; ++i)
-                least = std::min(least, *std::min_element(norms(i) + patch.begin, norms(i) + patch.end));
+            for (int64_t row = patch_row.begin; row < patch_row.end; ++row)
+                for (int64_t cell = patch.begin; cell < patch.end; ++cell) least = std::min(least, of_cell[row * count() + cell]);
             *out++ = least;
         }
-    }
 }
 
 }  // namespace fastspade::cpu

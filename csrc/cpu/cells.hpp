@@ -41,22 +41,28 @@ class Cells {
         return std::upper_bound(first_column_.begin(), first_column_.end() - 1, column) - first_column_.begin() - 1;
     }
     Range cells_of_patch(int64_t patch) const { return patch_cells_[static_cast<size_t>(patch)]; }
-    Range rows_of_patch(size_t patch_row) const { return patch_rows_[patch_row]; }
+    const std::vector<Range>& patch_rows() const { return patch_rows_; }
     const Taps& taps(size_t group) const { return taps_[group]; }
     // The least of chunk.coarse_norm() in each cell of a row, in each patch of a patch row.
     const float* norms(int64_t row) const { return norm_.data() + row * count(); }
     const float* patch_norms(size_t patch_row) const { return patch_norm_.data() + static_cast<int64_t>(patch_row) * patches(); }
+    // The same of chunk.coarsest_norm().
+    const float* coarsest_patch_norms(size_t patch_row) const {
+        return coarsest_patch_norm_.data() + static_cast<int64_t>(patch_row) * patches();
+    }
 
   private:
     void find_cells();
     void find_patches();
     void find_least_taps(Taps& taps) const;
+    void take_least(const float* norm, int64_t rows, Buffer<float>& cells, Buffer<float>& patches) const;
 
-    std::vector<Taps> taps_;             // [group]
-    std::vector<int32_t> first_column_;  // of each cell, and the end
-    std::vector<Range> patch_cells_;     // which a patch has parts of
-    std::vector<Range> patch_rows_;      // of the chunk
-    Buffer<float> norm_, patch_norm_;    // [row][cell], [patch row][patch]
+    std::vector<Taps> taps_;                          // [group]
+    std::vector<int32_t> first_column_;               // of each cell, and the end
+    std::vector<Range> patch_cells_;                  // which a patch has parts of
+    std::vector<Range> patch_rows_;                   // of the chunk
+    Buffer<float> norm_, coarsest_norm_;              // [row][cell]
+    Buffer<float> patch_norm_, coarsest_patch_norm_;  // [patch row][patch]
 };
 
 }  // namespace fastspade::cpu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/buffer.hpp"
@@ -24,31 +25,39 @@ class CoarseTile {
         Range rows, cells;
         bool by_cells, by_patches;
     };
-    void compute(int64_t tile, const Wanted& wanted, const float* limit);
+    // Where `ready` is given, it takes what is left as often as that is worth a call, and nobody asks for the smallest.
+    using Ready = std::function<void()>;
+    void compute(int64_t tile, const Wanted& wanted, const float* limit, const Ready& ready = {});
     // One level alone: nothing is known.
     void clear();
 
-    const float* values() const { return values_.data(); }  // [chunk pixel][lane], of pixels that no bound ruled out
+    // [chunk pixel][lane], of pixels that no bound ruled out.
+    const float* values() const { return values_.data() - first_value_ * kernels_.lanes; }
     // The chunk's pixels that some query of the tile is left with.
     const int32_t* left() const { return left_.data(); }
     int64_t left_count() const { return left_count_; }
     // Each lane's smallest value, and where it lies; -1 where there is none.
     float smallest[max_lanes];
     int32_t nearest[max_lanes];
-    int64_t cells_bounded = 0, cells_left = 0;  // since the chunk began
+    int64_t cells_by_coarsest = 0, cells_bounded = 0, cells_left = 0;  // since the chunk began
 
   private:
     struct Level {                    // of one coarse level
         Buffer<float> nodes;          // [gallery coarse pixel][lane]: the Gram matrix, interpolated over the tile's pixels
         Buffer<float> least, spread;  // its rows over the gallery's cells and columns, each [row][cell or column][lane]
-        std::vector<Range> bounded;   // the cells of each row that `least` has
-        std::vector<char> is_spread;  // the rows that `spread` has
+        // Which nodes, cells and columns of each row these have.
+        std::vector<Range> multiplied, bounded, is_spread;
     };
 
-    void interpolate_queries(int64_t tile, Range rows, Range columns);
-    Range cells_of_patches(size_t patch_row, Range rows, Range cells, const float* limit);
+    void interpolate_queries(size_t group, int64_t tile, Range rows, Range columns);
+    void multiply_nodes(size_t group, int64_t tile, Range rows, Range columns);
+    Range cells_of_patches(size_t first_group, const float* norms, Range rows, Range cells, const float* limit);
     int64_t bound_cells(int64_t row, Range cells, const float* limit);
-    void interpolate_row(int64_t row, bool whole, Range columns, int64_t listed, const float* limit);
+    void interpolate_row(int64_t row, bool whole, Range columns, int64_t listed, const float* limit, bool find_smallest);
+    // A level's nodes, relative to the chunk's, that pixels in `rows` and `columns` read.
+    Range node_rows(size_t group, Range rows) const;
+    Range node_columns(size_t group, Range columns) const;
+    const float* query_norms(size_t group) const;
     const float* nodes_of(size_t group, int64_t coarse_row) const;
     template <class RowOf>
     void pair_up(int64_t row, RowOf&& row_of);
@@ -63,7 +72,7 @@ class CoarseTile {
     std::vector<RowPair> pairs_;
     Buffer<float> values_, patch_columns_;
     std::vector<int32_t> listed_patches_, listed_cells_, left_;
-    int64_t left_count_ = 0;
+    int64_t left_count_ = 0, first_value_ = 0;
 };
 
 }  // namespace fastspade::cpu

@@ -5,10 +5,16 @@
 namespace fastspade::cpu {
 
 GramMatrices::GramMatrices(const std::vector<LevelGroup>& groups, const Kernels& kernels)
-    : groups_(groups), kernels_(kernels), matrix_(groups.size()), stride_(groups.size(), 0), taps_(groups.size()) {}
+    : groups_(groups),
+      kernels_(kernels),
+      matrix_(groups.size()),
+      panels_(groups.size()),
+      stride_(groups.size(), 0),
+      taps_(groups.size()) {}
 
 // The Gram matrices enter the distance with a factor of -2.
 void GramMatrices::plan_queries(const QueryBlock& block) {
+    mixed_ = false;
     const Region& queries = block.region;
     const int64_t width = groups_[0].query[0].width();
     for (size_t g = 1; g < groups_.size(); ++g) {
@@ -29,7 +35,27 @@ void GramMatrices::plan_queries(const QueryBlock& block) {
     }
 }
 
-void GramMatrices::multiply(ThreadTeam& team, const QueryBlock& block, const Region& chunk, const Window& window) {
+void GramMatrices::mix_queries(ThreadTeam& team, const QueryBlock& block) {
+    if (mixed_) return;
+    mixed_ = true;
+    const Region& queries = block.region;
+    for (size_t g = 1; g + 1 < groups_.size(); ++g) {
+        // Native vectors one after the other, from row panels.
+        const int64_t channels = groups_[g].channels, stride = Region::padded(channels, max_rows), rows = kernels_.rows;
+        const int64_t lanes = kernels_.lanes;
+        float* const native = native_.reserve(queries.coarse_pixels(g) * stride);
+        for (int64_t i = 0; i < queries.coarse_pixels(g); ++i)
+            for (int64_t c = 0; c < channels; ++c)
+                native[i * stride + c] = queries.coarse_panels(g)[(i / rows * channels + c) * rows + i % rows];
+        float* const out = panels_[g].reserve(block.tiles() * lanes * channels);
+        team.run(block.tiles(), [&](int64_t tile, int) {
+            const float zeros[max_lanes] = {};
+            kernels_.interpolate_lanes(native, stride, taps(g) + tile * lanes, 0, channels, zeros, out + tile * lanes * channels);
+        });
+    }
+}
+
+void GramMatrices::multiply(ThreadTeam& team, const QueryBlock& block, const Region& chunk, bool coarsest_alone) {
     struct Piece {
         size_t group;
         int64_t panel;
@@ -37,7 +63,8 @@ void GramMatrices::multiply(ThreadTeam& team, const QueryBlock& block, const Reg
     std::vector<Piece> pieces;
     const Region& queries = block.region;
     const int64_t lanes = kernels_.lanes, rows = kernels_.rows;
-    for (size_t g = 1; g < groups_.size(); ++g) {
+    coarsest_alone_ = coarsest_alone;
+    for (size_t g = coarsest_alone ? groups_.size() - 1 : 1; g < groups_.size(); ++g) {
         stride_[g] = Region::padded(chunk.coarse_pixels(g), lanes);
         matrix_[g].reserve(Region::padded(queries.coarse_pixels(g), rows) * stride_[g] + 64);
         for (int64_t panel = 0; panel < stride_[g] / lanes; ++panel) pieces.push_back({g, panel});
@@ -46,15 +73,7 @@ void GramMatrices::multiply(ThreadTeam& team, const QueryBlock& block, const Reg
         const auto [g, panel] = pieces[static_cast<size_t>(i)];
         const int64_t channels = groups_[g].channels;
         const float* lane_panel = chunk.coarse_panels(g) + panel * channels * lanes;
-        int64_t begin = 0, end = queries.coarse_pixels(g);
-        if (window.active()) {
-            const int64_t top = chunk.coarse_first_row(g), width = chunk.coarse_width(g), own_width = queries.coarse_width(g);
-            const int64_t bottom = std::min((panel + 1) * lanes, chunk.coarse_pixels(g)) - 1;
-            const Range near = window.query_rows(groups_[g], top + panel * lanes / width, top + bottom / width);
-            begin = std::max<int64_t>(0, near.begin - queries.coarse_first_row(g)) * own_width / rows * rows;
-            end = std::min(end, (near.end - queries.coarse_first_row(g)) * own_width);
-        }
-        for (int64_t q = begin; q < end; q += rows)
+        for (int64_t q = 0; q < queries.coarse_pixels(g); q += rows)
             kernels_.product(lane_panel, queries.coarse_panels(g) + q * channels, channels,
                              matrix_[g].data() + q * stride_[g] + panel * lanes, stride_[g]);
     });

@@ -65,6 +65,9 @@ struct Kernels {
 
     // tile[row][lane] = sum over channels of lane_panel * row_panel; the tile's rows are `stride` floats apart.
     void (*product)(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride);
+    // out[i][lane] = bias[lane] + sum over channels of lane_panel * vector i, for vectors [first, last) of lane panels.
+    void (*vector_products)(const float* lane_panel, const float* panels, int64_t channels, int64_t first, int64_t last,
+                            const float* bias, float* out);
     // Projections, of a lane panel and of vectors one after the other, `width` (8 or 16) numbers each: tile[row][lane] =
     // base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product, for as many vectors as a row panel has.
     void (*refine)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm, const float* row_norm,
@@ -124,6 +127,12 @@ struct Kernels {
                       float* panel, double* norm);
     // One contiguous vector as row[c] = (value - mean) * scale, zero padded to a multiple of 16; returns its squared norm.
     double (*centre_row)(const float* source, int64_t channels, const float* mean, float scale, float* row);
+    // Of 16 channels, `stride` floats apart, `count` pixels as rows `row_step` floats apart. Reads up to 16 pixels beyond.
+    void (*rows_of)(const float* channels, int64_t stride, int64_t count, float* rows, int64_t row_step);
+    // Sums over channels, `stride` floats apart, of each pixel's product with itself and, where `down` is not 0, with its
+    // neighbours: to the right, `down` pixels on, one beyond that, and of those to the right and down; five rows of sums,
+    // `stride` apart. Reads and writes up to 16 pixels beyond.
+    void (*neighbour_products)(const float* stage, int64_t stride, int64_t channels, int64_t count, int64_t down, float* sums);
     // For numbers of one byte and of two; null where float32 is as fast. Lower bounds on refine's values,
     // norm + norm - error * length - length * error - scale * scale * product (+ base where it is not null), that are not
     // above limit[lane].

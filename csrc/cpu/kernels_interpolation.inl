@@ -183,7 +183,7 @@ int64_t cells_left(const RowPair* pairs, int level_count, const float* norm, int
                                : cells_left_with<0>)(pairs, level_count, norm, begin, end, limit, list);
 }
 
-template <int levels, bool from_nodes>
+template <int levels, bool from_nodes, bool tracked>
 int64_t values_left_with(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
                          int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
                          int32_t* rows) {
@@ -191,6 +191,7 @@ int64_t values_left_with(const RowPair* pairs, int level_count, const float* nor
     veci at[V];
     for (int v = 0; v < V; ++v) {
         bound[v] = load(limit + v * W);
+        if (!tracked) continue;
         low[v] = load(smallest + v * W);
         at[v] = *reinterpret_cast<const veci_unaligned*>(nearest + v * W);
     }
@@ -205,29 +206,37 @@ int64_t values_left_with(const RowPair* pairs, int level_count, const float* nor
             uint32_t mask = 0;
             for (int v = 0; v < V; ++v) {
                 store(out + int64_t{x} * L + v * W, value[v]);
-                at[v] = value[v] < low[v] ? here : at[v];
-                low[v] = value[v] < low[v] ? value[v] : low[v];
+                if (tracked) {
+                    at[v] = value[v] < low[v] ? here : at[v];
+                    low[v] = value[v] < low[v] ? value[v] : low[v];
+                }
                 mask |= not_above(value[v], bound[v]);
             }
             rows[count] = first + x;
             count += mask != 0;
         }
     }
-    for (int v = 0; v < V; ++v) {
+    for (int v = 0; tracked && v < V; ++v) {
         store(smallest + v * W, low[v]);
         *reinterpret_cast<veci_unaligned*>(nearest + v * W) = at[v];
     }
     return count;
 }
 
+template <bool from_nodes, bool tracked>
+constexpr auto values_left_for(int level_count) {
+    return level_count == 2   ? values_left_with<2, from_nodes, tracked>
+           : level_count == 1 ? values_left_with<1, from_nodes, tracked>
+                              : values_left_with<0, from_nodes, tracked>;
+}
+
 template <bool from_nodes>
 int64_t values_left(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
                     int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
                     int32_t* rows) {
-    return (level_count == 2   ? values_left_with<2, from_nodes>
-            : level_count == 1 ? values_left_with<1, from_nodes>
-                               : values_left_with<0, from_nodes>)(pairs, level_count, norm, cells, list, listed, first, limit,
-                                                                  out, smallest, nearest, rows);
+    return (smallest ? values_left_for<from_nodes, true>
+                     : values_left_for<from_nodes, false>)(level_count)(pairs, level_count, norm, cells, list, listed, first,
+                                                                        limit, out, smallest, nearest, rows);
 }
 
 }  // namespace

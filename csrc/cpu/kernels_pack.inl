@@ -75,5 +75,37 @@ double centre_row(const float* source, int64_t channels, const float* mean, floa
     return norm + static_cast<double>(sum);
 }
 
+void rows_of(const float* channels, int64_t stride, int64_t count, float* rows, int64_t row_step) {
+    for (int64_t first = 0; first < count; first += W)
+        for (int part = 0; part < 16; part += W) {
+            vec block[W];
+            for (int i = 0; i < W; ++i) block[i] = load(channels + (part + i) * stride + first);
+            transpose(block);
+            for (int i = 0; i < W && first + i < count; ++i) store(rows + (first + i) * row_step + part, block[i]);
+        }
+}
+
+void neighbour_products(const float* stage, int64_t stride, int64_t channels, int64_t count, int64_t down, float* sums) {
+    for (int64_t i = 0; i < count; i += W) {
+        vec own = {}, right = {}, below = {}, diagonal = {}, antidiagonal = {};
+        for (int64_t c = 0; c < channels; ++c) {
+            const float* const at = stage + c * stride + i;
+            const vec here = load(at);
+            own += here * here;
+            if (!down) continue;
+            const vec next = load(at + 1), under = load(at + down);
+            right += here * next;
+            below += here * under;
+            diagonal += here * load(at + down + 1);
+            antidiagonal += next * under;
+        }
+        store(sums + i, own);
+        store(sums + stride + i, right);
+        store(sums + 2 * stride + i, below);
+        store(sums + 3 * stride + i, diagonal);
+        store(sums + 4 * stride + i, antidiagonal);
+    }
+}
+
 }  // namespace
 }  // namespace fastspade::cpu

@@ -45,6 +45,43 @@ void product(const float* lane_panel, const float* row_panel, int64_t channels, 
         for (int v = 0; v < V; ++v) store(tile + j * stride + v * W, total[j][v]);
 }
 
+template <int together>
+FASTSPADE_INLINE void some_products(const float* lane_panel, const float* panels, int64_t channels, int64_t first,
+                                    const float* bias, float* out) {
+    const float* vector[together];
+    vec total[together][V];
+    for (int j = 0; j < together; ++j) {
+        vector[j] = panels + (first + j) / L * L * channels + (first + j) % L;
+        for (int v = 0; v < V; ++v) total[j][v] = load(bias + v * W);
+    }
+    for (int64_t start = 0; start < channels; start += run) {
+        const int64_t end = channels - start < run ? channels : start + run;
+        vec sum[together][V] = {};
+        for (int64_t c = start; c < end; ++c) {
+            vec lanes[V];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) lanes[v] = load(lane_panel + c * L + v * W);
+#pragma GCC unroll 4
+            for (int j = 0; j < together; ++j) {
+                const vec value = splat(vector[j][c * L]);
+#pragma GCC unroll 4
+                for (int v = 0; v < V; ++v) sum[j][v] += lanes[v] * value;
+            }
+        }
+        for (int j = 0; j < together; ++j)
+            for (int v = 0; v < V; ++v) total[j][v] += sum[j][v];
+    }
+    for (int j = 0; j < together; ++j)
+        for (int v = 0; v < V; ++v) store(out + (first + j) * L + v * W, total[j][v]);
+}
+
+void vector_products(const float* lane_panel, const float* panels, int64_t channels, int64_t first, int64_t last,
+                     const float* bias, float* out) {
+    for (; first + 4 <= last; first += 4) some_products<4>(lane_panel, panels, channels, first, bias, out);
+    for (; first + 2 <= last; first += 2) some_products<2>(lane_panel, panels, channels, first, bias, out);
+    if (first < last) some_products<1>(lane_panel, panels, channels, first, bias, out);
+}
+
 // The values base + lane_norm + row_norm - 2 * product that are not above their lane's limit; base only where it is given.
 template <bool based>
 FASTSPADE_INLINE int64_t hits_of(const vec (&total)[N][V], const float* lane_norm, const float* row_norm, const float* base,

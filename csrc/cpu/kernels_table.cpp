@@ -30,6 +30,7 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .lanes = L,
         .rows = N,
         .product = product,
+        .vector_products = vector_products,
         .refine = refine,
         .refined_rows = refined_rows,
         .panel_hits = panel_hits,
@@ -48,6 +49,8 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .pack_lanes = pack<L>,
         .pack_rows = pack<N>,
         .centre_row = centre_row,
+        .rows_of = rows_of,
+        .neighbour_products = neighbour_products,
 #if FASTSPADE_INTEGERS
         .integer_hits = {integer_hits<1>, integer_hits<2>},
         .round_row = {round_row<1>, round_row<2>},

@@ -16,6 +16,8 @@ constexpr int64_t probe_every = 4;
 // Bounding patches, and cells, pays where it leaves less than such a share of the cells; it is tried every so many chunks.
 constexpr double patches_share = 0.7, cells_share = 0.4;
 constexpr int64_t retry_bounds = 16;
+// Multiplying the nodes that a tile needs pays where its cells are less than such a share.
+constexpr double directly_share = 0.4;
 
 }  // namespace
 
@@ -29,6 +31,7 @@ void ModeChooser::start_block() {
     mode_ = several_ && problem_.prune ? Mode::per_pair : Mode::float32;
     chunks_ = seen_ = 0;
     bounds_cells_ = bounds_patches_ = false;
+    directly_ = windowed(problem_);
 }
 
 double ModeChooser::most_per_pair() const { return panels_ == Mode::float32 ? float32_share : integer_share; }
@@ -42,12 +45,11 @@ bool ModeChooser::wants_probe() const {
 
 void ModeChooser::next(const ChunkCounts& counts) {
     const bool first = first_chunk();
-    // Where bounding did not pay, it is tried again now and then. A patch's rows are bounded together, and of those that a window
-    // leaves out not every query's Gram entries are made.
+    // Where bounding did not pay, it is tried again now and then.
     const bool retried = first || chunks_ % retry_bounds == 0;
     const double cells = static_cast<double>(counts.cells);
-    bounds_patches_ = !windowed(problem_) &&
-                      (retried || (bounds_patches_ && static_cast<double>(counts.cells_bounded) < patches_share * cells));
+    directly_ = (bounds_patches_ || windowed(problem_)) && static_cast<double>(counts.cells_by_coarsest) < directly_share * cells;
+    bounds_patches_ = retried || (bounds_patches_ && static_cast<double>(counts.cells_bounded) < patches_share * cells);
     bounds_cells_ = retried || (bounds_cells_ && static_cast<double>(counts.cells_left) < cells_share * cells);
     ++chunks_;
     seen_ += counts.gallery_pixels;

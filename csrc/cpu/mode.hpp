@@ -17,9 +17,11 @@ enum class Mode { per_pair, int8, int16, float32 };
 // What one chunk left of its pairs with a block.
 struct ChunkCounts {
     int64_t gallery_pixels, pairs;
-    int64_t left;                              // pairs whose finest level had to be looked at
-    int64_t evaluated;                         // of these, one by one
-    int64_t cells, cells_bounded, cells_left;  // over all tiles of queries
+    int64_t left;       // pairs whose finest level had to be looked at
+    int64_t evaluated;  // of these, one by one
+    // Over all tiles of queries: cells, those that the coarsest level's bound leaves, those whose own bounds were taken, and
+    // left.
+    int64_t cells, cells_by_coarsest, cells_bounded, cells_left;
 };
 
 class ModeChooser {
@@ -37,6 +39,8 @@ class ModeChooser {
     bool may_evaluate() const { return several_ || panels_ != Mode::float32; }
     bool bounds_cells() const { return bounds_cells_; }
     bool bounds_patches() const { return bounds_patches_; }
+    // Whether all but the coarsest level are multiplied only where a tile needs them.
+    bool directly() const { return directly_ && mode_ == Mode::per_pair && (bounds_patches_ || windowed(problem_)); }
 
     // Whether the chunk at hand should be tried on a few tiles first; then the share of pairs that coarse levels leave.
     bool wants_probe() const;
@@ -51,7 +55,7 @@ class ModeChooser {
     Mode mode_ = Mode::per_pair;
     Mode panels_ = Mode::float32;    // the best mode of whole panels; what proved worse is not tried again
     int64_t chunks_ = 0, seen_ = 0;  // of this block: chunks searched, and their gallery pixels
-    bool bounds_cells_ = false, bounds_patches_ = false;
+    bool bounds_cells_ = false, bounds_patches_ = false, directly_ = false;
 };
 
 }  // namespace fastspade::cpu

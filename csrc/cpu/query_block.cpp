@@ -25,12 +25,17 @@ void QueryBlock::start(ThreadTeam& team, int64_t image, int64_t first, int64_t l
     std::fill_n(lowered_norm.reserve(padded), padded, 0.0f);
     std::fill_n(limit.reserve(padded), count, infinity);
     std::fill(limit.data() + count, limit.data() + padded, -infinity);
-    std::fill(largest_.begin(), largest_.end(), 0.0f);
+    std::fill(largest_.begin(), largest_.end(), -1.0f);
     may_overflow = false;
 }
 
 void QueryBlock::widen_limits(const Region& chunk, double slack) {
-    for (size_t g = 0; g < groups.size(); ++g) largest_[g] = std::max(largest_[g], chunk.largest_norm_bound(g));
+    bool grown = false;
+    for (size_t g = 0; g < groups.size(); ++g) {
+        grown |= chunk.largest_norm_bound(g) > largest_[g];
+        largest_[g] = std::max(largest_[g], chunk.largest_norm_bound(g));
+    }
+    if (!grown) return;
     for (int64_t q = 0; q < pixels(); ++q) {
         double error = double{std::numeric_limits<float>::denorm_min()};
         for (size_t g = 0; g < groups.size(); ++g) {

@@ -73,12 +73,15 @@ void Region::cover(int64_t image, int64_t first_pixel, int64_t last_pixel) {
         level.rows = groups_[g].taps_y(side_)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
         level.pixels = level.rows * level.width;
     }
-}
-
-int64_t Region::in_bands(int64_t at, int64_t width, bool to_position) const {
-    const int64_t start = at / (band_rows * width) * band_rows, within = at - start * width;
-    const int64_t height = std::min(band_rows, rows() - start);
-    return start * width + (to_position ? within % width * height + within / width : within % height * width + within / height);
+    if (!bands_) return;
+    position_.resize(static_cast<size_t>(pixels()));
+    pixel_.clear();
+    for (int64_t top = 0; top < rows(); top += band_rows)
+        for (int64_t x = 0; x < fine_width_; ++x)
+            for (int64_t y = top; y < std::min(rows(), top + band_rows); ++y) {
+                position_[static_cast<size_t>(y * fine_width_ + x)] = static_cast<int64_t>(pixel_.size());
+                pixel_.push_back(y * fine_width_ + x);
+            }
 }
 
 Range Region::rows_of(int64_t first, int64_t last) const {
@@ -149,7 +152,7 @@ void Region::pack_strided(const Piece& piece, Buffer<float>& stage_buffer) {
     const int64_t reach = level.neighbours ? std::min(level.pixels, piece.end + level.width + 1) : piece.end;
     const int64_t count = piece.end - piece.begin, staged = reach - piece.begin, channels = groups_[piece.group].channels;
     const int64_t stride = padded(staged + level.width + 2, 16);
-    float* const stage = stage_buffer.reserve((channel_block + 1) * stride);
+    float* const stage = stage_buffer.reserve((channel_block + 5) * stride);
     std::fill_n(stage, channel_block * stride, 0.0f);
     const int64_t origin = fine ? first_ : level.first_row * level.width;
     Buffer<float>& panels = fine ? fine_panels_ : level.panels;
@@ -175,11 +178,16 @@ void Region::pack_strided(const Piece& piece, Buffer<float>& stage_buffer) {
                     i += length;
                 }
             }
-            if (piece.rows)
-                for (int64_t i = 0; i < count; ++i) {
-                    float* to = fine_rows_.data() + position_in(piece, i) * row_length_ + channel_base + c0;
-                    for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
-                }
+            if (piece.rows) {
+                const int64_t channel = channel_base + c0;
+                if (!bands_ && channel + channel_block <= row_length_)
+                    kernels_.rows_of(stage, stride, count, fine_rows_.data() + piece.begin * row_length_ + channel, row_length_);
+                else
+                    for (int64_t i = 0; i < count; ++i) {
+                        float* to = fine_rows_.data() + position_in(piece, i) * row_length_ + channel;
+                        for (int64_t c = 0; c < block; ++c) to[c] = stage[c * stride + i];
+                    }
+            }
             add_products(piece, stage, stride, block, stage + channel_block * stride);
         }
         channel_base += view.channels();
@@ -192,16 +200,12 @@ void Region::pack_strided(const Piece& piece, Buffer<float>& stage_buffer) {
 // Adds some channels to the vectors' products with themselves and their neighbours: float sums over one block of channels, then
 // float64, so that the error stays below core/rounding.hpp's bound.
 void Region::add_products(const Piece& piece, const float* stage, int64_t stride, int64_t channels, float* sums) {
-    const int64_t count = piece.end - piece.begin, down = coarse_[piece.group].width;
-    const int64_t from[] = {0, 0, 0, 0, 1}, to[] = {0, 1, down, down + 1, down};
-    const std::vector<Buffer<double>*> products = coarse_[piece.group].products();
-    for (size_t k = 0; k < products.size(); ++k) {
-        std::fill_n(sums, count, 0.0f);
-        for (int64_t c = 0; c < channels; ++c) {
-            const float *a = stage + c * stride + from[k], *b = stage + c * stride + to[k];
-            for (int64_t i = 0; i < count; ++i) sums[i] += a[i] * b[i];
-        }
-        for (int64_t i = 0; i < count; ++i) (*products[k])[position_in(piece, i)] += static_cast<double>(sums[i]);
+    Coarse& level = coarse_[piece.group];
+    const int64_t count = piece.end - piece.begin;
+    kernels_.neighbour_products(stage, stride, channels, count, level.neighbours ? level.width : 0, sums);
+    for (Buffer<double>* products : level.products()) {
+        for (int64_t i = 0; i < count; ++i) (*products)[position_in(piece, i)] += static_cast<double>(sums[i]);
+        sums += stride;
     }
 }
 
@@ -220,7 +224,7 @@ void Region::refuse_non_finite() const {
 // What is derived from what was laid out: norms of interpolated vectors, and projections.
 void Region::finish(ThreadTeam& team, bool projected) {
     const int64_t size = padded(pixels(), 64) + 64;
-    std::vector<Buffer<float>*> numbers{&fine_norm_, &coarse_norm_};
+    std::vector<Buffer<float>*> numbers{&fine_norm_, &coarse_norm_, &coarsest_norm_, &middle_norm_};
     for (auto& bound : norm_bound_) numbers.push_back(&bound);
     for (Buffer<float>* each : numbers) std::fill_n(each->reserve(size) + pixels(), size - pixels(), 0.0f);
     if (projected) {
@@ -228,6 +232,11 @@ void Region::finish(ThreadTeam& team, bool projected) {
         const int64_t count = padded(pixels(), side_ == Side::query ? kernels_.lanes : kernels_.rows);
         float* const data = projected_.reserve(count * width);
         std::fill(data + pixels() / panel * panel * width, data + count * width, 0.0f);
+    }
+    for (size_t g = 1; g < groups_.size(); ++g) {
+        Coarse& level = coarse_[g];
+        double* const length = level.length.reserve(level.pixels);
+        for (int64_t i = 0; i < level.pixels; ++i) length[i] = std::sqrt(level.self[i]);
     }
     constexpr int64_t together = 512;
     team.run((pixels() + together - 1) / together, [&](int64_t i, int) {
@@ -253,7 +262,7 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
         fine_norm_[p] = static_cast<float>(fine.self[p]);
         norm_bound_[0][p] = static_cast<float>(std::sqrt(fine.self[p]));
-        double total = 0.0;
+        double total = 0.0, coarsest = 0.0;
         const int64_t y = pixel_at(p) / fine_width_, x = pixel_at(p) % fine_width_;
         for (size_t g = 1; g < groups_.size(); ++g) {
             const Coarse& level = coarse_[g];
@@ -272,12 +281,14 @@ void Region::interpolate_norms(int64_t begin, int64_t end) {
                     norm += 2.0 * wt * wb * wl * wr * (level.diagonal[a] + level.antidiagonal[a]);
                 }
             }
-            total += norm;
-            const double bound = wt * (wl * std::sqrt(level.self[a]) + wr * std::sqrt(level.self[b])) +
-                                 wb * (wl * std::sqrt(level.self[c]) + wr * std::sqrt(level.self[d]));
+            total += norm, coarsest = norm;
+            const double bound =
+                wt * (wl * level.length[a] + wr * level.length[b]) + wb * (wl * level.length[c] + wr * level.length[d]);
             norm_bound_[g][p] = static_cast<float>(bound);
         }
         coarse_norm_[p] = static_cast<float>(total);
+        coarsest_norm_[p] = static_cast<float>(coarsest);
+        middle_norm_[p] = static_cast<float>(total - coarsest);
     }
 }
 

@@ -33,9 +33,9 @@ class Region {
 
     // All that is laid out of the finest level stands in panel order: row by row, but a query of several levels column by column
     // of a few rows, so that a panel's pixels are near each other and like the same parts of a gallery image.
-    int64_t position(int64_t pixel) const { return bands_ ? in_bands(pixel, fine_width_, true) : pixel; }
+    int64_t position(int64_t pixel) const { return bands_ ? position_[static_cast<size_t>(pixel)] : pixel; }
     // The image's pixel at a position.
-    int64_t pixel_at(int64_t position) const { return first_ + (bands_ ? in_bands(position, fine_width_, false) : position); }
+    int64_t pixel_at(int64_t position) const { return first_ + (bands_ ? pixel_[static_cast<size_t>(position)] : position); }
     // The image's rows and columns that hold the positions [first, last).
     Range rows_of(int64_t first, int64_t last) const;
     Range columns_of(int64_t first, int64_t last) const;
@@ -60,6 +60,9 @@ class Region {
     // Per pixel of the region: squared norms of the finest vectors, and of all coarser interpolated vectors together.
     const float* fine_norm() const { return fine_norm_.data(); }
     const float* coarse_norm() const { return coarse_norm_.data(); }
+    // The coarsest level's part of these, and the other levels'.
+    const float* coarsest_norm() const { return coarsest_norm_.data(); }
+    const float* middle_norm() const { return middle_norm_.data(); }
     // Upper bounds on norms (not squared), per group and pixel, and their maxima (see core/rounding.hpp).
     const float* norm_bound(size_t group) const { return norm_bound_[group].data(); }
     float largest_norm_bound(size_t group) const { return largest_[group]; }
@@ -74,6 +77,7 @@ class Region {
         // Inner products of each native vector with itself and its neighbours to the right, below, and on both
         // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
         Buffer<double> self, right, down, diagonal, antidiagonal;
+        Buffer<double> length;                     // of each native vector
         std::vector<Buffer<double>*> products() {  // those that are wanted
             if (!neighbours) return {&self};
             return {&self, &right, &down, &diagonal, &antidiagonal};
@@ -85,7 +89,6 @@ class Region {
         int panel;  // vectors a panel; 0: none
         bool rows;
     };
-    int64_t in_bands(int64_t at, int64_t width, bool to_position) const;
     // How many vectors' projections lie side by side: a lane panel of queries, or one.
     int64_t projected_panel() const { return side_ == Side::query ? kernels_.lanes : 1; }
     void plan_pieces(size_t group, int panel, bool rows, int threads, std::vector<Piece>& pieces);
@@ -105,7 +108,8 @@ class Region {
     const Side side_;
     const bool bands_;
     int64_t fine_width_ = 1, image_ = 0, first_ = 0, last_ = 0, row_length_ = 0;
-    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, projected_;
+    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, coarsest_norm_, middle_norm_, projected_;
+    std::vector<int64_t> position_, pixel_;  // where the order is not the pixels' own
     std::vector<Coarse> coarse_;
     std::vector<Buffer<float>> norm_bound_;
     std::vector<float> largest_;

@@ -112,7 +112,8 @@ void Search::search_chunk(int64_t slot) {
     pack_chunk();
     block_.widen_limits(chunk_, std::max(projection_.slack(), Quantised::slack));
     if (several()) {
-        gram_.multiply(team_, block_, chunk_, window_);
+        if (chooser_.directly()) gram_.mix_queries(team_, block_);
+        gram_.multiply(team_, block_, chunk_, chooser_.directly());
         cells_.take_norms(chunk_);
     }
     if (chooser_.wants_probe()) {
@@ -128,13 +129,14 @@ void Search::search_chunk(int64_t slot) {
         Tile tile = tile_at(index, slot, scratch_[static_cast<size_t>(thread)]);
         if (tile.near.begin < tile.near.end) search_tile(tile);
     });
-    ChunkCounts counts{chunk_.pixels(), block_.pixels() * chunk_.pixels(), 0, 0, 0, 0, 0};
+    ChunkCounts counts{chunk_.pixels(), block_.pixels() * chunk_.pixels(), 0, 0, 0, 0, 0, 0};
     counts.cells = several() ? block_.tiles() * chunk_.rows() * cells_.count() : 0;
     for (Scratch& scratch : scratch_) {
         counts.left += std::exchange(scratch.left, 0);
         counts.evaluated += std::exchange(scratch.evaluated, 0);
         counts.cells_bounded += std::exchange(scratch.coarse.cells_bounded, 0);
         counts.cells_left += std::exchange(scratch.coarse.cells_left, 0);
+        counts.cells_by_coarsest += std::exchange(scratch.coarse.cells_by_coarsest, 0);
         statistics_.exact_pairs += std::exchange(scratch.exact_pairs, 0);
     }
     statistics_.pairs += counts.pairs;

@@ -60,7 +60,7 @@ class Search {
     double probe();
     Tile tile_at(int64_t index, int64_t slot, Scratch& scratch);
     void search_tile(Tile& tile);
-    void bound_coarsely(Tile& tile);
+    void bound_coarsely(Tile& tile, const CoarseTile::Ready& ready);
     void seed(Tile& tile);
     void per_pair_tile(Tile& tile);
     void integer_tile(Tile& tile);

@@ -27,7 +27,9 @@ Search::Tile Search::tile_at(int64_t index, int64_t slot, Scratch& scratch) {
 }
 
 void Search::search_tile(Tile& tile) {
-    bound_coarsely(tile);
+    if (several() && chooser_.mode() == Mode::per_pair && !chooser_.first_chunk())
+        return bound_coarsely(tile, [&] { per_pair_tile(tile); });
+    bound_coarsely(tile, {});
     if (chooser_.mode() == Mode::float32) return float32_tile(tile);
     // A good limit early: each query's coarse winner in this chunk; in the first one, enough for kappa neighbours.
     const CoarseTile& coarse = tile.scratch.coarse;
@@ -38,20 +40,19 @@ void Search::search_tile(Tile& tile) {
     chooser_.integers() ? integer_tile(tile) : per_pair_tile(tile);
 }
 
-void Search::bound_coarsely(Tile& tile) {
+void Search::bound_coarsely(Tile& tile, const CoarseTile::Ready& ready) {
     CoarseTile& coarse = tile.scratch.coarse;
     if (!several()) return coarse.clear();
     const int64_t width = problem_.gallery[0].width();
     const bool per_pair = chooser_.mode() == Mode::per_pair,
                by_cells = per_pair && chooser_.bounds_cells() && !block_.may_overflow;
-    Range cells{0, cells_.count()};
-    if (window_.active() && per_pair) {  // whole panels know no columns
+    Range rows{0, chunk_.rows()}, cells{0, cells_.count()};
+    if (window_.active() && per_pair) {  // whole panels know neither rows nor columns
         const Range columns = window_.columns_near(block_.region, tile.first, tile.first + tile.queries);
+        rows = {tile.near.begin / width, tile.near.end / width};
         cells = {cells_.at(columns.begin), cells_.at(columns.end - 1) + 1};
     }
-    coarse.compute(tile.index,
-                   {{tile.near.begin / width, tile.near.end / width}, cells, by_cells, by_cells && chooser_.bounds_patches()},
-                   tile.limit);
+    coarse.compute(tile.index, {rows, cells, by_cells, by_cells && chooser_.bounds_patches()}, tile.limit, ready);
 }
 
 // The share of pairs the coarse levels leave in the running, tried on a few tiles spread over the block. Each query's limit is
@@ -132,9 +133,12 @@ void Search::per_pair_tile(Tile& tile) {
     const CoarseTile& coarse = tile.scratch.coarse;
     Hit* const hits = tile.scratch.hits.data();
     for (int64_t start = 0; start < coarse.left_count(); start += listed_panels * rows) {
-        int32_t list[listed_panels * max_rows + 1];
+        int32_t own[listed_panels * max_rows + 1];
         const int64_t some = std::min(listed_panels * rows, coarse.left_count() - start);
-        const int64_t left = kernels_.rows_left(coarse.values(), coarse.left() + start, some, tile.limit, list);
+        // In a first chunk limits came after the list.
+        const bool anew = chooser_.first_chunk();
+        const int64_t left = anew ? kernels_.rows_left(coarse.values(), coarse.left() + start, some, tile.limit, own) : some;
+        const int32_t* const list = anew ? own : coarse.left() + start;
         for (int64_t i = 0; i < left; i += rows) {
             const int64_t listed = std::min(rows, left - i);
             const int64_t found = tile.seeded || !projection_.active()

@@ -33,15 +33,6 @@ class Window {
         return {std::max<int64_t>(0, columns.begin - problem_.column_radius),
                 std::min(width_, columns.end + problem_.column_radius)};
     }
-    // A coarse level's query rows that meet its gallery rows [first, last] in a pair of the window, or a few more: a coarse row
-    // is read by fine rows at most one and a half coarse rows away.
-    Range query_rows(const LevelGroup& group, int64_t first, int64_t last) const {
-        const int64_t height = problem_.query[0].height(), coarse = group.gallery[0].height();
-        const int64_t begin = (first - 1) * height / coarse - 2 - problem_.row_radius;
-        const int64_t end = (last + 2) * height / coarse + 2 + problem_.row_radius;
-        return {group.query_y[static_cast<size_t>(std::clamp<int64_t>(begin, 0, height - 1))].low,
-                group.query_y[static_cast<size_t>(std::clamp<int64_t>(end, 0, height - 1))].high + 1};
-    }
 
   private:
     const Problem& problem_;
