@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from features import _pictures, open_backbone
+from features import photographs, open_backbone
 from machine import describe
 
 from fastspade import pyramid_knn
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows = json.loads(arguments.out.read_text())["rows"] if arguments.out and arguments.out.exists() else {}
-    pictures = np.stack(list(_pictures("aligned", IMAGES + 1, 0)))
+    pictures = np.stack(list(photographs("aligned", IMAGES + 1, 0)))
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     settings = {"images": IMAGES, "batch": BATCH, "rounds": ROUNDS, "pixels": 224, "threads": torch.get_num_threads()}
     for name in [name for name in arguments.only if name not in rows]:

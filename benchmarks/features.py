@@ -36,7 +36,7 @@ def make_features(data: str, shapes: str, images: int, seed: int = 0, size: int 
     if data == "random":
         generator = torch.Generator().manual_seed(seed)
         return tuple([torch.randn(n, *shape, generator=generator) for shape in SHAPES[shapes]] for n in (1, images))
-    pictures = list(_pictures(data, images + 1, seed))
+    pictures = list(photographs(data, images + 1, seed))
     backbone, _ = open_backbone(shapes)
     batches = []
     for start in range(0, len(pictures), 8):
@@ -68,7 +68,7 @@ def open_backbone(name: str) -> tuple[Backbone, str]:
         return load_backbone(name, weights=path), "random"
 
 
-def _pictures(data: str, count: int, seed: int):
+def photographs(data: str, count: int, seed: int):
     """224 x 224 x 3 uint8 crops. "aligned": one object photographed again and again, a little moved, turned and relit;
     textures: the query from the right of the photograph, the gallery from the rest, no pixel shared."""
     from skimage import data as photographs

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import machine
 import numpy as np
 import torch
-from features import _pictures, make_features
+from features import photographs, make_features
 from PIL import Image
 from search_cpu import torch_cdist
 
@@ -99,7 +99,7 @@ class Curves:
 
 def sized_features(side: int) -> tuple[Pyramid, Pyramid]:
     """One query and one gallery image of the same object at 4 * side pixels."""
-    images = [Image.fromarray(p).resize((4 * side, 4 * side), Image.Resampling.BICUBIC) for p in _pictures("aligned", 2, 0)]
+    images = [Image.fromarray(p).resize((4 * side, 4 * side), Image.Resampling.BICUBIC) for p in photographs("aligned", 2, 0)]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float() / 255
     levels = [level.contiguous() for level in load_backbone("efficientnet_lite0")(pixels)[1]]
     return [level[:1] for level in levels], [level[1:] for level in levels]

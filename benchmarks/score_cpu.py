@@ -18,7 +18,7 @@ import machine
 import numpy as np
 import torch
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-from features import _pictures, open_backbone
+from features import photographs, open_backbone
 from tqdm import tqdm
 
 from fastspade import Spade
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    pictures = list(_pictures("aligned", arguments.bank + arguments.scored, 0))
+    pictures = list(photographs("aligned", arguments.bank + arguments.scored, 0))
     bank, scored = pictures[arguments.scored :], pictures[: arguments.scored]
     spade = Spade(backbone=open_backbone(arguments.backbone)[0], k=arguments.k, resize=224, crop=224).fit(bank)
     patchcore = PatchcoreModel(["layer2", "layer3"], arguments.backbone, pre_trained=False)
