@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from features import photographs, open_backbone
+from features import open_backbone, photographs
 from machine import describe
 
 from fastspade import pyramid_knn

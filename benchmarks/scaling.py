@@ -20,7 +20,7 @@ from collections.abc import Callable
 import machine
 import numpy as np
 import torch
-from features import photographs, make_features
+from features import make_features, photographs
 from PIL import Image
 from search_cpu import torch_cdist
 

@@ -18,7 +18,7 @@ import machine
 import numpy as np
 import torch
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-from features import photographs, open_backbone
+from features import open_backbone, photographs
 from tqdm import tqdm
 
 from fastspade import Spade
