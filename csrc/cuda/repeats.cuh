@@ -10,7 +10,7 @@ namespace fastspade::cuda {
 constexpr int repeat_threads = 256;
 
 // One pair every eight lanes. Equal descriptors are those with no distance between them.
-FASTSPADE_KERNEL(repeat_threads, 1) equal_kernel(const EqualParameters p) {
+FASTSPADE_KERNEL(repeat_threads, 2) equal_kernel(const EqualParameters p) {
     const int lane = thread_index() & 31;
     const int64_t i = (static_cast<int64_t>(block_index()) * repeat_threads + thread_index()) / 8;
     bool same = i > 0 && i < p.count && p.hashes[i] == p.hashes[i - 1];
