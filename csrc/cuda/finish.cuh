@@ -80,7 +80,7 @@ FASTSPADE_DEVICE float kth_distance(const uint64_t* keys, int count, int kappa, 
 }
 
 // One warp per row.
-FASTSPADE_KERNEL(finish_threads, 1) finish_kernel(const FinishParameters p) {
+FASTSPADE_KERNEL(finish_threads, 3) finish_kernel(const FinishParameters p) {
     const int lane = thread_index() & 31;
     const int local = block_index() * (finish_threads / 32) + thread_index() / 32;
     const QueryRow at = query_row(p, local);

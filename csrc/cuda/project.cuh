@@ -90,7 +90,7 @@ FASTSPADE_KERNEL(orthonormal_threads, 1) orthonormal_kernel(const PrepareParamet
 
 // One warp a few pixels, a lane a direction. Sums are float64: what they and the directions are off by is far below the
 // accumulation errors that terms_kernel allows for.
-FASTSPADE_KERNEL(prepare_threads, 1) project_kernel(const PrepareParameters p) {
+FASTSPADE_KERNEL(prepare_threads, 3) project_kernel(const PrepareParameters p) {
     if (!p.gallery && !tells(p.told)) return;
     const int lane = thread_index() & 31, channels = p.groups[0].channels;
     const int64_t first = (static_cast<int64_t>(block_index()) * (prepare_threads / 32) + thread_index() / 32) * pixels_a_warp;

@@ -35,7 +35,7 @@ FASTSPADE_DEVICE float operand_product(const SearchParameters& s, int64_t query_
 }
 
 // One block a failed row.
-FASTSPADE_KERNEL(redo_threads, 1) redo_kernel(const RedoParameters p) {
+FASTSPADE_KERNEL(redo_threads, 3) redo_kernel(const RedoParameters p) {
     auto& block = *reinterpret_cast<RedoBlock*>(shared_memory());
     const FinishParameters& f = p.finish;
     const SearchParameters& s = p.search;

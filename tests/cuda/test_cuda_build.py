@@ -158,8 +158,9 @@ def test_features_are_loaded_several_at_a_time(code):
             wanted = LOADS.get(kind(text.splitlines()[0]))
             if wanted:
                 found = [count for count in loads_before_use(text) if count > 1]
-                # Newer architectures have loops unrolled more often, of the same batches.
-                assert set(found) == set(wanted) and len(found) >= len(wanted), (architecture, text.splitlines()[0], found)
+                # Newer architectures have loops unrolled more often, some of the batches in halves.
+                enough = set(found) >= set(wanted) and min(found) >= 8 and len(found) >= len(wanted)
+                assert enough, (architecture, text.splitlines()[0], found)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
