@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import torch
 from durations import add, write
 from fault_table import record_fault, write_faults  # noqa: F401 (record_fault is a fixture)
+from shared_folder import shared_folder
 from tiny import picture
 
 from fastspade.search.cuda import has_cuda_engine
@@ -32,9 +30,7 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["PYTHONPATH"] = os.pathsep.join([*HELPERS, *filter(None, [os.environ.get("PYTHONPATH")])])
-    if "FASTSPADE_TEST_SHARED" not in os.environ:  # what is made once for all processes of this run
-        shared = os.environ["FASTSPADE_TEST_SHARED"] = tempfile.mkdtemp(prefix="fastspade-tests-")
-        atexit.register(shutil.rmtree, shared, ignore_errors=True)
+    shared_folder()  # before processes start
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import itertools
-import os
 import shutil
 import subprocess
 import sysconfig
@@ -18,6 +17,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from shared_folder import shared_folder
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "cuda" / "emulator"
@@ -82,7 +82,7 @@ def _compile(root: Path, names: Iterable[str], folder: Path, optimise: str) -> d
 @cache
 def _objects() -> dict[str, str]:
     """All units as they are, compiled once, whatever number of processes runs the tests."""
-    folder = Path(os.environ["FASTSPADE_TEST_SHARED"]) / "emulator"
+    folder = shared_folder() / "emulator"
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
