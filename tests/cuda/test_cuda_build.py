@@ -158,9 +158,11 @@ def test_features_are_loaded_several_at_a_time(code):
             wanted = LOADS.get(kind(text.splitlines()[0]))
             if wanted:
                 found = [count for count in loads_before_use(text) if count > 1]
-                # Newer architectures have loops unrolled more often, some of the batches in halves.
-                enough = set(found) >= set(wanted) and min(found) >= 8 and len(found) >= len(wanted)
-                assert enough, (architecture, text.splitlines()[0], found)
+                # Newer architectures have loops unrolled more often, of the same batches; from 100 on some in halves.
+                halves = {8} if int(architecture) >= 100 else set()
+                assert set(found) | halves == set(wanted) | halves and len(found) >= len(wanted), (
+                    architecture, text.splitlines()[0], found,
+                )  # fmt: skip
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
