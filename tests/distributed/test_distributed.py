@@ -53,7 +53,7 @@ def test_ranks_give_the_bits_of_one_process(images, ranks, case):
         told.unlink()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(SCRIPT), case, str(images)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(file.name for file in images.glob("passed-*")) == [f"passed-{rank}" for rank in range(ranks)]
 
