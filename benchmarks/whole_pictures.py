@@ -1,7 +1,6 @@
 """Large and elongated pictures: seconds and peak memory, whole at one size and in tiles, from a model in a folder.
 
     python benchmarks/whole_pictures.py --limit 8 --out benchmarks/results/whole_pictures.json
-    python benchmarks/whole_pictures.py --limit 8 --cases 7 --overlap 0 --stand-in --out benchmarks/results/whole_pictures_50.json
 
 Every case runs in a process of its own, so that its peak memory is its own; with --limit, GiB of memory of its own (RLIMIT_DATA)
 are all that it gets. Pictures are enlarged and shifted pieces of a photograph that scikit-image ships. Seconds are of the
