@@ -64,6 +64,7 @@ def growth() -> str:
 
 # Rows of accuracy.json that another table shows; the default is in all of them.
 OF_WHOLE_PICTURES = ("the default", "padded to fit", "tile=80", 'roi="auto"', 'augment="flips"')
+OF_LEVELS = {"the default": "the blocks' outputs", "activations inside the blocks": "activations inside the blocks"}
 OF_THE_BORDER = {
     "reflect_border=False": "zero padding",
     "reflection alone": "reflection alone",
@@ -76,7 +77,13 @@ SCENES = ("brick", "coffee", "grass", "gravel")  # of the demo
 def _mean(row: dict[str, Any], sets: Iterable[str]) -> dict[str, float]:
     """A row's figures, every set alike."""
     found = [row["each"][name] for name in sets]
-    return {key: statistics.fmean(one[key] for one in found) for key in found[0]}
+    return {key: statistics.fmean(one[key] for one in found) for key in found[0] if all(key in one for one in found)}
+
+
+def _times(record: dict[str, Any], row: dict[str, Any]) -> str:
+    """A row's processor time over that of the default, on the demo's scenes."""
+    seconds = [_mean(one, SCENES)["seconds_per_image"] for one in (row, record["rows"]["the default"])]
+    return f"{seconds[0] / seconds[1]:.1f} x"
 
 
 def _percent(figures: dict[str, float], *keys: str) -> list[str]:
@@ -87,29 +94,40 @@ def accuracy() -> str:
     """What presets and options find."""
     record = _read("accuracy.json")
     sets, rows = list(record["images"]), []
-    base = _mean(record["rows"]["the default"], sets)["seconds_per_image"]
     for name, row in record["rows"].items():
         if name in OF_WHOLE_PICTURES[1:] or not set(sets) <= set(row["each"]):
             continue
         by_set = [_percent(row["each"][one], "image_roc_auc")[0] for one in sets]
         mean = _mean(row, sets)
         means = _percent(mean, "image_roc_auc", "pixel_roc_auc", "pro", "found", "alarms")
-        rows.append([name, *by_set, *means, f"{mean['seconds_per_image'] / base:.1f} x"])
+        rows.append([name, *by_set, *means, _times(record, row)])
     names = [name.replace("_", " ") for name in sets]
     header = ["", *names, "image ROC-AUC", "pixel ROC-AUC", "PRO", "found", "false alarms", "time"]
     return _markdown(header, rows) + "\n\n" + _machine(record)
+
+
+def levels() -> str:
+    """efficientnet_lite0's two sets of levels, on the sets that both were measured on."""
+    record, rows = _read("accuracy.json"), []
+    sets = set.intersection(*(set(record["rows"][name]["each"]) for name in OF_LEVELS))
+    for name, text in OF_LEVELS.items():
+        row = record["rows"][name]
+        cells = _percent(_mean(row, sets), "image_roc_auc", "pixel_roc_auc", "pro", "found", "alarms")
+        rows.append([text, *cells, _times(record, row)])
+    left_out = [name.replace("_", " ") for name in record["images"] if name not in sets]
+    header = ["levels", "image ROC-AUC", "pixel ROC-AUC", "PRO", "found", "false alarms", "time"]
+    return _markdown(header, rows) + (f"\n\n*Means over {len(sets)} sets, without {', '.join(left_out)}.*" if left_out else "")
 
 
 def whole_pictures() -> str:
     """What the options of whole pictures bring: magnetic tiles; the demo's scenes."""
     record = _read("accuracy.json")
     figures, rows = ("image_roc_auc", "pixel_roc_auc", "pro"), []
-    base = _mean(record["rows"]["the default"], SCENES)["seconds_per_image"]
     for name in OF_WHOLE_PICTURES:
         row = record["rows"][name]
         tiles, scenes = row["each"]["magnetic_tile"], _mean(row, SCENES) if SCENES[0] in row["each"] else None
         cells = [*_percent(tiles, *figures), f"{tiles['entries']:.1f}"]
-        cells += [*_percent(scenes, *figures), f"{scenes['seconds_per_image'] / base:.1f} x"] if scenes else [""] * 4
+        cells += [*_percent(scenes, *figures), _times(record, row)] if scenes else [""] * 4
         rows.append([name, *cells])
     names = ["image ROC-AUC", "pixel ROC-AUC", "PRO"]
     header = ["", f"tiles: {names[0]}", *names[1:], "entries", f"demo: {names[0]}", *names[1:], "time"]
@@ -280,6 +298,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_search": cpu_search,
     "growth": growth,
     "accuracy": accuracy,
+    "levels": levels,
     "whole_pictures": whole_pictures,
     "border": border,
     "image_scores": image_scores,
