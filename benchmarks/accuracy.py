@@ -102,11 +102,6 @@ class Pictures:
             self.train = [np.pad(one, [*_padding(one.shape, aspect), (0, 0)], mode="reflect") for one in train]
             self.test = [np.pad(one, [*pad, (0, 0)], mode="reflect") for one, pad in zip(test, self._pads, strict=True)]
 
-    @property
-    def changed(self) -> bool:
-        """Is any test picture padded?"""
-        return any(any(sum(side) > 0 for side in pad) for pad in self._pads)
-
     def part(self, i: int, whole: np.ndarray) -> np.ndarray:
         """What a test picture's own map is, of the padded one's."""
         (top, bottom), (left, right) = self._pads[i]
@@ -234,10 +229,6 @@ def main() -> None:
             if not together:
                 continue
             pictures = Pictures(category, searched.get("padded", False))
-            default = record["rows"].get("the default", {"each": {}})["each"].get(category.name)
-            if searched.get("padded") and not pictures.changed and default:
-                each[first][category.name] = default
-                continue
             if backbone is None and not rad:
                 backbone = load_backbone(arguments.backbone, layers=searched.get("layers"), device="cpu")
             matched = search(category, pictures, backbone, options, searched.get("profile"))

@@ -5,8 +5,7 @@
 Every case runs in a process of its own, so that its peak memory is its own; with --limit, GiB of memory of its own (RLIMIT_DATA)
 are all that it gets. Pictures are enlarged and shifted pieces of a photograph that scikit-image ships. Seconds are of the
 processor, of all threads together; `elapsed` by the clock. `fit` also matches up to 300 normal images or tiles against the
-others, which the default image score asks for. --stand-in: in place of efficientnet_lite0 a network with the same levels and next
-to no work of its own, so that many pictures can be tried. A run may be split: the cases that FILE has already are kept.
+others, which the default image score asks for. A run may be split: the cases that FILE has already are kept.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from machine import describe
 
+NETWORK = "efficientnet_lite0"
 CASES = [(size, tile) for size in ((500, 1250), (1024, 1024), (2048, 2048), (4096, 4096)) for tile in (None, 256)]
 
 
@@ -44,15 +44,6 @@ def pictures(size: tuple[int, int], count: int, folder: Path) -> list[str]:
     return files
 
 
-def stand_in() -> object:
-    """Levels and embedding of efficientnet_lite0's shapes."""
-    from torch import nn
-
-    channels = (3, 24, 40, 112, 320)
-    steps = [nn.Conv2d(a, b, 2 * s, s, s // 2) for a, b, s in zip(channels, channels[1:], (4, 2, 2, 2), strict=False)]
-    return nn.Sequential(*(nn.Sequential(step, nn.ReLU()) for step in steps))
-
-
 def run(size: tuple[int, int], tile: int | None, arguments: argparse.Namespace) -> dict[str, object]:
     import torch
 
@@ -63,8 +54,7 @@ def run(size: tuple[int, int], tile: int | None, arguments: argparse.Namespace) 
         resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.limit * 2**30),) * 2)
     with tempfile.TemporaryDirectory() as place:
         files = pictures(size, arguments.normal + 1, Path(place))
-        network, layers = (stand_in(), ["0", "1", "2"]) if arguments.stand_in else ("efficientnet_lite0", None)
-        model = Spade(network, layers=layers, k=arguments.k, tile=tile, overlap=arguments.overlap, device="cpu", progress=False)
+        model = Spade(NETWORK, k=arguments.k, tile=tile, overlap=arguments.overlap, device="cpu", progress=False)
         moments = [(time.process_time(), time.perf_counter())]
 
         def step() -> None:
@@ -83,7 +73,7 @@ def run(size: tuple[int, int], tile: int | None, arguments: argparse.Namespace) 
         "overlap": arguments.overlap,
         "normal": arguments.normal,
         "k": arguments.k,
-        "network": "stand-in" if arguments.stand_in else "efficientnet_lite0",
+        "network": NETWORK,
         "threads": arguments.threads,
         "entries": len(model.fitted_bank()),
         "fit_seconds_a_normal": round(fit[0] / arguments.normal, 2),
@@ -101,7 +91,6 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--overlap", type=float, default=0.25)
-    parser.add_argument("--stand-in", action="store_true")
     parser.add_argument("--limit", type=float, help="GiB of memory that a case may take (default: all)")
     parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))), help="numbers of those to run")
     parser.add_argument("--out", type=Path)
