@@ -10,11 +10,31 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.thread import _WorkItem
 from typing import Any
 
 import fastspade.images.items
 from fastspade.cli import main
+
+
+def awaited_by_the_main_thread() -> bool:
+    """Does the main thread wait for what this thread of a pool does? Ctrl-C then cannot come while it runs others' code."""
+    frame = sys._getframe()
+    while frame.f_code is not _WorkItem.run.__code__:
+        assert frame.f_back is not None, "not in a thread of a pool"
+        frame = frame.f_back
+    waits = sys._current_frames()[threading.main_thread().ident]
+    result = waits.f_back
+    return (
+        waits.f_code is threading.Condition.wait.__code__
+        and result is not None
+        and result.f_code is Future.result.__code__
+        and result.f_locals["self"] is frame.f_locals["self"].future
+    )
 
 
 def stopping(real: Callable[..., Any], left: int) -> Callable[..., Any]:
@@ -22,6 +42,8 @@ def stopping(real: Callable[..., Any], left: int) -> Callable[..., Any]:
         nonlocal left
         left -= 1
         if left == 0:
+            while threading.current_thread() is not threading.main_thread() and not awaited_by_the_main_thread():
+                time.sleep(0.01)
             print("here", flush=True)
             os.read(0, 1)
         return real(*arguments, **named)

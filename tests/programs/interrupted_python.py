@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +30,6 @@ def files_in(place: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def running() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("fastspade") and thread.is_alive()]
-
-
 def main(call: str, kept: str, moment: str, folder: str) -> None:
     place = Path(folder)
     for i in range(9):
@@ -53,13 +48,10 @@ def main(call: str, kept: str, moment: str, folder: str) -> None:
     except BaseException as error:
         ended = type(error).__name__
     setattr(owner, name, real)
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("fastspade")]
+    unchanged = files_in(place) == files and len(model.bank) == 6 and not left
     after = model.score([picture(50)])
     same = np.array_equal(after.image_scores, before.image_scores) and np.array_equal(after.anomaly_maps, before.anomaly_maps)
-    # A thread that its pool was starting as Ctrl-C came begins by itself, a little later or never, and nobody waits for it.
-    end = time.monotonic() + 60
-    while running() and time.monotonic() < end:
-        time.sleep(0.01)
-    unchanged = files_in(place) == files and len(model.bank) == 6 and not running()
     print(json.dumps({"raised": ended, "unchanged": unchanged, "same bits": bool(same)}))
 
 
