@@ -161,9 +161,7 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
     for (;;) {
         layout.groups = coarse;
         layout.groups.insert(layout.groups.begin(), finest);
-        const bool narrow = std::all_of(coarse.begin(), coarse.end(), [](const Group& group) { return group.ring < 65536; });
-        if (narrow && layout.groups.size() <= max_groups && shared_need(layout, 1, step_channels, nullptr) <= device.shared_bytes)
-            break;
+        if (layout.groups.size() <= max_groups && shared_need(layout, 1, step_channels, nullptr) <= device.shared_bytes) break;
         if (coarse.empty()) throw std::runtime_error("this device's shared memory is too small for the search");
         auto longest =
             std::max_element(coarse.begin(), coarse.end(), [](const Group& a, const Group& b) { return a.ring < b.ring; });
