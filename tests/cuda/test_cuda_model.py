@@ -41,10 +41,11 @@ def test_a_pair_multiplied_whole_costs_what_its_page_says(rows):
     assert round(rows["A100", "whole"]["multiply_adds"]) == 491
 
 
-def test_each_form_takes_less_time_than_the_one_before(rows):
+def test_forms_that_do_less_take_less_time(rows):
     for device in ("A100", "H100", "L4"):
-        times = [rows[device, form]["milliseconds"] for form in ("whole", "projections", "expanded", "kept")]
-        assert times == sorted(times, reverse=True)
+        times = {form: rows[device, form]["milliseconds"] for form in ("whole", "projections", "expanded", "kept")}
+        assert times["whole"] > times["projections"] > max(times["expanded"], times["kept"])
+    assert min(rows["H100", form]["milliseconds"] for form in ("expanded", "kept")) > 0.4
 
 
 def test_the_stored_figures_are_the_model_s(rows, stored):
