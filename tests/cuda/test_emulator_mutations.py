@@ -36,7 +36,6 @@ MUTANTS = {
         "warp_row + ((lane + 1) & 15)",
     ),
     "gallery_fragment_halves_exchanged": ("csrc/cuda/tile.cuh", ", (lane >> 3) & 1);", ", 1 - ((lane >> 3) & 1));"),
-    "channels_of_a_short_step_forgotten": ("csrc/cuda/tile.cuh", "if (k * 16 >= channels)", "if (k * 16 + 16 >= channels)"),
     "wrong_column_of_the_fragment": (
         "csrc/cuda/search.cuh",
         "(lane & 3) * 2 + (j & 1);\n                if (use.first + at >= end)",
