@@ -134,9 +134,10 @@ def counted(names: Iterator[str]) -> dict[str, int]:
 
 
 def main_loop(text: str) -> dict[str, dict[str, int]]:
-    """Part of a search kernel's main loop -> instructions of each class. "step": each step beside "products"; "tile": once a
-    finest tile; "coarse": storing a coarse one; "taps": interpolation, once a coarse level ("rows": and once a coarse row);
-    "mixed": where a row mixes into all the pixels of a thread."""
+    """Part of a search kernel's main loop -> instructions of each class. "step": each step, beside "products"; "tile": once a
+    finest tile; "column": its columns' terms, by some of the threads; "coarse": storing a coarse one; "taps": interpolation, once a
+    coarse level; "rows": and once a coarse row; "mixed": where a row is added to all the pixels of a thread; "rare": once an image.
+    Survivors' path is left out."""
     graph = blocks(text)
     dominated = dominators(graph)
     found = loops(graph, dominated)
@@ -144,19 +145,22 @@ def main_loop(text: str) -> dict[str, dict[str, int]]:
     steps, always = min((one for one in found.values() if one[0] & products), key=lambda one: len(one[0]))
     tiles, _ = min((one for one in found.values() if one[0] > steps), key=lambda one: len(one[0]))
     inner = sorted((one for one in found.values() if one[0] < tiles and not one[0] & products), key=lambda one: len(one[0]))
+
+    def holds(loop: set[int], *names: str) -> bool:
+        return any(graph[at].has(*names) for at in loop)
+
     parts: dict[str, list[str]] = {}
     for at in tiles:
         block, around = graph[at], [one for one in inner if at in one[0]]
-        holds = lambda one, *names: any(graph[b].has(*names) for b in one[0])
-        if any(holds(one, "ATOMS") for one in around):
+        if any(holds(one[0], "ATOMS") for one in around):
             continue
-        taps = [one for one in around if holds(one, "LDS") and holds(one, "FFMA")]
+        taps = [one for one in around if holds(one[0], "LDS") and holds(one[0], "FFMA")]
         if at in products:
             part = "products"
         elif at in steps and (at in always or block.has("LDGSTS")):
             part = "step"
         elif at in steps:
-            part = "column" if not around or around[0] and holds(around[0], "STS") else "rare"
+            part = "column" if not around or holds(around[0][0], "STS") else "rare"
         elif len(taps) == 1:
             part = "taps"
         elif taps:
