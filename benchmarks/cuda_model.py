@@ -1,41 +1,51 @@
-"""What a pair of pixels costs the CUDA search, counted from the plan, and how long that would take: a calculation, no measurement.
+"""What a pair of pixels costs the CUDA search, counted from the plan and the machine code, and how long that would take: a
+calculation, no measurement.
 
     python benchmarks/cuda_model.py [--output benchmarks/results/cuda_model.json]
 
 Forms: "whole" multiplies all channels of the finest level. "projections" has 31 directions and the rest's norm in its place, and
-looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. "native", which
-is not built, multiplies the coarse levels at their own resolution on both sides, too, and expands the products with matrices of
-interpolation weights. No GPU is needed.
+looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. Two are not built.
+Both multiply the coarse levels at their own resolution on both sides, too, for tiles that are patches of pixels, and expand the
+products by matrices of interpolation weights on the matrix units. "expanded" multiplies what a tile's coarse pixels need anew for
+every tile of queries; "kept" multiplies all pairs of coarse pixels once, into memory, and each tile reads its share. No GPU is
+needed, but cuobjdump and an engine built for sm_80 and sm_90a.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from machine import write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
+from machine_code import cuobjdump, dumped, main_loop
+
+from fastspade.search.cpu import compiled_engine
 from fastspade.search.cuda import plan_cuda
 
 PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
 IMAGES = 50
 TILE_PIXELS = 128  # of the gallery
-PROJECTED, MULTIPLIED = 32, 64  # channels of projections, and of the steps they fill with zeros
+PROJECTED = 32  # channels of projections
 # Share of pairs that are refined, of real features of 144 + 240 + 672 channels, as test_cuda_projections.listed counts: kappa = 1,
 # 31360 gallery pixels a list, of which a fifth of 50 images has as many.
 LEFT = {"aligned": 2.3e-3, "brick": 1.9e-3, "grass": 2.1e-3}
 REFINED_BYTES = 2 * PAPER[0][0] + 2 * PROJECTED + 32  # a pair's 16-bit gallery vector, its projections, and terms of both
-EXPANSION = 54  # multiply-adds a pair, of products with interpolation weights
-EPILOGUE_BYTES = {"sm80": 16 + 4, "sm90a": 7 + 4}  # of shared memory a pair: coarse values, terms of rows
+EPILOGUE_BYTES = {"sm80": (16, 4), "sm90a": (7, 4)}  # of shared memory a pair: coarse values; terms of rows and columns
+SECTOR = 32  # bytes of the second-level cache that are read at least
 REACHED = 0.8  # of the matrix units' peak, as large matrix products do
+PATCH = 8  # pixels on a side: a tile of 64 rows or columns has one, of 128 two
+Instructions = dict[str, dict[str, dict[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Device:
     multiply_adds: int
     l2: float
     shared: int = 128
+    slots: int = 4  # instructions that a multiprocessor issues, of a warp each
 
 
 DEVICES = (
@@ -57,38 +68,144 @@ DEVICES = (
 )
 
 
-def tiles(level: tuple[int, int, int], stride: int) -> int:
-    return -(-level[1] * level[2] // stride)
+class Product(NamedTuple):
+    """So many times, of gallery rows by query columns over channels; `fresh` where the operands come from outside the chip."""
+
+    times: float
+    rows: int
+    columns: int
+    channels: int
+    fresh: bool = True
+    multiplied: int = 0  # channels, with padding; 0: as many
 
 
-def counts(engine: ModuleType, device: Device) -> dict[str, dict[str, float]]:
-    """Form -> multiply-adds, bytes of the second-level cache and of shared memory, a pair; the search's inner loop alone."""
+class Form(NamedTuple):
+    """For each gallery image and tile of queries: products, tiles of coarse values written on chip and whether lanes interpolate
+    from them, bytes that are read and written otherwise; `pairs` of these, without padding."""
+
+    products: list[Product]
+    pairs: float
+    finest: float
+    coarse: float
+    lanes: bool = True
+    l2: float = 0.0
+    shared: float = 0.0
+
+
+def side(pixels: int, ratio: int) -> int:
+    """Coarse pixels that bilinear interpolation reads for a run of fine ones, aligned to the ratio."""
+    return pixels // ratio + 2
+
+
+def padded(count: int, unit: int = 16) -> int:
+    return -(-count // unit) * unit
+
+
+def built(strides: list[int], rows: int, projected: bool, step: int) -> Form:
+    tiles = [-(-h * w // stride) for (_, h, w), stride in zip(PAPER, strides, strict=True)]
+    finest = Product(tiles[0], TILE_PIXELS, rows, PAPER[0][0])
+    if projected:
+        finest = Product(tiles[0], TILE_PIXELS, rows, PROJECTED, multiplied=step)
+    coarse = [Product(n, TILE_PIXELS, rows, c) for n, (c, _, _) in zip(tiles[1:], PAPER[1:], strict=True)]
+    return Form([finest, *coarse], PAPER[0][1] * PAPER[0][2] * rows, tiles[0], sum(tiles[1:]))
+
+
+def expanded(strides: list[int], rows: int) -> Form:
+    """Tiles are patches of 8 x 8 pixels on both sides."""
+    form = built(strides, rows, True, PROJECTED)
+    patches, products, shared = rows // PATCH**2, [form.products[0]], 0.0
+    for coarse, (_, height, _) in zip(form.products[1:], PAPER[1:], strict=True):
+        reads = side(PATCH, PAPER[0][1] // height) ** 2
+        products += [
+            coarse._replace(columns=padded(patches * reads, 8)),
+            Product(coarse.times * patches, TILE_PIXELS, PATCH**2, padded(reads), fresh=False),  # over the queries
+            Product(form.finest * 2, TILE_PIXELS // 2, rows, padded(reads), fresh=False),  # over the gallery
+        ]
+        shared += coarse.times * TILE_PIXELS * (patches * reads + rows) * 2
+    return form._replace(products=products, coarse=2 * form.coarse, lanes=False, shared=shared)
+
+
+def kept(rows: int) -> Form:
+    """Tiles are patches of 16 x 8 pixels or, of 64 queries, 8 x 8; in memory queries lie side by side."""
+    height, width = PAPER[0][1:]
+    wide = rows // PATCH
+    tiles = -(-width // 16) * (height // PATCH)
+    shares = height * width / (-(-width // wide) * (height // PATCH))  # queries of a tile that are real
+    products, l2, shared = [Product(tiles, TILE_PIXELS, rows, PROJECTED)], 0.0, 0.0
+    for channels, coarse, _ in PAPER[1:]:
+        ratio = height // coarse
+        reads = [side(n, ratio) * side(PATCH, ratio) for n in (16, wide)]
+        # All pairs of coarse pixels, in tiles of 128 by 128; this tile's part of them.
+        part = shares / (height * width)
+        products.append(Product(part * coarse**2 / 128 * (padded(coarse**2, 128) / 128), 128, 128, channels))
+        products += [
+            Product(tiles, padded(reads[0], 64), rows, padded(reads[1]), fresh=False),
+            Product(tiles, TILE_PIXELS, rows, padded(reads[0]), fresh=False),
+        ]
+        run = side(wide, ratio) * 2  # bytes of queries side by side, anywhere in sectors
+        l2 += part * coarse**4 * 2 + tiles * reads[0] * side(PATCH, ratio) * (run + SECTOR - 2)
+        shared += tiles * (2 * reads[0] * reads[1] + reads[0] * rows) * 2
+    return Form(products, height * width * shares, tiles, 2.0 * tiles, False, l2, shared)
+
+
+def issued(parts: dict[str, dict[str, int]], path: str, rows: int, step: int, form: Form) -> float:
+    """Instructions of a warp, a pair."""
+    of = {name: sum(classes.values()) for name, classes in parts.items()}
+    # What a step copies and multiplies, of the kernel's own tiles.
+    multiplied = sum(p.times * p.rows * p.columns * (p.multiplied or p.channels) for p in form.products) / (
+        TILE_PIXELS * rows * step
+    )
+    copied = sum(p.times * -(-p.channels // step) * (p.rows + p.columns) for p in form.products if p.fresh) / (TILE_PIXELS + rows)
+    levels = [PAPER[0][1] // height for _, height, _ in PAPER[1:]]
+    if path == "sm90a":
+        # Both the first step and the others have products; a thread's four pixels read rows, each mixed into some of them.
+        work = of["products"] / 2 * multiplied + of["step"] * copied
+        taps = sum(of["taps"] + side(4, r) * of["rows"] + 2 * of["mixed"] for r in levels)
+        threads = 128
+    else:
+        work = (
+            of["products"] * multiplied + of["step"] * copied + of["column"] / 2 * form.finest
+        )  # half of the warps prepare columns
+        taps = len(levels) * of["taps"]
+        threads = 256
+    finest = of["tile"] + (taps if form.lanes else 0)
+    return (work + finest * form.finest + of["coarse"] * form.coarse) * threads / 32 / form.pairs
+
+
+def counts(engine: ModuleType, device: Device, instructions: Instructions) -> dict[str, dict[str, float]]:
+    """Form -> multiply-adds, bytes of the second-level cache and of shared memory, instructions, a pair."""
     engine.set_device(*device.limits)
     query, gallery = ([torch.empty(1).expand(n, *level) for level in PAPER] for n in (1, IMAGES))
     plan = plan_cuda(query, gallery, 1, IMAGES, 1, engine=engine)
-    rows, pixels = plan["tile_rows"], PAPER[0][1] * PAPER[0][2]
-    # Channels that a tile of queries multiplies with tiles of one gallery image.
-    run = [tiles(level, stride) * level[0] for level, stride in zip(PAPER, plan["strides"], strict=True)]
-    copied, projected = ([tiles(PAPER[0], TILE_PIXELS) * channels, *run[1:]] for channels in (PROJECTED, MULTIPLIED))
-    # A coarse level's queries are its own pixels: so many fewer tiles of them as its pixels are fewer.
-    coarse = [work * level[1] * level[2] / pixels for work, level in zip(run[1:], PAPER[1:], strict=True)]
-    # Bytes that the products read for 16 channels of a tile: by two wgmma, or by eight warps of 2 x 4.
-    if plan["path"] == "sm90a":
-        operands = 2 * (64 + rows) * 32
-    else:
-        operands = 8 * (rows // 2 + TILE_PIXELS // 4) * 32
-    left = max(LEFT.values()) * REFINED_BYTES
+    path, rows, strides = plan["path"], plan["tile_rows"], plan["strides"]
+    step = 64 if path == "sm90a" else plan["step_channels"]
+
+    def operand_bytes(product: Product) -> float:
+        """That the products read for 16 channels: wgmma, 64 rows at a time, or eight warps of 2 x 4."""
+        if path == "sm90a":
+            return -(-product.rows // 64) * (64 + product.columns) * 32
+        return 8 * (product.columns / 2 + product.rows / 4) * 32
+
     found = {}
-    for form, work, read, more_work, more_l2 in (
-        ("whole", run, run, 0, 0),
-        ("projections", projected, copied, 0, left),
-        ("native", [projected[0], *coarse], [copied[0], *coarse], EXPANSION, left),
-    ):
-        channels = sum(work) * TILE_PIXELS / pixels
-        found[form] = {
-            "multiply_adds": channels + more_work,
-            "l2_bytes": sum(read) * TILE_PIXELS / pixels * 2 * (rows + TILE_PIXELS) / (rows * TILE_PIXELS) + more_l2,
-            "shared_bytes": channels * operands / 16 / (rows * TILE_PIXELS) + EPILOGUE_BYTES[plan["path"]],
+    values, terms = EPILOGUE_BYTES[path]
+    forms = {
+        "whole": built(strides, rows, False, step),
+        "projections": built(strides, rows, True, step if path == "sm90a" else PROJECTED),
+        "expanded": expanded(strides, rows),
+        "kept": kept(rows),
+    }
+    for name, form in forms.items():
+        left = 0.0 if name == "whole" else max(LEFT.values()) * REFINED_BYTES
+        multiplied = [(p, p.times * (p.multiplied or p.channels)) for p in form.products]
+        found[name] = {
+            "multiply_adds": sum(n * p.rows * p.columns for p, n in multiplied) / form.pairs,
+            "l2_bytes": (sum(2 * p.times * p.channels * (p.rows + p.columns) for p in form.products if p.fresh) + form.l2)
+            / form.pairs
+            + left,
+            "shared_bytes": (sum(n / 16 * operand_bytes(p) for p, n in multiplied) + form.shared) / form.pairs
+            + terms
+            + (values if form.lanes else 0),
+            "issue_slots": issued(instructions[f"{path} {rows} {step}"], path, rows, step, form),
         }
     return found
 
@@ -101,16 +218,31 @@ def predicted(device: Device, count: dict[str, float]) -> dict[str, float]:
         "products": cycles * count["multiply_adds"] / device.multiply_adds / REACHED,
         "second-level cache": cycles * count["l2_bytes"] / device.l2,
         "shared memory": cycles * count["shared_bytes"] / device.shared,
+        "instructions": cycles * count["issue_slots"] / device.slots,
     }
 
 
-def model(engine: ModuleType) -> list[dict[str, object]]:
+def instructions_of(file: str) -> Instructions:
+    """Path, queries of a tile and channels of a step -> what machine_code.main_loop counts, of float16."""
+    found = {}
+    code = dumped("-sass", file)
+    kernels = (("80", "sm80", r"search_kernel\w*HalfOperandELi(\d)ELi(\d+)"), ("90a", "sm90a", r"HalfOperandELi(\d)()E"))
+    for architecture, path, name in kernels:
+        for text in code[architecture]:
+            if kernel := re.search(name, text.splitlines()[0]):
+                found[f"{path} {32 * int(kernel[1])} {kernel[2] or 64}"] = main_loop(text)
+    return found
+
+
+def model(engine: ModuleType, instructions: Instructions) -> list[dict[str, object]]:
     rows = []
     for device in DEVICES:
-        for form, count in counts(engine, device).items():
+        for form, count in counts(engine, device, instructions).items():
             times = predicted(device, count)
             binds = max(times, key=times.__getitem__)
-            rows.append({"device": device.name, "form": form, **count, "milliseconds": times[binds], "binds": binds})
+            rows.append(
+                {"device": device.name, "form": form, **count, "milliseconds": times[binds], "binds": binds, "times": times}
+            )
     return rows
 
 
@@ -120,12 +252,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     output = parser.parse_args().output
+    if cuobjdump() is None:
+        parser.error("cuobjdump, of the CUDA toolkit, is not there")
+    instructions = instructions_of(compiled_engine().__file__)
     with tempfile.TemporaryDirectory() as folder:
-        rows = model(build(Path(folder)))
+        rows = model(build(Path(folder)), instructions)
     for row in rows:
         print(json.dumps({name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()}))
     if output:
-        write(output, {"images": IMAGES, "shapes": PAPER, "rows": rows})
+        write(output, {"images": IMAGES, "shapes": PAPER, "instructions": instructions, "rows": rows})
 
 
 if __name__ == "__main__":

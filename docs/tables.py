@@ -287,10 +287,11 @@ def cuda_model() -> str:
     rows = [
         [row["device"], row["form"]]
         + [f"{row[name]:.0f}" for name in ("multiply_adds", "l2_bytes", "shared_bytes")]
-        + [f"{row['milliseconds']:.1f}", row["binds"]]
+        + [f"{row['issue_slots']:.1f}", f"{row['milliseconds']:.2f}", row["binds"]]
         for row in record["rows"]
     ]
-    header = ["device", "form", "multiply-adds", "bytes, second-level cache", "bytes, shared memory", "ms an image", "binds"]
+    header = ["device", "form", "multiply-adds", "bytes, second-level cache", "bytes, shared memory", "instructions"]
+    header += ["ms an image", "binds"]
     return _markdown(header, rows) + f"\n\n*`{record['machine']['command']}`*"
 
 

@@ -15,6 +15,10 @@ struct Cursor {
     FASTSPADE_DEVICE bool finest() const { return group % max_groups == 0; }
 };
 
+// A coarse pixel's place in its ring, where it lies less than a ring's length beyond the ring's end. Rings hold tiles and rows
+// whole.
+FASTSPADE_DEVICE int in_ring(int place, const SearchGroup& group) { return place < group.ring ? place : place - group.ring; }
+
 // Whether the finest group's projections are multiplied in its place.
 FASTSPADE_DEVICE bool projecting(const SearchParameters& p) { return p.told && tells(p.told); }
 

@@ -16,23 +16,25 @@ struct GramRing {
     static constexpr int column_bytes = 32 * RowTiles * 2;
     static constexpr int unit_bytes = RowTiles * 4;  // a thread's 2 * RowTiles values
 
-    // Unit: 8 * (warp's row of tiles, 0 or 1) + lane group.
-    static FASTSPADE_DEVICE int place(int column, int unit) {
-        const int turn = RowTiles == 4 ? (column & 3) << 1 : RowTiles == 2 ? (column & 3) << 2 : ((column >> 1) & 1) << 3;
-        return column * column_bytes + (unit ^ turn) * unit_bytes;
+    // Where a column's unit 0 lies, counted in units of shared memory, of which there are fewer than 2^16; that exclusive-or'ed
+    // with a unit's number is where the unit lies. Numbers are 8 * (warp's row of tiles, 0 or 1) + lane group. Rings lie after
+    // stages, so their offsets are multiples of column_bytes.
+    static FASTSPADE_DEVICE int place(int ring_offset, int column) {
+        const int swizzle = RowTiles == 4 ? (column & 3) << 1 : RowTiles == 2 ? (column & 3) << 2 : ((column >> 1) & 1) << 3;
+        return ring_offset / unit_bytes + (column * (column_bytes / unit_bytes) | swizzle);
     }
 
-    static FASTSPADE_DEVICE void write(char* ring, int column, int unit, const float (&values)[2 * RowTiles]) {
-        auto* const to = reinterpret_cast<uint32_t*>(ring + place(column, unit));
+    static FASTSPADE_DEVICE void write(char* shared, int at, const float (&values)[2 * RowTiles]) {
+        auto* const to = reinterpret_cast<uint32_t*>(shared + at * unit_bytes);
         uint32_t packed[RowTiles];
 #pragma unroll
         for (int i = 0; i < RowTiles; ++i) packed[i] = pack_halves(values[2 * i], values[2 * i + 1]);
         store_words(to, packed);
     }
 
-    static FASTSPADE_DEVICE void add(const char* ring, int column, int unit, float weight, float (&sum)[2 * RowTiles]) {
+    static FASTSPADE_DEVICE void add(const char* shared, int at, float weight, float (&sum)[2 * RowTiles]) {
         uint32_t packed[RowTiles];
-        load_words(reinterpret_cast<const uint32_t*>(ring + place(column, unit)), packed);
+        load_words(reinterpret_cast<const uint32_t*>(shared + at * unit_bytes), packed);
 #pragma unroll
         for (int i = 0; i < RowTiles; ++i) {
             float low, high;

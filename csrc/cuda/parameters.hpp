@@ -47,11 +47,11 @@ struct PyramidView {
 };
 
 // Per pixel of the finest grid, in units of its image's scale, rounded so that bounds stay bounds (see prepare.cuh):
-//   query:   norm - slack, |q^|, |q - q^|, |q|
-//   gallery: norm - slack, |r - r^| + accumulation errors, at least |r|, |r|
+//   query:   |q|^2 - slack, |q^|, |q - q^|, |q|
+//   gallery: |r|^2 - slack, at least |r|, |r - r^| + accumulation errors, |r|
 // where q^ and r^ are what the 16-bit operands hold.
 struct alignas(16) Terms {
-    float norm, first, second, length;
+    float norm, operand, error, length;
 };
 
 // Per pixel of the gallery's finest grid, of those with exactly its descriptor: how many come before it in its image, and

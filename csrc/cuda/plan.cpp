@@ -157,13 +157,12 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
         group.stride = coarse_stride(tiling, group.height, group.width, upsample);
         group.ring = ring_length(tiling, {group.height, group.width, group.stride}, upsample);
     }
+    const int64_t shared_bytes = std::min(device.shared_bytes, 1 << 18);  // as far as GramRing's places reach
     // Too many groups, or rings too long for the smallest tile: the longest ring gives way.
     for (;;) {
         layout.groups = coarse;
         layout.groups.insert(layout.groups.begin(), finest);
-        const bool narrow = std::all_of(coarse.begin(), coarse.end(), [](const Group& group) { return group.ring < 65536; });
-        if (narrow && layout.groups.size() <= max_groups && shared_need(layout, 1, step_channels, nullptr) <= device.shared_bytes)
-            break;
+        if (layout.groups.size() <= max_groups && shared_need(layout, 1, step_channels, nullptr) <= shared_bytes) break;
         if (coarse.empty()) throw std::runtime_error("this device's shared memory is too small for the search");
         auto longest =
             std::max_element(coarse.begin(), coarse.end(), [](const Group& a, const Group& b) { return a.ring < b.ring; });

@@ -211,13 +211,9 @@ FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
     Terms terms;
     terms.norm = static_cast<float>(norm - slack);
     terms.length = static_cast<float>(sqrt(norm) * up);
-    if (p.gallery) {
-        terms.first = static_cast<float>((residual + accumulated * operand + 0x1p-11 * sqrt(coarse)) * up);
-        terms.second = static_cast<float>((operand + residual) * up);
-    } else {
-        terms.first = static_cast<float>(operand * up);
-        terms.second = static_cast<float>(residual * up);
-    }
+    const double error = p.gallery ? residual + accumulated * operand + 0x1p-11 * sqrt(coarse) : residual;
+    terms.operand = static_cast<float>((p.gallery ? operand + residual : operand) * up);
+    terms.error = static_cast<float>(error * up);
     p.terms[item] = terms;
 }
 

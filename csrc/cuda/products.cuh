@@ -1,10 +1,17 @@
-// Inner products of 16-bit operands of single pairs of pixels, where few are left. A pair every eight lanes.
+// What products of 16-bit operands say of their vectors', and products of single pairs of pixels, where few are left: a pair
+// every eight lanes.
 #pragma once
 
 #include "cuda/device.cuh"
 #include "cuda/parameters.hpp"
 
 namespace fastspade::cuda {
+
+// The most that <q, r> can be where <q^, r^> is `product`. The terms are a query pixel's and a gallery pixel's.
+template <class Query, class Gallery>
+FASTSPADE_DEVICE float largest_product(float product, const Query& q, const Gallery& r) {
+    return product + q.operand * r.error + q.error * r.operand;  // in this order two fused additions
+}
 
 // Where a pixel reads a group's grid.
 template <int Count>

@@ -127,8 +127,8 @@ FASTSPADE_KERNEL(prepare_threads, 3) project_kernel(const PrepareParameters p) {
         constexpr double up = 1.0 + 0x1p-20;
         Terms terms = p.terms[pixel];
         const double growth = longer > 0.0 ? longer : 0.0;  // of the operand's norm
-        terms.first = static_cast<float>((terms.first + (p.gallery ? error : growth)) * up);
-        terms.second = static_cast<float>((terms.second + (p.gallery ? growth : error)) * up);
+        terms.operand = static_cast<float>((terms.operand + growth) * up);
+        terms.error = static_cast<float>((terms.error + error) * up);
         p.projected_terms[pixel] = terms;
     }
 }

@@ -103,9 +103,8 @@ FASTSPADE_KERNEL(redo_threads, 3) redo_kernel(const RedoParameters p) {
             count = narrow(count, [&](uint32_t pair, bool) {
                 const int64_t image = image_of(pair);
                 const Terms gallery = s.gallery_terms[0][image * f.pixels + pixel_of(pair)];
-                const float product = operand_product(s, at.row, image, pixel_of(pair), lane) +
-                                      (query.first * gallery.first + query.second * gallery.second);
-                return !(bound(gallery, scale / s.gallery_scale[image], product) > reach);
+                const float product = operand_product(s, at.row, image, pixel_of(pair), lane);
+                return !(bound(gallery, scale / s.gallery_scale[image], largest_product(product, query, gallery)) > reach);
             });
             ranked += count;
             narrow(count, [&](uint32_t pair, bool real) {

@@ -9,7 +9,7 @@
 namespace fastspade::cuda {
 
 struct alignas(16) Row {
-    float norm, first, second, limit;
+    float norm, operand, error, limit;  // the first three as Terms'
 };
 
 struct alignas(8) Tally {
@@ -60,7 +60,7 @@ struct RowLists {
         Row row_terms{0.0f, 0.0f, 0.0f, -bits_float(0x7f800000u)};  // rows beyond the image keep nothing
         if (row < range.valid) {
             const Terms stored = p.query_terms[projecting(p)][range.query_base + row];
-            row_terms = Row{stored.norm, stored.first, stored.second, bits_float(0x7f7fffffu)};
+            row_terms = Row{stored.norm, stored.operand, stored.error, bits_float(0x7f7fffffu)};
         }
         terms[row] = row_terms;
         tallies[row] = {0, -1.0f};
@@ -87,7 +87,7 @@ struct RowLists {
         const int64_t query_row = static_cast<int64_t>(range.query_image) * p.query_pixels +
                                   static_cast<int64_t>(tile - range.query_image * p.query_tiles) * rows + row;
         const Terms query = p.query_terms[0][query_row];
-        const float first_before = terms[row].first, second_before = terms[row].second;
+        const Row by_projections = terms[row];
         const uint32_t pixels = static_cast<uint32_t>(p.height * p.width);
         float margin = tallies[row].margin < 0.0f ? 0.0f : tallies[row].margin;
         const int begin = tallies[row].margin < 0.0f ? 0 : p.keep;
@@ -100,14 +100,14 @@ struct RowLists {
             const float ratio = p.query_scale[range.query_image] / p.gallery_scale[image];
             const Terms before = p.gallery_terms[1][at], gallery = p.gallery_terms[0][at];
             const Taps<1> tap{{pixel}, {1.0f}};
-            const float slack = query.first * gallery.first + query.second * gallery.second;
+            const float slack = largest_product(0.0f, query, gallery);
             const float less = group_product(p, projected_group, query_row, image, tap, lane) -
                                group_product(p, 0, query_row, image, tap, lane) +
-                               (first_before * before.first + second_before * before.second - slack);
+                               (largest_product(0.0f, by_projections, before) - slack);
             // The distance is at most this far above: the slack on the other side, what the norms were lessened by, and
             // roundings.
             const float norms =
-                query.norm + query.first * query.first + ratio * ratio * (gallery.norm + gallery.second * gallery.second);
+                query.norm + query.operand * query.operand + ratio * ratio * (gallery.norm + gallery.operand * gallery.operand);
             const float above = 4.0f * ratio * slack + 0x1p-16f * norms + ratio * 0x1p-20f;
             warp_barrier();  // between reading these and writing them
             if (i < count) {

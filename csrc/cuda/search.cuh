@@ -19,13 +19,14 @@ namespace fastspade::cuda {
 
 // One finest column of the tile at hand.
 struct alignas(16) Column {
-    float norm, first, second;
+    float norm, operand, error;
     uint32_t place;  // slot * pixels + pixel, or no_place
 };
 struct alignas(8) ColumnSample {  // in one coarse ring
     float weight[4];
-    uint16_t column[4];
+    uint16_t place[4];  // as GramRing's
 };
+
 template <class Operand, int RowTiles, int StepChannels>
 FASTSPADE_KERNEL(search_threads, 1)
 search_kernel(const SearchParameters p) {
@@ -91,8 +92,10 @@ search_kernel(const SearchParameters p) {
                             const Terms terms =
                                 p.gallery_terms[use.group == projected_group][static_cast<int64_t>(use.image) * pixels + pixel];
                             column = Column{
-                                terms.norm * ratio * ratio, terms.first, terms.second,
+                                terms.norm * ratio * ratio, terms.operand, terms.error,
                                 static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel)};
+                            // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
+                            if (p.group_count > 1) column.norm -= 2.0f * ratio * 0x1p-22f;
                         }
                         const int y = pixel / p.width;
                         const AxisTap* taps = p.taps;
@@ -100,9 +103,10 @@ search_kernel(const SearchParameters p) {
                             const SearchGroup& coarse = p.groups[g];
                             const AxisTap right = taps[pixel - y * p.width], down = taps[p.width + y];
                             ColumnSample sample{};
+                            const int start[2] = {down.low * coarse.width % coarse.ring, down.high * coarse.width % coarse.ring};
                             for (int i = 0; i < 4; ++i) {
-                                const int at = (i < 2 ? down.low : down.high) * coarse.width + (i % 2 ? right.high : right.low);
-                                sample.column[i] = static_cast<uint16_t>(at % coarse.ring);
+                                const int at = in_ring(start[i / 2] + (i % 2 ? right.high : right.low), coarse);
+                                sample.place[i] = static_cast<uint16_t>(Ring::place(coarse.ring_offset, at));
                                 sample.weight[i] =
                                     (i < 2 ? down.low_weight : down.high_weight) * (i % 2 ? right.high_weight : right.low_weight);
                             }
@@ -117,26 +121,27 @@ search_kernel(const SearchParameters p) {
             }
             // A warp whose columns all lie beyond the image or the tile has nothing to multiply.
             if (use.first + warp_column < end)
-                gram.template multiply_step<Operand>(shared + stage * Gram::stage_bytes, warp_row, warp_column, lane);
+                gram.template multiply_step<Operand>(shared + stage * Gram::stage_bytes, group.channels - step * StepChannels,
+                                                     warp_row, warp_column, lane);
             stage = stage == pipeline_stages - 1 ? 0 : stage + 1;
         }
 
         if (!use.finest()) {
-            char* const ring = shared + group.ring_offset;
+            const int start = use.first % group.ring;
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
-                const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
-                if (pixel >= end) continue;
+                const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
+                if (use.first + at >= end) continue;
                 float values[own];
 #pragma unroll
                 for (int i = 0; i < own; ++i) values[i] = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
-                Ring::write(ring, pixel % group.ring, unit, values);
+                Ring::write(shared, Ring::place(group.ring_offset, in_ring(start + at, group)) ^ unit, values);
             }
         } else {
             block_barrier();  // columns and rings are complete
-            float limit[own];
+            Row row[own];
 #pragma unroll
-            for (int i = 0; i < own; ++i) limit[i] = list.terms[warp_row + i * 8 + group_of_lane].limit;
+            for (int i = 0; i < own; ++i) row[i] = list.terms[warp_row + i * 8 + group_of_lane];
             bool survivors = false;
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
@@ -144,23 +149,21 @@ search_kernel(const SearchParameters p) {
                 const Column column = columns[at];
                 float sum[own];
 #pragma unroll
-                for (int i = 0; i < own; ++i) sum[i] = p.group_count > 1 ? 0x1p-22f : 0.0f;  // subnormal rounding in the rings
+                for (int i = 0; i < own; ++i) sum[i] = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
                 if (use.first + at < pixels)
+#pragma unroll 1
                     for (int g = 1; g < p.group_count; ++g) {
                         const ColumnSample sample = samples[(g - 1) * tile_columns + at];
-                        const char* const ring = shared + p.groups[g].ring_offset;
+                        Ring::add(shared, sample.place[0] ^ unit, sample.weight[0], sum);
+                        if (sample.weight[0] == 1.0f) continue;
 #pragma unroll
-                        for (int k = 0; k < 4; ++k)
-                            if (k == 0 || sample.weight[k] != 0.0f)
-                                Ring::add(ring, sample.column[k], unit, sample.weight[k], sum);
+                        for (int k = 1; k < 4; ++k) Ring::add(shared, sample.place[k] ^ unit, sample.weight[k], sum);
                     }
 #pragma unroll
                 for (int i = 0; i < own; ++i) {
-                    const Row row = list.terms[warp_row + i * 8 + group_of_lane];
-                    float& value = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
-                    const float product = value + sum[i] + (row.first * column.first + row.second * column.second);
-                    value = row.norm + column.norm - 2.0f * ratio * product;
-                    survivors |= !(value > limit[i]);
+                    const float value = row[i].norm + column.norm - 2.0f * ratio * largest_product(sum[i], row[i], column);
+                    gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)] = value;
+                    survivors |= !(value > row[i].limit);
                 }
             }
             // Append survivors; when a list is full, cut it back and try again with what did not fit.
@@ -173,11 +176,11 @@ search_kernel(const SearchParameters p) {
 #pragma unroll
                         for (int i = 0; i < own; ++i) {
                             float& value = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
-                            if (value > limit[i]) continue;
-                            const int row = warp_row + i * 8 + group_of_lane;
+                            if (value > row[i].limit) continue;
                             const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
                             // Without a place it is here because a query that is not finite makes every bound a NaN.
-                            if (columns[at].place == no_place || list.append(p, row, value, columns[at].place))
+                            if (columns[at].place == no_place ||
+                                list.append(p, warp_row + i * 8 + group_of_lane, value, columns[at].place))
                                 value = bits_float(0x7f800000u);
                             else
                                 full = survivors = true;
@@ -187,7 +190,7 @@ search_kernel(const SearchParameters p) {
                 list.cut_back(p, range, rows, warp, search_threads / 32, lane);
                 block_barrier();
 #pragma unroll
-                for (int i = 0; i < own; ++i) limit[i] = list.terms[warp_row + i * 8 + group_of_lane].limit;
+                for (int i = 0; i < own; ++i) row[i].limit = list.terms[warp_row + i * 8 + group_of_lane].limit;
             }
         }
         // The consumer's cursor takes a whole tile at a time.

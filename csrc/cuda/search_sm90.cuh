@@ -46,8 +46,8 @@ FASTSPADE_DEVICE int share_query(int lane, int chunk, int i) { return (chunk * 4
 // because of their 192 bytes.
 template <int Chunks>
 FASTSPADE_DEVICE int ring_place(int slot, int lane, int chunk) {
-    const int turn = Chunks % 2 == 0 ? (slot & 1) << 2 : 0;
-    return slot * Share<Chunks>::ring_bytes + (((chunk * 4 + (lane & 3)) ^ turn) << 4);
+    const int swizzle = Chunks % 2 == 0 ? (slot & 1) << 2 : 0;
+    return slot * Share<Chunks>::ring_bytes + (((chunk * 4 + (lane & 3)) ^ swizzle) << 4);
 }
 struct alignas(16) RingUnit {
     uint32_t word[4];
@@ -58,10 +58,12 @@ struct Sm90Barriers {
     uint64_t multiply[2], finish[2];  // handed to a consumer when the other one's tile before has done so
 };
 
-// One finest pixel of a thread. Beyond the image, and where it repeats others, it has an infinite norm and no place.
-struct OwnPixel {
-    float norm, first, second;
-    uint32_t place;
+// A thread's finest pixels. One beyond the image, or that repeats others, has an infinite norm and is no candidate.
+struct OwnPixels {
+    struct {
+        float norm, operand, error;
+    } terms[own_pixels];
+    uint32_t first, apart, candidates;  // place of the first, distance between places, and one bit per pixel
 };
 
 template <int Chunks>
@@ -156,11 +158,12 @@ template <int Chunks>
 FASTSPADE_DEVICE void sm90_store(const SearchGroup& group, int first, char* shared, int warp, int lane, Share<Chunks>& share) {
     char* const ring = shared + group.ring_offset;
     const int pixels = group.height * group.width, end = first + group.stride < pixels ? first + group.stride : pixels;
+    const int start = first % group.ring;
 #pragma unroll
     for (int v = 0; v < own_pixels; ++v) {
-        const int pixel = first + share_row(warp, lane, v);
-        if (pixel >= end) continue;
-        const int slot = pixel % group.ring;
+        const int at = share_row(warp, lane, v);
+        if (first + at >= end) continue;
+        const int slot = in_ring(start + at, group);
 #pragma unroll
         for (int chunk = 0; chunk < Chunks; ++chunk) {
             RingUnit unit;
@@ -182,22 +185,20 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
         const SearchGroup& group = s.groups[g];
         const char* const ring = shared + group.ring_offset;
         const AxisTap across = taps[column];
-        AxisTap down[own_pixels];  // alike in all lanes
-#pragma unroll
-        for (int v = 0; v < own_pixels; ++v) down[v] = taps[s.width + (y + v <= last ? y + v : last)];
-        for (int row = down[0].low; row <= down[own_pixels - 1].high; ++row) {
+        const int own_y = y + lane % own_pixels;  // a lane holds the tap of one row, for all
+        const AxisTap down = taps[s.width + (own_y <= last ? own_y : last)];
+        const int end = warp_shuffle(down.high, own_pixels - 1);
+        for (int row = warp_shuffle(down.low, 0); row <= end; ++row) {
             const int start = row * group.width % group.ring;
-            const int left = start + across.low, right = start + across.high;
-            const int left_slot = left < group.ring ? left : left - group.ring,
-                      right_slot = right < group.ring ? right : right - group.ring;
+            const int left = in_ring(start + across.low, group), right = in_ring(start + across.high, group);
+            const float own_weight = row == down.low ? down.low_weight : row == down.high ? down.high_weight : 0.0f;
             float weight[own_pixels];
 #pragma unroll
-            for (int v = 0; v < own_pixels; ++v)
-                weight[v] = row == down[v].low ? down[v].low_weight : row == down[v].high ? down[v].high_weight : 0.0f;
+            for (int v = 0; v < own_pixels; ++v) weight[v] = warp_shuffle(own_weight, v);
 #pragma unroll
             for (int chunk = 0; chunk < Chunks; ++chunk) {
-                const RingUnit a = *reinterpret_cast<const RingUnit*>(ring + ring_place<Chunks>(left_slot, lane, chunk));
-                const RingUnit b = *reinterpret_cast<const RingUnit*>(ring + ring_place<Chunks>(right_slot, lane, chunk));
+                const RingUnit a = *reinterpret_cast<const RingUnit*>(ring + ring_place<Chunks>(left, lane, chunk));
+                const RingUnit b = *reinterpret_cast<const RingUnit*>(ring + ring_place<Chunks>(right, lane, chunk));
                 float between[chunk_queries];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
@@ -219,50 +220,53 @@ FASTSPADE_DEVICE void sm90_interpolate(const Sm90Parameters& p, int x, int y, co
 
 // A finest tile's sums become lower bounds, and those below their row's limit candidates.
 template <int Chunks>
-FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list,
-                                  const OwnPixel (&own)[own_pixels], float ratio, int group, int warp, int lane,
-                                  Share<Chunks>& share) {
-    uint32_t survivors[Chunks];  // one bit per pair
+FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& range, RowLists& list, const OwnPixels& own,
+                                  float ratio, int group, int warp, int lane, Share<Chunks>& share) {
+    bool survivors = false;
 #pragma unroll
-    for (int chunk = 0; chunk < Chunks; ++chunk) {
-        survivors[chunk] = 0u;
+    for (int chunk = 0; chunk < Chunks; ++chunk)
 #pragma unroll
         for (int i = 0; i < chunk_queries; ++i) {
             const Row row = list.terms[share_query(lane, chunk, i)];
 #pragma unroll
             for (int v = 0; v < own_pixels; ++v) {
                 float& value = share.at(v, chunk, i);
-                const float product = value + (row.first * own[v].first + row.second * own[v].second);
-                value = row.norm + own[v].norm - 2.0f * ratio * product;
-                if (!(value > row.limit)) survivors[chunk] |= 1u << (i * own_pixels + v);
+                value = row.norm + own.terms[v].norm - 2.0f * ratio * largest_product(value, row, own.terms[v]);
+                survivors |= !(value > row.limit);
             }
         }
-    }
     // They are rare, so they are fetched one by one. When a list is full, cut it back and try again with what did not fit.
-    const auto any_left = [&] {
-        uint32_t left = 0u;
-#pragma unroll
-        for (int chunk = 0; chunk < Chunks; ++chunk) left |= survivors[chunk];
-        return left != 0u;
-    };
-    while (group_any(group, 128, any_left())) {
+    while (group_any(group, 128, survivors)) {
         bool full = false;
+        if (survivors) {
+            survivors = false;
 #pragma unroll
-        for (int chunk = 0; chunk < Chunks; ++chunk)
-            for (uint32_t left = survivors[chunk]; left != 0u; left &= left - 1u) {
-                const int bit = lowest_bit(left), v = bit % own_pixels;
-                float value = 0.0f;
+            for (int chunk = 0; chunk < Chunks; ++chunk) {
+                uint32_t left = 0u;  // one bit per pair
 #pragma unroll
                 for (int i = 0; i < chunk_queries * own_pixels; ++i)
-                    if (i == bit) value = share.at(i % own_pixels, chunk, i / own_pixels);
-                const uint32_t place = v == 0 ? own[0].place : v == 1 ? own[1].place : v == 2 ? own[2].place : own[3].place;
-                const int query = share_query(lane, chunk, bit / own_pixels);
-                const bool wanted = !(value > list.terms[query].limit) && place != no_place;
-                if (!wanted || list.append(s, query, value, place))
-                    survivors[chunk] ^= 1u << bit;
-                else
-                    full = true;
+                    if (!(share.at(i % own_pixels, chunk, i / own_pixels) >
+                          list.terms[share_query(lane, chunk, i / own_pixels)].limit))
+                        left |= 1u << i;
+                for (; left != 0u; left &= left - 1u) {
+                    const int bit = lowest_bit(left);
+                    const uint32_t v = static_cast<uint32_t>(bit % own_pixels);
+                    float value = 0.0f;
+#pragma unroll
+                    for (int i = 0; i < chunk_queries * own_pixels; ++i)
+                        if (i == bit) value = share.at(i % own_pixels, chunk, i / own_pixels);
+                    // One that is no candidate is here because a query that is not finite makes every bound a NaN.
+                    if (own.candidates >> v & 1u &&
+                        !list.append(s, share_query(lane, chunk, bit / own_pixels), value, own.first + v * own.apart)) {
+                        full = survivors = true;
+                        continue;
+                    }
+#pragma unroll
+                    for (int i = 0; i < chunk_queries * own_pixels; ++i)
+                        if (i == bit) share.at(i % own_pixels, chunk, i / own_pixels) = bits_float(0x7f800000u);
+                }
             }
+        }
         if (!group_any(group, 128, full)) break;
         list.cut_back(s, range, Share<Chunks>::rows, warp, 4, lane);
         group_barrier(group, 128);
@@ -280,18 +284,17 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
     Cursor c{};
     c.unit = range.split;
     open_unit(s, c, range.query_image);
-    uint32_t at = 0;
-    uint32_t turn = consumer == 0;  // a parity; the first turn is the first warpgroup's, without a hand-over
-    int group = -1;                 // of the tile at hand
-    bool mine = consumer != 0;
-    for (; !c.done; advance_job(s, c, range.query_image)) {
+    uint32_t at = 0, tile = 0;
+    int group = -1;  // of the tile at hand
+    for (; !c.done; advance_job(s, c, range.query_image), ++tile) {
         const uint32_t first_step = at;
         at += static_cast<uint32_t>(c.steps);
         const int before = group;  // of the other warpgroup's tile
         group = c.group;
-        mine = !mine;
-        if (!mine) continue;
-        OwnPixel own[own_pixels] = {};
+        if (tile % 2 != static_cast<uint32_t>(consumer)) continue;
+        // A parity; the first turn is the first warpgroup's, without a hand-over.
+        const uint32_t turn = (tile + 1) / 2 % 2 ^ 1u;
+        OwnPixels own{};
         float ratio = 1.0f, limit = bits_float(0x7f800000u);
         const auto column = [&] { return (c.first / (patch_width * patch_height) + warp) % across * patch_width + (lane >> 2); };
         const auto top_row = [&] { return (c.first / (patch_width * patch_height) + warp) / across * patch_height; };
@@ -299,19 +302,19 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
             const int slot = c.unit / s.segments;
             const int64_t image = image_of_slot(s, range.query_image, slot);  // the cursor's would take a register
             ratio = s.query_scale[range.query_image] / s.gallery_scale[image];
-            const int x = column(), y = top_row();
+            const int x = column(), y = top_row(), apart = p.patched ? s.width : share_row(0, 0, 1);
+            const int first = p.patched ? y * s.width + x : c.first + share_row(warp, lane, 0);
+            own.first = static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(first);
+            own.apart = static_cast<uint32_t>(apart);
 #pragma unroll
             for (int v = 0; v < own_pixels; ++v) {
-                const int run = c.first + share_row(warp, lane, v);
-                const int pixel = p.patched ? (y + v) * s.width + x : run;
-                own[v] = {bits_float(0x7f800000u), 0.0f, 0.0f, no_place};
-                if (p.patched ? x >= s.width || y + v >= s.height : run >= pixels) continue;
+                const int pixel = first + v * apart;
+                own.terms[v] = {bits_float(0x7f800000u), 0.0f, 0.0f};
+                if (p.patched ? x >= s.width || y + v >= s.height : pixel >= pixels) continue;
                 if (repeats(s, range.query_image, slot, pixel)) continue;
                 const Terms terms = s.gallery_terms[c.group == projected_group][image * pixels + pixel];
-                own[v].norm = terms.norm * ratio * ratio;
-                own[v].first = terms.first;
-                own[v].second = terms.second;
-                own[v].place = static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel);
+                own.terms[v] = {terms.norm * ratio * ratio, terms.operand, terms.error};
+                own.candidates |= 1u << v;
             }
             if (s.splits > 1 && thread < range.valid)
                 limit = from_ordered_bits(load_volatile(s.limits + range.local_row + thread));
@@ -327,11 +330,10 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
             group_barrier(1 + consumer, 128);  // what this warpgroup's other warps wrote to the rings
                                                // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
 #pragma unroll
-            for (int v = 0; v < own_pixels; ++v) own[v].norm -= 2.0f * ratio * 0x1p-22f;
+            for (int v = 0; v < own_pixels; ++v) own.terms[v].norm -= 2.0f * ratio * 0x1p-22f;
             if (const int y = top_row(); y < s.height) sm90_interpolate(p, column(), y, shared, lane, share);
         }
         if (ahead) mbarrier_wait(barriers.finish + consumer, turn);
-        turn ^= 1u;
         if (!c.finest()) {
             sm90_store(s.groups[c.group], c.first, shared, warp, lane, share);
         } else {

@@ -128,6 +128,76 @@ def test_as_many_pairs_are_looked_at_as_a_plain_count_says(engine):
         assert counters[0] == 0 and counters[COUNTERS.index("exact_pairs")] == 4 * len(distances)
 
 
+def fine_pairs_counted(query: np.ndarray, gallery: np.ndarray, kappa: int, keep: int, capacity: int) -> tuple[int, int]:
+    """Pairs whose finest channels are multiplied, where a query pixel's list is full exactly after whole tiles and once; and how
+    many join a list after that, at most. (pixels, channels) of one query image and one gallery image of one level, as the kernels
+    bound their distances (prepare.cuh, project.cuh, row_lists.cuh), in float64 but for what is kept in 16 bits."""
+    centre = gallery.mean(0).astype(np.float32)
+    up, accumulated = 1 + 2.0**-20, 2.0**-19 * (query.shape[1] / 16 + 16)
+
+    def prepared(side: np.ndarray, is_gallery: bool):
+        largest = np.square(side - centre).sum(1).max()
+        scale = 2.0 ** np.floor(np.log2(64**2 * 0.999 / largest) / 2)
+        value = (side - centre) * scale
+        held = value.astype(np.float32).astype(np.float16).astype(float)
+        norm, operand = np.square(value).sum(1), np.linalg.norm(held, axis=1)
+        residual = np.linalg.norm(value - held, axis=1)
+        terms = np.array([
+            norm - 2.0**-19 * (norm + operand**2),
+            (operand + is_gallery * residual) * up,
+            (residual + is_gallery * accumulated * operand) * up,
+        ])  # fmt: skip
+        return held, terms, scale
+
+    def projected(held: np.ndarray, terms: np.ndarray):
+        along, norm = held @ directions, np.square(held).sum(1)
+        rest = np.sqrt(np.maximum(norm - np.square(along).sum(1), 0) + 2.0**-32 * norm) * up
+        low = along.astype(np.float16).astype(float)
+        high = rest.astype(np.float32).astype(np.float16)
+        high = np.where(high < rest, np.nextafter(high, np.float16(np.inf)), high).astype(float)
+        both = np.column_stack([low, high])
+        growth = np.maximum(np.linalg.norm(both, axis=1) - np.sqrt(norm), 0)
+        error = np.linalg.norm(along - low, axis=1)
+        return both, np.array([terms[0], (terms[1] + growth) * up, (terms[2] + error) * up])
+
+    def bounds_of(q, q_terms, g, g_terms):
+        slack = np.outer(q_terms[1], g_terms[2]) + np.outer(q_terms[2], g_terms[1])
+        return q_terms[0][:, None] + ratio**2 * g_terms[0] - 2 * ratio * (q @ g.T + slack), slack
+
+    q, q_terms, q_scale = prepared(query, False)
+    g, g_terms, g_scale = prepared(gallery, True)
+    ratio = q_scale / g_scale
+    sample = g[np.arange(256) * (int(0.6180339887498949 * len(g)) | 1) % len(g)]
+    directions, _ = np.linalg.qr((sample[:31] @ sample.T @ sample).T)
+    fine, slack = bounds_of(q, q_terms, g, g_terms)
+    norms = (q_terms[0] + q_terms[1] ** 2)[:, None] + ratio**2 * (g_terms[0] + g_terms[1] ** 2)
+    above = 4 * ratio * slack + 2.0**-16 * norms + ratio * 2.0**-20
+    first = np.sort(fine[:, :capacity], axis=1)
+    limit = np.minimum(first[:, kappa - 1] + above[:, :capacity].max(1), first[:, keep - 1])
+    low, _ = bounds_of(*projected(q, q_terms), *projected(g, g_terms))
+    later = (low[:, capacity:] <= limit[:, None]).sum(1)
+    return capacity * len(query) + int(later.sum()), int(later.max())
+
+
+def test_exactly_as_many_pairs_are_refined_as_a_plain_count_says(engine):
+    """Kappa 114 has lists of 256 places, which the gallery's first two tiles fill. They hold the pixels that are nearest to all
+    query pixels, so that what comes then, fits, and in no list does it matter what comes first."""
+    (query, *_), (gallery, *_) = real(6)
+    query, gallery = query[:, :, 8:11, :3].contiguous(), gallery.permute(1, 0, 2, 3).reshape(1, -1, 32, 48)
+    flat = [np.moveaxis(level.numpy(), 1, 3).reshape(-1, level.shape[1]).astype(float) for level in (query, gallery)]
+    order = np.argsort(np.square(flat[0][:, None] - flat[1]).sum(2).max(0), kind="stable")
+    flat[1] = flat[1][order]
+    gallery = torch.from_numpy(flat[1].T.reshape(gallery.shape).astype(np.float32))
+    plan = plan_cuda([query], [gallery], 114, 1, 1, engine=engine)
+    assert (plan["keep"], plan["capacity"], plan["splits"]) == (171, 256, 1)
+    expected, most = fine_pairs_counted(*flat, 114, 171, 256)
+    assert 0 < most <= 85 and expected > 256 * len(flat[0])
+    for seed in range(3):
+        engine.set_seed(seed)
+        counters = search_cuda([query], [gallery], None, 114, None, 1, True, engine=engine)[2]
+        assert counters[FINE] == expected and counters[0] == 0
+
+
 @pytest.mark.parametrize("data", SETS)
 def test_as_many_pairs_are_ranked_as_without_projections(emulated, data, tmp_path: Path):
     from emulated_engine import build

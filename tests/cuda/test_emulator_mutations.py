@@ -32,19 +32,19 @@ UNITS = {
 MUTANTS = {
     "query_fragment_row_off_by_one": (
         "csrc/cuda/tile.cuh",
-        "warp_row + 16 * i + (lane & 15)",
-        "warp_row + 16 * i + ((lane + 1) & 15)",
+        "warp_row + (lane & 15)",
+        "warp_row + ((lane + 1) & 15)",
     ),
-    "gallery_fragment_halves_exchanged": ("csrc/cuda/tile.cuh", "2 * k + ((lane >> 3) & 1)", "2 * k + 1 - ((lane >> 3) & 1)"),
+    "gallery_fragment_halves_exchanged": ("csrc/cuda/tile.cuh", ", (lane >> 3) & 1);", ", 1 - ((lane >> 3) & 1));"),
     "wrong_column_of_the_fragment": (
         "csrc/cuda/search.cuh",
-        "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);",
-        "const int pixel = use.first + warp_column + (j >> 1) * 8 + (lane & 3) * 2 + 1 - (j & 1);",
+        "(lane & 3) * 2 + (j & 1);\n                if (use.first + at >= end)",
+        "(lane & 3) * 2 + 1 - (j & 1);\n                if (use.first + at >= end)",
     ),
     "swizzle_forgotten_on_one_side": (
         "csrc/cuda/tile.cuh",
-        "copy_async(stage + place(row, piece), query",
-        "copy_async(stage + row * row_bytes + (piece << 4), query",
+        "copy_async(side + place(first, piece)",
+        "copy_async(side + first * row_bytes + (piece << 4)",
     ),
     "no_barrier_before_the_copy_overwrites_a_stage": (
         "csrc/cuda/search.cuh",
@@ -133,13 +133,15 @@ SM90_MUTANTS = {
         "const bool ahead = c.finest() && before % max_groups == 0;",
         "const bool ahead = c.finest();",
     ),
-    "ring_read_unrotated": ("const int slot = pixel % group.ring;", "const int slot = (pixel ^ 1) % group.ring;"),
-    "next_tile_s_pixels_stored_as_well": ("        if (pixel >= end) continue;\n", "        if (pixel >= pixels) continue;\n"),
-    "ring_end_overlooked": ("right < group.ring ? right : right - group.ring", "right"),
+    "ring_read_unrotated": ("in_ring(start + at, group)", "in_ring(start + (at ^ 1), group)"),
+    "next_tile_s_pixels_stored_as_well": ("if (first + at >= end) continue;", "if (first + at >= pixels) continue;"),
+    "ring_end_overlooked": ("right = in_ring(start + across.high, group)", "right = start + across.high"),
     "coarse_row_weighted_as_the_next": (
-        "row == down[v].low ? down[v].low_weight : row == down[v].high ? down[v].high_weight",
-        "row == down[v].low ? down[v].high_weight : row == down[v].high ? down[v].low_weight",
+        "row == down.low ? down.low_weight : row == down.high ? down.high_weight",
+        "row == down.low ? down.high_weight : row == down.high ? down.low_weight",
     ),
+    "weight_of_a_neighbouring_pixel": ("warp_shuffle(own_weight, v)", "warp_shuffle(own_weight, v ^ 1)"),
+    "place_of_a_neighbouring_pixel": ("own.first + v * own.apart", "own.first + (v ^ 1u) * own.apart"),
     "patch_from_the_neighbouring_column": ("(patch + w) % across * patch_width", "(patch + w + 1) % across * patch_width"),
 }
 

@@ -15,10 +15,11 @@ from fastspade.search.cuda import search_cuda
 
 pytestmark = pytest.mark.slow  # compiles an engine for every planted fault
 
-PROJECT, LISTS = "csrc/cuda/project.cuh", "csrc/cuda/row_lists.cuh"
-UNITS = {PROJECT: ["engine"], LISTS: ["sm80", "sm80_bfloat16"]}
+PROJECT, LISTS, TILE = "csrc/cuda/project.cuh", "csrc/cuda/row_lists.cuh", "csrc/cuda/tile.cuh"
+UNITS = {PROJECT: ["engine"], LISTS: ["sm80", "sm80_bfloat16"], TILE: ["sm80", "sm80_bfloat16"]}
 MUTANTS = {
     "bound_by_projections_too_tight": (PROJECT, "0x1p-32 * norm) * (1.0 + 0x1p-20);", "0x1p-32 * norm) / 1.01;"),
+    "last_channels_not_multiplied": (TILE, "if (k * 16 >= channels)", "if (k * 16 + 16 >= channels)"),
     "rest_forgotten": (PROJECT, "const double wanted = lane == last_projected ? rest", "const double wanted = lane == 31 ? 0.0"),
     "directions_not_orthogonal": (PROJECT, "for (int i = 0; i < j; ++i) value", "for (int i = 0; i < j - 1; ++i) value"),
     "refined_bound_too_tight": (LISTS, "make_key(key_value(key) + 2.0f", "make_key(1.01f * key_value(key) + 2.02f"),
