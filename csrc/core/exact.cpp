@@ -151,8 +151,8 @@ void ExactDistance::add_level(size_t g, int64_t query_image, ExactPair* first, E
     for (ExactPair* pair = first; pair != last; ++pair) {
         if (pair->query != at) mix_level(g, Side::query, query_image, pair->query, rows, query_.data());
         at = pair->query;
-        pair->distance += level(g, pair->image, pair->pixel, gallery_rows.holds(pair->span) ? &gallery_rows : nullptr, pair->span,
-                                query_.data());
+        *pair->distance += level(g, pair->image, pair->pixel, gallery_rows.holds(pair->span) ? &gallery_rows : nullptr,
+                                 pair->span, query_.data());
     }
 }
 

@@ -8,7 +8,6 @@
 
 #include "core/buffer.hpp"
 #include "core/exact_kernels.hpp"
-#include "core/mixing.hpp"
 #include "core/problem.hpp"
 
 namespace fastspade {
@@ -53,10 +52,10 @@ class NativeRows {
     Buffer<float> data_;
 };
 
-// Two pixels on the finest grid, the span of the gallery's NativeRows, and the answer.
+// Two pixels on the finest grid, the span of the gallery's NativeRows, and where the answer goes.
 struct ExactPair {
     int64_t query, image, pixel, span;
-    double distance;
+    double* distance;
 };
 
 class ExactDistance {

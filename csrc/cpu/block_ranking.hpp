@@ -23,14 +23,7 @@ class BlockRanking {
     int64_t rank(QueryBlock& block, int64_t image);
 
   private:
-    struct Entry {
-        int32_t query, item;  // a candidate: its query's position, its place in the row
-    };
-    int64_t chunk_of(const Candidate& candidate) const {
-        return candidate.slot * chunks_an_image_ + candidate.pixel / chunk_step_;
-    }
-    void sort_entries(const QueryBlock& block);
-    void measure_batch(const QueryBlock& block, int64_t image, int64_t batch);
+    void measure(const QueryBlock& block, int64_t image, int64_t first, int64_t last);
     void write_answers(const QueryBlock& block, int64_t image);
 
     const Problem& problem_;
@@ -38,9 +31,7 @@ class BlockRanking {
     ThreadTeam& team_;
     std::vector<ExactDistance>& exact_;
     const int64_t gallery_pixels_, chunk_step_, chunks_an_image_, chunks_;
-    int64_t together_ = 1;                  // chunks a batch
-    std::vector<int64_t> found_, start_;    // candidates in each chunk; entries before each batch
-    std::vector<Entry> entries_;            // by the batch that the candidate lies in, then by query
+    int64_t together_ = 1;                  // chunks measured at a time
     Buffer<double> distances_;              // exact, beside the block's candidates
     std::vector<NativeRows> query_native_;  // [group]
     NativeRows gallery_native_;

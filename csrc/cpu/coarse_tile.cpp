@@ -115,9 +115,9 @@ void CoarseTile::multiply_nodes(size_t group, int64_t tile, Range rows, Range co
     const Range down = node_rows(group, rows), across = node_columns(group, columns);
     for (int64_t row = down.begin; row < down.end; ++row)
         widen(levels_[group].multiplied[static_cast<size_t>(row)], across, [&](int64_t begin, int64_t end) {
-            kernels_.vector_products(gram_.panels(group) + first * channels, chunk_.coarse_panels(group), channels,
-                                     row * width + begin, row * width + end, norms ? norms + first : zeros,
-                                     levels_[group].nodes.data());
+            kernels_.vector_products[1](gram_.panels(group) + first * channels, chunk_.coarse_panels(group), channels, channels,
+                                        row * width + begin, row * width + end, norms ? norms + first : zeros,
+                                        levels_[group].nodes.data());
         });
 }
 

@@ -16,33 +16,6 @@ float dot(const float* a, const float* b, int64_t length) {
     return sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-// Four rows at a time, a vector of directions at once.
-void project(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions, float* out,
-             int64_t direction_step, int64_t step) {
-    constexpr int together = 4, parts = 16 / W;
-    for (int64_t first = 0; first < count; first += together) {
-        const float* row[together];
-        for (int i = 0; i < together; ++i) row[i] = rows + (first + i < count ? first + i : count - 1) * row_step;
-        alignas(64) float sums[together][16];
-        for (int part = 0; part < parts; ++part) {
-            vec total[together] = {};
-            for (int64_t start = 0; start < channels; start += run) {
-                const int64_t end = channels - start < run ? channels : start + run;
-                vec sum[together] = {};
-                for (int64_t c = start; c < end; ++c) {
-                    const vec axis = load(basis + c * 16 + part * W);
-#pragma GCC unroll 4
-                    for (int i = 0; i < together; ++i) sum[i] += axis * row[i][c];
-                }
-                for (int i = 0; i < together; ++i) total[i] += sum[i];
-            }
-            for (int i = 0; i < together; ++i) store(sums[i] + part * W, total[i]);
-        }
-        for (int i = 0; i < together && first + i < count; ++i)
-            for (int d = 0; d < directions; ++d) out[d * direction_step + (first + i) * step] = sums[i][d];
-    }
-}
-
 // Two rows by four queries: every load is used several times, and eight sums hide the latency of the additions.
 int64_t near_rows(const float* rows, int64_t step, int64_t count, int64_t length, const float* queries, int64_t query_count,
                   int64_t query_stride, const float* limit, Hit* hits) {

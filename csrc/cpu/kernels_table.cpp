@@ -11,10 +11,8 @@
 #include "cpu/kernels_integer.inl"
 #endif
 #include "cpu/kernels_interpolation.inl"
-#include "cpu/kernels_lists.inl"
 #include "cpu/kernels_pack.inl"
 #include "cpu/kernels_product.inl"
-#include "cpu/kernels_projected.inl"
 #include "cpu/kernels_rows.inl"
 
 #define FASTSPADE_TEXT_OF(name) #name
@@ -30,9 +28,9 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .lanes = L,
         .rows = N,
         .product = product,
-        .vector_products = vector_products,
-        .refine = refine,
-        .refined_rows = refined_rows,
+        .vector_products = {vector_products<1>, vector_products<L>},
+        .refine = {refine<8>, refine<16>},
+        .refined_rows = {refined_rows<8>, refined_rows<16>},
         .panel_hits = panel_hits,
         .interpolate_lanes = interpolate_lanes,
         .patches_left = patches_left,
@@ -40,11 +38,8 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .cells_left = cells_left,
         .values_left = {values_left<false>, values_left<true>},
         .scan = scan,
-        .rows_left = rows_left,
-        .count = count,
         .count_lanes = count_lanes,
         .dot = dot,
-        .project = project,
         .near_rows = near_rows,
         .pack_lanes = pack<L>,
         .pack_rows = pack<N>,

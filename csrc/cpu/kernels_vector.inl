@@ -9,7 +9,8 @@
 #include <immintrin.h>
 #endif
 
-#define FASTSPADE_INLINE inline __attribute__((always_inline))
+#define FASTSPADE_INLINE_LAMBDA __attribute__((always_inline))
+#define FASTSPADE_INLINE inline FASTSPADE_INLINE_LAMBDA
 
 namespace fastspade::cpu {
 namespace {

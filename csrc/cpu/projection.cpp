@@ -14,7 +14,6 @@ namespace {
 // With one neighbour wanted few pairs survive a short projection; with several, limits are looser and a longer one pays.
 constexpr int short_directions = 7, long_directions = 15;
 constexpr int64_t channels_a_direction = 3;
-constexpr int64_t basis_step = 16;  // see Kernels::project
 constexpr int64_t sample_pixels = 256;
 constexpr int rounds = 4;
 
@@ -84,10 +83,12 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
         }
         orthonormalise(basis);
     }
-    std::fill_n(basis_.reserve(fine.channels * basis_step), fine.channels * basis_step, 0.0f);
-    for (int j = 0; j < directions; ++j)
+    const int64_t lanes = kernels.lanes, size = (directions + lanes - 1) / lanes * lanes * fine.channels;
+    std::fill_n(basis_.reserve(size), size, 0.0f);
+    for (int64_t j = 0; j < directions; ++j)
         for (int64_t c = 0; c < fine.channels; ++c)
-            basis_[c * basis_step + j] = static_cast<float>(basis[static_cast<size_t>(j)][static_cast<size_t>(c)]);
+            basis_[(j / lanes * fine.channels + c) * lanes + j % lanes] =
+                static_cast<float>(basis[static_cast<size_t>(j)][static_cast<size_t>(c)]);
     directions_ = directions;
     channels_ = fine.channels;
     factor_ = rounding_factor(fine.channels);
@@ -98,7 +99,19 @@ void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::
 
 void Projection::project(const float* rows, int64_t row_step, int64_t count, const double* norms, const Kernels& kernels,
                          float* out, int64_t direction_step, int64_t step) const {
-    kernels.project(rows, row_step, count, channels_, basis_.data(), directions_, out, direction_step, step);
+    constexpr int64_t together = 16;
+    const int64_t lanes = kernels.lanes;
+    const float zeros[max_lanes] = {};
+    float along[together * max_lanes];
+    for (int64_t first = 0; first < count; first += together)
+        for (int64_t begin = 0; begin < directions_; begin += lanes) {  // a panel of directions
+            const int64_t some = std::min(together, count - first);
+            kernels.vector_products[0](basis_.data() + begin * channels_, rows + first * row_step, row_step, channels_, 0, some,
+                                       zeros, along);
+            for (int64_t i = 0; i < some; ++i)
+                for (int64_t d = begin; d < std::min<int64_t>(directions_, begin + lanes); ++d)
+                    out[d * direction_step + (first + i) * step] = along[i * lanes + d - begin];
+        }
     for (int64_t i = 0; i < count; ++i) {
         double along = 0.0;
         for (int j = 0; j < directions_; ++j) {

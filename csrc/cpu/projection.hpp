@@ -31,7 +31,7 @@ class Projection {
     double slack() const { return slack_; }
 
   private:
-    Buffer<float> basis_;  // [channel][16 directions]
+    Buffer<float> basis_;  // in lane panels
     int directions_ = 0;
     int64_t channels_ = 0;
     double factor_ = 0.0, slack_ = 0.0;

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/few_queries.hpp"
 #include "cpu/search_state.hpp"
 
 namespace fastspade::cpu {

@@ -50,7 +50,7 @@ class Search {
         Range near;                     // the chunk's pixels that a window reaches
         float* limit;
         Scratch& scratch;
-        bool seeded = false;  // whether pairs whose refined bound is not above evaluated[lane] have been evaluated
+        const float* refined = nullptr;  // where it is not null, pairs whose bound in it is not above evaluated[lane] have been
         float evaluated[max_lanes] = {};
     };
 
@@ -66,7 +66,9 @@ class Search {
     void integer_tile(Tile& tile);
     void float32_tile(Tile& tile);
     int64_t left_in_panel(const Tile& tile, int64_t start, int64_t height) const;
-    void refine_panel(const Tile& tile, int64_t start, float* out);
+    const float* refine(const Tile& tile);
+    int64_t count(const float* values, int64_t rows, const float* limit) const;
+    float fine_distance(int64_t q, int64_t r) const;
     void evaluate_hits(Tile& tile, int64_t found, int64_t start, int64_t height);
     void evaluate(Tile& tile, int64_t lane, int64_t r);
     void add(Tile& tile, int64_t lane, float screened, int64_t r);

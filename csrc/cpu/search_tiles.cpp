@@ -1,18 +1,13 @@
 // One tile of queries against one chunk of the gallery: the finest level joins the coarse levels' part of the distances, for
 // whole panels or only for the pairs that bounds leave in the running.
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "core/ranking.hpp"
 #include "cpu/search_state.hpp"
 
 namespace fastspade::cpu {
-
-namespace {
-
-constexpr int64_t listed_panels = 16;
-
-}  // namespace
 
 Search::Tile Search::tile_at(int64_t index, int64_t slot, Scratch& scratch) {
     const int64_t first = index * kernels_.lanes, last = std::min(first + kernels_.lanes, block_.pixels());
@@ -58,7 +53,7 @@ void Search::bound_coarsely(Tile& tile, const CoarseTile::Ready& ready) {
 // The share of pairs the coarse levels leave in the running, tried on a few tiles spread over the block. Each query's limit is
 // taken from the true distance at its coarse winner, as search_tile will do.
 double Search::probe() {
-    const int64_t tried = std::min<int64_t>(4, block_.tiles()), lanes = kernels_.lanes, rows = kernels_.rows;
+    const int64_t tried = std::min<int64_t>(4, block_.tiles()), lanes = kernels_.lanes;
     std::vector<int64_t> left(static_cast<size_t>(tried), 0);
     team_.run(tried, [&](int64_t i, int thread) {
         Tile tile = tile_at(i * block_.tiles() / tried, 0, scratch_[static_cast<size_t>(thread)]);
@@ -68,19 +63,9 @@ double Search::probe() {
         std::fill_n(limit, lanes, -infinity);
         for (int64_t lane = 0; lane < tile.queries; ++lane) {
             const int64_t q = tile.first + lane, r = std::max(0, coarse.nearest[lane]);
-            const float dot = kernels_.dot(block_.region.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
-            limit[lane] = std::min(tile.limit[lane],
-                                   coarse.smallest[lane] + (block_.region.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot);
+            limit[lane] = std::min(tile.limit[lane], coarse.smallest[lane] + fine_distance(q, r));
         }
-        if (!projection_.active()) {
-            left[static_cast<size_t>(i)] = kernels_.count(coarse.values(), chunk_.pixels(), limit);
-            return;
-        }
-        float* const refined = tile.scratch.refined.reserve(max_rows * max_lanes);
-        for (int64_t start = 0; start < chunk_.pixels(); start += rows) {
-            refine_panel(tile, start, refined);
-            left[static_cast<size_t>(i)] += kernels_.count(refined, std::min(rows, chunk_.pixels() - start), limit);
-        }
+        left[static_cast<size_t>(i)] = count(refine(tile), chunk_.pixels(), limit);
     });
     int64_t total = 0;
     for (int64_t value : left) total += value;
@@ -94,11 +79,7 @@ void Search::seed(Tile& tile) {
     const int64_t lanes = kernels_.lanes, rows = kernels_.rows, pixels = chunk_.pixels(), kappa = problem_.kappa;
     const CoarseTile& coarse = tile.scratch.coarse;
     if (kappa == 1 || 4 * kappa > pixels) return;
-    float* const bounds = tile.scratch.refined.reserve((pixels + max_rows) * lanes);
-    if (projection_.active())
-        for (int64_t start = 0; start < pixels; start += rows) refine_panel(tile, start, bounds + start * lanes);
-    else
-        std::copy_n(coarse.values(), pixels * lanes, bounds);
+    const float* const bounds = refine(tile);
 
     // Each lane's bound that kappa to twice kappa pairs do not exceed, by bisection between its extremes.
     float low[max_lanes], level[max_lanes], *const high = tile.evaluated;
@@ -124,31 +105,23 @@ void Search::seed(Tile& tile) {
         evaluate_hits(
             tile, kernels_.scan(bounds, coarse.left() + start, std::min(rows, pixels - start), high, tile.scratch.hits.data()), 0,
             pixels);
-    tile.seeded = true;
+    tile.refined = bounds;
 }
 
-// A few panels' worth of rows at a time, for limits fall meanwhile.
 void Search::per_pair_tile(Tile& tile) {
     const int64_t rows = kernels_.rows, before = tile.scratch.evaluated, width = projection_.width();
     const CoarseTile& coarse = tile.scratch.coarse;
     Hit* const hits = tile.scratch.hits.data();
-    for (int64_t start = 0; start < coarse.left_count(); start += listed_panels * rows) {
-        int32_t own[listed_panels * max_rows + 1];
-        const int64_t some = std::min(listed_panels * rows, coarse.left_count() - start);
-        // In a first chunk limits came after the list.
-        const bool anew = chooser_.first_chunk();
-        const int64_t left = anew ? kernels_.rows_left(coarse.values(), coarse.left() + start, some, tile.limit, own) : some;
-        const int32_t* const list = anew ? own : coarse.left() + start;
-        for (int64_t i = 0; i < left; i += rows) {
-            const int64_t listed = std::min(rows, left - i);
-            const int64_t found = tile.seeded || !projection_.active()
-                                      ? kernels_.scan(tile.seeded ? tile.scratch.refined.data() : coarse.values(), list + i,
-                                                      listed, tile.limit, hits)
-                                      : kernels_.refined_rows(block_.region.projected() + tile.first * width, chunk_.projected(),
-                                                              width, block_.lowered_norm.data() + tile.first, chunk_.fine_norm(),
-                                                              coarse.values(), list + i, listed, tile.limit, hits);
-            evaluate_hits(tile, found, 0, chunk_.pixels());
-        }
+    for (int64_t start = 0; start < coarse.left_count(); start += rows) {
+        const int64_t listed = std::min(rows, coarse.left_count() - start);
+        const int32_t* const list = coarse.left() + start;
+        const int64_t found =
+            tile.refined || !projection_.active()
+                ? kernels_.scan(tile.refined ? tile.refined : coarse.values(), list, listed, tile.limit, hits)
+                : kernels_.refined_rows[width / 16](block_.region.projected() + tile.first * width, chunk_.projected(),
+                                                    block_.lowered_norm.data() + tile.first, chunk_.fine_norm(), coarse.values(),
+                                                    list, listed, tile.limit, hits);
+        evaluate_hits(tile, found, 0, chunk_.pixels());
     }
     tile.scratch.left += tile.scratch.evaluated - before;
 }
@@ -189,15 +162,27 @@ void Search::float32_tile(Tile& tile) {
 // How many pairs of a panel's rows [start, start + height) are in the running by their coarse part.
 int64_t Search::left_in_panel(const Tile& tile, int64_t start, int64_t height) const {
     if (!several() || !problem_.prune) return height * tile.queries;
-    return kernels_.count(tile.scratch.coarse.values() + start * kernels_.lanes, height, tile.limit);
+    return count(tile.scratch.coarse.values() + start * kernels_.lanes, height, tile.limit);
 }
 
-// Bounds a panel's pairs by the projections on top of the coarse levels.
-void Search::refine_panel(const Tile& tile, int64_t start, float* out) {
-    const int64_t width = projection_.width();
-    kernels_.refine(block_.region.projected() + tile.first * width, chunk_.projected() + start * width, width,
-                    block_.lowered_norm.data() + tile.first, chunk_.fine_norm() + start,
-                    tile.scratch.coarse.values() + start * kernels_.lanes, out);
+// Bounds all the chunk's pairs by the projections on top of the coarse levels.
+const float* Search::refine(const Tile& tile) {
+    const int64_t lanes = kernels_.lanes, width = projection_.width(), pixels = chunk_.pixels();
+    const float* const coarse = tile.scratch.coarse.values();
+    if (!projection_.active()) return coarse;
+    float* const out = tile.scratch.refined.reserve((pixels + max_rows) * lanes);
+    for (int64_t start = 0; start < pixels; start += kernels_.rows)
+        kernels_.refine[width / 16](block_.region.projected() + tile.first * width, chunk_.projected() + start * width,
+                                    block_.lowered_norm.data() + tile.first, chunk_.fine_norm() + start, coarse + start * lanes,
+                                    out + start * lanes);
+    return out;
+}
+
+// How many values are not above their lane's limit.
+int64_t Search::count(const float* values, int64_t rows, const float* limit) const {
+    int32_t counts[max_lanes];
+    kernels_.count_lanes(values, rows, limit, counts);
+    return std::accumulate(counts, counts + kernels_.lanes, int64_t{0});
 }
 
 // Evaluates the pairs of scratch.hits, of `height` rows from `start` on, that were not evaluated before.
@@ -207,9 +192,15 @@ void Search::evaluate_hits(Tile& tile, int64_t found, int64_t start, int64_t hei
         const int64_t r = start + hit->row;
         if (hit->lane >= tile.queries || hit->row >= height || r == tile.scratch.coarse.nearest[hit->lane]) continue;
         if (hit->value > tile.limit[hit->lane]) continue;  // the limit fell since the pair was found
-        if (tile.seeded && !(tile.scratch.refined[r * lanes + hit->lane] > tile.evaluated[hit->lane])) continue;
+        if (tile.refined && !(tile.refined[r * lanes + hit->lane] > tile.evaluated[hit->lane])) continue;
         evaluate(tile, hit->lane, r);
     }
+}
+
+// The finest level's part of a distance.
+float Search::fine_distance(int64_t q, int64_t r) const {
+    const float dot = kernels_.dot(block_.region.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
+    return (block_.region.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
 }
 
 // Adds the finest level to one pair's coarse part.
@@ -217,9 +208,7 @@ void Search::evaluate(Tile& tile, int64_t lane, int64_t r) {
     const int64_t q = tile.first + lane;
     if (repeats_.hold(r) || !window_.holds(block_.region.pixel_at(q), chunk_.first_pixel() + r)) return;
     ++tile.scratch.evaluated;
-    const float dot = kernels_.dot(block_.region.fine_row(q), chunk_.fine_row(r), chunk_.row_length());
-    const float coarse = several() ? tile.scratch.coarse.values()[r * kernels_.lanes + lane] : 0.0f;
-    const float value = coarse + (block_.region.fine_norm()[q] + chunk_.fine_norm()[r]) - 2.0f * dot;
+    const float value = fine_distance(q, r) + (several() ? tile.scratch.coarse.values()[r * kernels_.lanes + lane] : 0.0f);
     if (!(value > tile.limit[lane])) add(tile, lane, value, r);
 }
 
