@@ -12,20 +12,10 @@ constexpr int64_t native_bytes = 8 << 20;  // of a level's native features at a 
 
 // Several chunks of the gallery at a time, so that a query's mixture serves many pairs, and a level at a time, so that the native
 // features fit into a core's own cache.
-BlockRanking::BlockRanking(const Problem& problem, const std::vector<LevelGroup>& groups, ThreadTeam& team,
-                           std::vector<ExactDistance>& exact, int64_t chunk_step)
-    : problem_(problem),
-      groups_(groups),
-      team_(team),
-      exact_(exact),
-      gallery_pixels_(problem.gallery[0].pixels()),
-      chunk_step_(chunk_step),
-      chunks_an_image_((gallery_pixels_ + chunk_step - 1) / chunk_step),
-      chunks_(problem.gallery_count * chunks_an_image_),
-      query_native_(groups.size()),
-      answers_(static_cast<size_t>(team.size())) {
+BlockRanking::BlockRanking(const Setting& setting, ThreadTeam& team, std::vector<ExactDistance>& exact, int64_t chunk_step)
+    : problem_(setting.problem), groups_(setting.groups), team_(team), exact_(exact), chunk_step_(chunk_step) {
     int64_t widest = 1;
-    for (const LevelGroup& group : groups)
+    for (const LevelGroup& group : groups_)
         widest = std::max(widest, NativeRows::image_bytes(group, Side::gallery) / chunks_an_image_);
     together_ = std::clamp<int64_t>(native_bytes / widest, 1, chunks_);
 }

@@ -17,8 +17,8 @@ namespace fastspade::cpu {
 
 class ChunkRepeats {
   public:
-    ChunkRepeats(const Problem& problem, const std::vector<LevelGroup>& groups, const Region& chunk)
-        : problem_(problem), groups_(groups), chunk_(chunk) {}
+    ChunkRepeats(const Setting& setting, const Region& chunk)
+        : problem_(setting.problem), groups_(setting.groups), chunk_(chunk) {}
 
     // A new chunk, of which nothing is known.
     void forget() { known_.store(nullptr, std::memory_order_release); }

@@ -20,17 +20,16 @@ void widen(Range& done, Range wanted, Work&& work) {
 
 }  // namespace
 
-CoarseTile::CoarseTile(const std::vector<LevelGroup>& groups, const Kernels& kernels, const GramMatrices& gram,
-                       const Cells& cells, const Region& queries, const Region& chunk)
-    : groups_(groups),
-      kernels_(kernels),
+CoarseTile::CoarseTile(const Setting& setting, const GramMatrices& gram, const Cells& cells, const Region& queries,
+                       const Region& chunk)
+    : groups_(setting.groups),
+      kernels_(setting.kernels),
       gram_(gram),
       cells_(cells),
       queries_(queries),
       chunk_(chunk),
-      width_(groups[0].gallery[0].width()),
-      levels_(groups.size()),
-      pairs_(groups.size() - 1) {}
+      levels_(groups_.size()),
+      pairs_(groups_.size() - 1) {}
 
 void CoarseTile::clear() {
     left_count_ = first_value_ = 0;
@@ -47,8 +46,8 @@ void CoarseTile::compute(int64_t tile, const Wanted& wanted, const float* limit,
     left_.resize(static_cast<size_t>(chunk_.pixels() + 1));
     for (size_t g = 1; g <= coarsest; ++g) {
         Level& level = levels_[g];
-        const int64_t coarse_rows = chunk_.coarse_rows(g);
-        level.nodes.reserve(Region::padded(chunk_.coarse_pixels(g), lanes) * lanes);
+        const int64_t coarse_rows = chunk_.coarse(g).rows;
+        level.nodes.reserve(Region::padded(chunk_.coarse(g).pixels, lanes) * lanes);
         level.least.reserve(coarse_rows * cells_.count() * lanes);
         level.spread.reserve(coarse_rows * width_ * lanes);
         for (auto* ranges : {&level.multiplied, &level.bounded, &level.is_spread})
@@ -81,7 +80,7 @@ void CoarseTile::compute(int64_t tile, const Wanted& wanted, const float* limit,
 
 Range CoarseTile::node_rows(size_t group, Range rows) const {
     const NodeTap* const taps = cells_.taps(group).rows.data() + chunk_.first_row();
-    const int64_t top = chunk_.coarse_first_row(group);
+    const int64_t top = chunk_.coarse(group).first_row;
     return {taps[rows.begin].low - top, taps[rows.end - 1].high + 1 - top};
 }
 
@@ -99,7 +98,7 @@ const float* CoarseTile::query_norms(size_t group) const {
 // A level's Gram matrix with the tile's queries in place of the native ones, as far as the chunk's `rows` and `columns` read it.
 void CoarseTile::interpolate_queries(size_t group, int64_t tile, Range rows, Range columns) {
     const float zeros[max_lanes] = {}, *const norms = query_norms(group);
-    const int64_t first = tile * kernels_.lanes, width = chunk_.coarse_width(group);
+    const int64_t first = tile * kernels_.lanes, width = chunk_.coarse(group).width;
     const Range down = node_rows(group, rows), across = node_columns(group, columns);
     const bool whole = across.end - across.begin == width;
     for (int64_t row = down.begin; row < (whole ? down.begin + 1 : down.end); ++row)
@@ -111,18 +110,18 @@ void CoarseTile::interpolate_queries(size_t group, int64_t tile, Range rows, Ran
 // The same, computed for these nodes alone.
 void CoarseTile::multiply_nodes(size_t group, int64_t tile, Range rows, Range columns) {
     const float zeros[max_lanes] = {}, *const norms = query_norms(group);
-    const int64_t first = tile * kernels_.lanes, width = chunk_.coarse_width(group), channels = groups_[group].channels;
+    const int64_t first = tile * kernels_.lanes, width = chunk_.coarse(group).width, channels = groups_[group].channels;
     const Range down = node_rows(group, rows), across = node_columns(group, columns);
     for (int64_t row = down.begin; row < down.end; ++row)
         widen(levels_[group].multiplied[static_cast<size_t>(row)], across, [&](int64_t begin, int64_t end) {
-            kernels_.vector_products[1](gram_.panels(group) + first * channels, chunk_.coarse_panels(group), channels, channels,
-                                        row * width + begin, row * width + end, norms ? norms + first : zeros,
+            kernels_.vector_products[1](gram_.panels(group) + first * channels, chunk_.coarse(group).panels.data(), channels,
+                                        channels, row * width + begin, row * width + end, norms ? norms + first : zeros,
                                         levels_[group].nodes.data());
         });
 }
 
 const float* CoarseTile::nodes_of(size_t group, int64_t coarse_row) const {
-    return levels_[group].nodes.data() + coarse_row * chunk_.coarse_width(group) * kernels_.lanes;
+    return levels_[group].nodes.data() + coarse_row * chunk_.coarse(group).width * kernels_.lanes;
 }
 
 // The cells, among `cells`, of the patches that the levels from `first_group` on leave to some query of the tile in `rows` of a
@@ -132,7 +131,7 @@ Range CoarseTile::cells_of_patches(size_t first_group, const float* norms, Range
     int64_t columns = 0;
     for (size_t g = first_group; g < groups_.size(); ++g) {
         const Range down = node_rows(g, rows);
-        const int64_t width = chunk_.coarse_width(g);
+        const int64_t width = chunk_.coarse(g).width;
         levels.push_back({nodes_of(g, down.begin), down.end - down.begin, width, cells_.taps(g).patches.data()});
         columns += width;
     }
@@ -152,7 +151,7 @@ template <class RowOf>
 void CoarseTile::pair_up(int64_t row, RowOf&& row_of) {
     for (size_t g = 1; g < groups_.size(); ++g) {
         const NodeTap tap = cells_.taps(g).rows[static_cast<size_t>(chunk_.first_row() + row)];
-        const int64_t top = chunk_.coarse_first_row(g);
+        const int64_t top = chunk_.coarse(g).first_row;
         pairs_[g - 1] = {row_of(g, tap.low - top), row_of(g, tap.high - top), 1.0f - tap.high_weight, tap.high_weight,
                          cells_.taps(g).columns.data()};
     }

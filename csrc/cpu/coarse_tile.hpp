@@ -17,8 +17,7 @@ namespace fastspade::cpu {
 
 class CoarseTile {
   public:
-    CoarseTile(const std::vector<LevelGroup>& groups, const Kernels& kernels, const GramMatrices& gram, const Cells& cells,
-               const Region& queries, const Region& chunk);
+    CoarseTile(const Setting& setting, const GramMatrices& gram, const Cells& cells, const Region& queries, const Region& chunk);
 
     // Which pixels of the chunk are wanted: rows, and cells of them; and which bounds the tile's limits are compared with first.
     struct Wanted {
@@ -67,8 +66,8 @@ class CoarseTile {
     const GramMatrices& gram_;
     const Cells& cells_;
     const Region &queries_, &chunk_;
-    const int64_t width_;        // of the gallery's finest grid
-    std::vector<Level> levels_;  // [group]
+    const int64_t width_ = groups_[0].gallery[0].width();  // of the gallery's finest grid
+    std::vector<Level> levels_;                            // [group]
     std::vector<RowPair> pairs_;
     Buffer<float> values_, patch_columns_;
     std::vector<int32_t> listed_patches_, listed_cells_, left_;

@@ -4,14 +4,6 @@
 
 namespace fastspade::cpu {
 
-GramMatrices::GramMatrices(const std::vector<LevelGroup>& groups, const Kernels& kernels)
-    : groups_(groups),
-      kernels_(kernels),
-      matrix_(groups.size()),
-      panels_(groups.size()),
-      stride_(groups.size(), 0),
-      taps_(groups.size()) {}
-
 // The Gram matrices enter the distance with a factor of -2.
 void GramMatrices::plan_queries(const QueryBlock& block) {
     mixed_ = false;
@@ -25,8 +17,8 @@ void GramMatrices::plan_queries(const QueryBlock& block) {
             const Tap x = groups_[g].query_x[static_cast<size_t>(flat % width)];
             LaneTaps taps;
             for (int t = 0; t < 4; ++t) {
-                const int64_t row = (t < 2 ? y.low : y.high) - queries.coarse_first_row(g);
-                taps.row[t] = static_cast<int32_t>(row * queries.coarse_width(g) + (t % 2 ? x.high : x.low));
+                const int64_t row = (t < 2 ? y.low : y.high) - queries.coarse(g).first_row;
+                taps.row[t] = static_cast<int32_t>(row * queries.coarse(g).width + (t % 2 ? x.high : x.low));
                 taps.weight[t] =
                     static_cast<float>(-2.0 * (t < 2 ? y.low_weight : y.high_weight) * (t % 2 ? x.high_weight : x.low_weight));
             }
@@ -43,10 +35,10 @@ void GramMatrices::mix_queries(ThreadTeam& team, const QueryBlock& block) {
         // Native vectors one after the other, from row panels.
         const int64_t channels = groups_[g].channels, stride = Region::padded(channels, max_rows), rows = kernels_.rows;
         const int64_t lanes = kernels_.lanes;
-        float* const native = native_.reserve(queries.coarse_pixels(g) * stride);
-        for (int64_t i = 0; i < queries.coarse_pixels(g); ++i)
+        float* const native = native_.reserve(queries.coarse(g).pixels * stride);
+        for (int64_t i = 0; i < queries.coarse(g).pixels; ++i)
             for (int64_t c = 0; c < channels; ++c)
-                native[i * stride + c] = queries.coarse_panels(g)[(i / rows * channels + c) * rows + i % rows];
+                native[i * stride + c] = queries.coarse(g).panels.data()[(i / rows * channels + c) * rows + i % rows];
         float* const out = panels_[g].reserve(block.tiles() * lanes * channels);
         team.run(block.tiles(), [&](int64_t tile, int) {
             const float zeros[max_lanes] = {};
@@ -65,16 +57,16 @@ void GramMatrices::multiply(ThreadTeam& team, const QueryBlock& block, const Reg
     const int64_t lanes = kernels_.lanes, rows = kernels_.rows;
     coarsest_alone_ = coarsest_alone;
     for (size_t g = coarsest_alone ? groups_.size() - 1 : 1; g < groups_.size(); ++g) {
-        stride_[g] = Region::padded(chunk.coarse_pixels(g), lanes);
-        matrix_[g].reserve(Region::padded(queries.coarse_pixels(g), rows) * stride_[g] + 64);
+        stride_[g] = Region::padded(chunk.coarse(g).pixels, lanes);
+        matrix_[g].reserve(Region::padded(queries.coarse(g).pixels, rows) * stride_[g] + 64);
         for (int64_t panel = 0; panel < stride_[g] / lanes; ++panel) pieces.push_back({g, panel});
     }
     team.run(static_cast<int64_t>(pieces.size()), [&](int64_t i, int) {
         const auto [g, panel] = pieces[static_cast<size_t>(i)];
         const int64_t channels = groups_[g].channels;
-        const float* lane_panel = chunk.coarse_panels(g) + panel * channels * lanes;
-        for (int64_t q = 0; q < queries.coarse_pixels(g); q += rows)
-            kernels_.product(lane_panel, queries.coarse_panels(g) + q * channels, channels,
+        const float* lane_panel = chunk.coarse(g).panels.data() + panel * channels * lanes;
+        for (int64_t q = 0; q < queries.coarse(g).pixels; q += rows)
+            kernels_.product(lane_panel, queries.coarse(g).panels.data() + q * channels, channels,
                              matrix_[g].data() + q * stride_[g] + panel * lanes, stride_[g]);
     });
 }

@@ -15,7 +15,7 @@ namespace fastspade::cpu {
 
 class GramMatrices {
   public:
-    GramMatrices(const std::vector<LevelGroup>& groups, const Kernels& kernels);
+    explicit GramMatrices(const Setting& setting) : groups_(setting.groups), kernels_(setting.kernels) {}
 
     // A new block: where its pixels read each level.
     void plan_queries(const QueryBlock& block);
@@ -36,11 +36,11 @@ class GramMatrices {
   private:
     const std::vector<LevelGroup>& groups_;
     const Kernels& kernels_;
-    std::vector<Buffer<float>> matrix_, panels_;
+    std::vector<Buffer<float>> matrix_{groups_.size()}, panels_{groups_.size()};  // [group]
     Buffer<float> native_;
     bool mixed_ = false, coarsest_alone_ = false;
-    std::vector<int64_t> stride_;
-    std::vector<std::vector<LaneTaps>> taps_;
+    std::vector<int64_t> stride_ = std::vector<int64_t>(groups_.size());
+    std::vector<std::vector<LaneTaps>> taps_{groups_.size()};
 };
 
 }  // namespace fastspade::cpu

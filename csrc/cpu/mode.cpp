@@ -21,9 +21,10 @@ constexpr double directly_share = 0.4;
 
 }  // namespace
 
-ModeChooser::ModeChooser(const Problem& problem, const std::vector<LevelGroup>& groups, const Kernels& kernels)
-    : problem_(problem), channels_(groups[0].channels), several_(groups.size() > 1) {
-    if (problem.prune && kernels.integer_hits[0]) panels_ = channels_ <= Quantised::most_int8_channels ? Mode::int8 : Mode::int16;
+ModeChooser::ModeChooser(const Setting& setting)
+    : problem_(setting.problem), channels_(setting.groups[0].channels), several_(setting.several()) {
+    if (problem_.prune && setting.kernels.integer_hits[0])
+        panels_ = channels_ <= Quantised::most_int8_channels ? Mode::int8 : Mode::int16;
 }
 
 // With one level the first chunk is computed whole, so that there is a limit; with several, the coarse levels give one.

@@ -5,8 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/problem.hpp"
-#include "cpu/kernels.hpp"
+#include "cpu/setting.hpp"
 
 namespace fastspade::cpu {
 
@@ -26,7 +25,7 @@ struct ChunkCounts {
 
 class ModeChooser {
   public:
-    ModeChooser(const Problem& problem, const std::vector<LevelGroup>& groups, const Kernels& kernels);
+    explicit ModeChooser(const Setting& setting);
 
     void start_block();
     // The end of a chunk: chooses for the next one.

@@ -5,7 +5,7 @@
 
 #include "core/rounding.hpp"
 #include "core/exact.hpp"
-#include "core/gallery_sample.hpp"
+#include "cpu/setting.hpp"
 
 namespace fastspade::cpu {
 
@@ -14,7 +14,6 @@ namespace {
 // With one neighbour wanted few pairs survive a short projection; with several, limits are looser and a longer one pays.
 constexpr int short_directions = 7, long_directions = 15;
 constexpr int64_t channels_a_direction = 3;
-constexpr int64_t sample_pixels = 256;
 constexpr int rounds = 4;
 
 // Gram-Schmidt in float64, twice, so that the directions are orthonormal to float32 rounding. A direction that vanishes
@@ -38,20 +37,22 @@ void orthonormalise(std::vector<std::vector<double>>& basis) {
 
 }  // namespace
 
-void Projection::fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale,
-                     const Kernels& kernels) {
+void Projection::fit(const Setting& setting, const std::vector<SampledPixel>& pixels) {
+    const LevelGroup& fine = setting.groups[0];
+    const Kernels& kernels = setting.kernels;
+    const std::vector<float>& mean = setting.mean[0];
     auto pays = [&](int directions) { return fine.channels >= channels_a_direction * directions; };
     if (!pays(short_directions)) return;
-    const int directions = problem.kappa > 1 && pays(long_directions) ? long_directions : short_directions;
+    const int directions = setting.problem.kappa > 1 && pays(long_directions) ? long_directions : short_directions;
     const int64_t length = (fine.channels + 15) / 16 * 16;
     std::vector<float> sample;  // [pixel][length], centred and scaled
-    for (const SampledPixel& pixel : sample_gallery(problem, sample_pixels)) {
+    for (const SampledPixel& pixel : pixels) {
         const size_t start = sample.size();
         sample.resize(start + static_cast<size_t>(length), 0.0f);
         const int64_t at[1][2] = {{pixel.y, pixel.x}};
         read_vectors(fine, Side::gallery, pixel.image, at, 1, sample.data() + start);
         for (size_t c = 0; c < mean.size(); ++c) {
-            const float value = (sample[start + c] - mean[c]) * scale;
+            const float value = (sample[start + c] - mean[c]) * setting.scale;
             sample[start + c] = std::isfinite(value) ? value : 0.0f;
         }
     }

@@ -7,10 +7,15 @@
 #include <vector>
 
 #include "core/buffer.hpp"
-#include "core/problem.hpp"
 #include "cpu/kernels.hpp"
 
 namespace fastspade::cpu {
+
+struct Setting;
+
+struct SampledPixel {
+    int64_t image, y, x;
+};
 
 class Projection {
   public:
@@ -18,7 +23,7 @@ class Projection {
     int width() const { return directions_ + 1; }
 
     // Does nothing where the finest level has too few channels for it to pay.
-    void fit(const Problem& problem, const LevelGroup& fine, const std::vector<float>& mean, float scale, const Kernels& kernels);
+    void fit(const Setting& setting, const std::vector<SampledPixel>& pixels);
 
     bool active() const { return directions_ > 0; }
 

@@ -1,27 +1,19 @@
 #include "cpu/query_block.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 #include "core/rounding.hpp"
 
 namespace fastspade::cpu {
 
-QueryBlock::QueryBlock(const Problem& problem, const std::vector<LevelGroup>& groups, const Centring& centring,
-                       const Projection& projection, const Kernels& kernels)
-    : problem(problem),
-      groups(groups),
-      kernels(kernels),
-      capacity(candidate_capacity(problem.kappa)),
-      region(groups, centring, projection, kernels, Side::query),
-      largest_(groups.size()) {}
-
 void QueryBlock::start(ThreadTeam& team, int64_t image, int64_t first, int64_t last, bool fine_rows) {
     region.cover(image, first, last);
-    region.pack(team, kernels.lanes, fine_rows, kernels.rows);
+    region.pack(team, setting.kernels.lanes, fine_rows, setting.kernels.rows);
     numbers.clear();
-    const int64_t count = pixels(), padded = tiles() * kernels.lanes;
-    candidates.start(count, problem.kappa);
+    const int64_t count = pixels(), padded = tiles() * setting.kernels.lanes;
+    candidates.start(count, setting.problem.kappa);
     std::fill_n(lowered_norm.reserve(padded), padded, 0.0f);
     std::fill_n(limit.reserve(padded), count, infinity);
     std::fill(limit.data() + count, limit.data() + padded, -infinity);
@@ -29,18 +21,19 @@ void QueryBlock::start(ThreadTeam& team, int64_t image, int64_t first, int64_t l
     may_overflow = false;
 }
 
-void QueryBlock::widen_limits(const Region& chunk, double slack) {
+void QueryBlock::widen_limits(const Region& chunk) {
+    const double slack = std::max(setting.projection.slack(), Quantised::slack);
     bool grown = false;
-    for (size_t g = 0; g < groups.size(); ++g) {
+    for (size_t g = 0; g < setting.groups.size(); ++g) {
         grown |= chunk.largest_norm_bound(g) > largest_[g];
         largest_[g] = std::max(largest_[g], chunk.largest_norm_bound(g));
     }
     if (!grown) return;
     for (int64_t q = 0; q < pixels(); ++q) {
         double error = double{std::numeric_limits<float>::denorm_min()};
-        for (size_t g = 0; g < groups.size(); ++g) {
+        for (size_t g = 0; g < setting.groups.size(); ++g) {
             const double reach = static_cast<double>(region.norm_bound(g)[q]) + static_cast<double>(largest_[g]);
-            error += rounding_factor(groups[g].channels) * reach * reach;
+            error += rounding_factor(setting.groups[g].channels) * reach * reach;
         }
         CandidateRow& row = candidates.rows[static_cast<size_t>(q)];
         row.error = static_cast<float>(error * 1.001);
@@ -49,6 +42,29 @@ void QueryBlock::widen_limits(const Region& chunk, double slack) {
         lowered_norm[q] = static_cast<float>(static_cast<double>(region.fine_norm()[q]) - slack * fine * fine);
         limit[q] = row.limit();
     }
+}
+
+Range QueryBlock::near(int64_t first, int64_t last, const Region& chunk) const {
+    const Problem& problem = setting.problem;
+    if (!windowed(problem)) return {0, chunk.pixels()};
+    const int64_t width = problem.query[0].width();
+    const Range rows = region.rows_of(first, last);
+    return {std::max<int64_t>(0, (rows.begin - problem.row_radius) * width - chunk.first_pixel()),
+            std::min(chunk.pixels(), (rows.end + problem.row_radius) * width - chunk.first_pixel())};
+}
+
+Range QueryBlock::columns_near(int64_t first, int64_t last) const {
+    const Range columns = region.columns_of(first, last);
+    return {std::max<int64_t>(0, columns.begin - setting.problem.column_radius),
+            std::min(setting.problem.query[0].width(), columns.end + setting.problem.column_radius)};
+}
+
+bool QueryBlock::reaches(int64_t query, int64_t gallery_pixel) const {
+    const Problem& problem = setting.problem;
+    if (!windowed(problem)) return true;
+    const int64_t width = problem.query[0].width(), pixel = region.pixel_at(query);
+    return std::abs(pixel / width - gallery_pixel / width) <= problem.row_radius &&
+           std::abs(pixel % width - gallery_pixel % width) <= problem.column_radius;
 }
 
 }  // namespace fastspade::cpu

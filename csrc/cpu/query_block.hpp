@@ -6,29 +6,30 @@
 
 #include "core/buffer.hpp"
 #include "core/candidates.hpp"
-#include "core/problem.hpp"
-#include "cpu/kernels.hpp"
 #include "cpu/quantised.hpp"
 #include "cpu/region.hpp"
 
 namespace fastspade::cpu {
 
 struct QueryBlock {
-    QueryBlock(const Problem& problem, const std::vector<LevelGroup>& groups, const Centring& centring,
-               const Projection& projection, const Kernels& kernels);
+    explicit QueryBlock(const Setting& setting) : setting(setting), region(setting, Side::query) {}
 
     // Takes over pixels [first, last) of an image, with nothing known of them. rows: the finest vectors as rows too.
     void start(ThreadTeam& team, int64_t image, int64_t first, int64_t last, bool rows);
     // A query's error bound grows with the largest gallery norm met so far; limits are widened to match.
-    void widen_limits(const Region& chunk, double slack);
+    void widen_limits(const Region& chunk);
 
     int64_t pixels() const { return region.pixels(); }
-    int64_t tiles() const { return (region.pixels() + kernels.lanes - 1) / kernels.lanes; }
+    int64_t tiles() const { return (region.pixels() + setting.kernels.lanes - 1) / setting.kernels.lanes; }
 
-    const Problem& problem;
-    const std::vector<LevelGroup>& groups;
-    const Kernels& kernels;
-    const int64_t capacity;  // of a candidate row
+    // Which pairs a window (Problem::row_radius, column_radius) leaves; all of them without one. The chunk's pixels in rows near
+    // the queries [first, last), the gallery's columns near them, and whether a query reaches a gallery pixel.
+    Range near(int64_t first, int64_t last, const Region& chunk) const;
+    Range columns_near(int64_t first, int64_t last) const;
+    bool reaches(int64_t query, int64_t gallery_pixel) const;
+
+    const Setting& setting;
+    const int64_t capacity = candidate_capacity(setting.problem.kappa);  // of a candidate row
     Region region;
     Quantised numbers;
     // By position, whole tiles: the limits, and the fine norms less what rounding may do to bounds on the finest level.
@@ -37,7 +38,7 @@ struct QueryBlock {
     bool may_overflow = false;  // float32's range: then a least value would hide what is not a number
 
   private:
-    std::vector<float> largest_;  // [group] largest gallery norm bound met
+    std::vector<float> largest_ = std::vector<float>(setting.groups.size());  // [group] largest gallery norm bound met
 };
 
 }  // namespace fastspade::cpu

@@ -45,20 +45,13 @@ void read_block(const TensorView& view, int64_t image, int64_t channel, int64_t 
 
 }  // namespace
 
-Region::Region(const std::vector<LevelGroup>& groups, const Centring& centring, const Projection& projection,
-               const Kernels& kernels, Side side)
-    : groups_(groups),
-      centring_(centring),
-      projection_(projection),
-      kernels_(kernels),
+Region::Region(const Setting& setting, Side side)
+    : setting_(setting),
       side_(side),
-      bands_(side == Side::query && groups.size() > 1),
-      coarse_(groups.size()),
-      norm_bound_(groups.size()),
-      largest_(groups.size(), 0.0f) {
-    fine_width_ = groups_[0].views(side_)[0].width();
-    row_length_ = padded(groups[0].channels, 16);
-}
+      bands_(side == Side::query && setting.several()),
+      coarse_(groups_.size()),
+      norm_bound_(groups_.size()),
+      largest_(groups_.size(), 0.0f) {}
 
 void Region::cover(int64_t image, int64_t first_pixel, int64_t last_pixel) {
     image_ = image, first_ = first_pixel, last_ = last_pixel;
@@ -134,14 +127,14 @@ void Region::pack_vectors(const Piece& piece) {
     const TensorView& view = groups_[0].views(side_)[0];
     const int64_t step = view.pixel_step(), channels = view.channels();
     const auto* source = static_cast<const float*>(view.data) + image_ * view.stride[0] + first_ * step;
-    const float* mean = centring_.mean[0].data();
+    const float* mean = setting_.mean[0].data();
     double* const self = coarse_[0].self.data();
     const auto pack = piece.panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
     for (int64_t i = piece.begin; piece.panel && i < piece.end; i += piece.panel)
-        pack(source + i * step, step, std::min<int64_t>(piece.panel, piece.end - i), channels, mean, centring_.scale,
+        pack(source + i * step, step, std::min<int64_t>(piece.panel, piece.end - i), channels, mean, setting_.scale,
              fine_panels_.data() + i * channels, self + i);
     for (int64_t i = piece.begin; piece.rows && i < piece.end; ++i)
-        self[i] = kernels_.centre_row(source + i * step, channels, mean, centring_.scale, fine_rows_.data() + i * row_length_);
+        self[i] = kernels_.centre_row(source + i * step, channels, mean, setting_.scale, fine_rows_.data() + i * row_length_);
 }
 
 // Features of any strides, some channels at a time.
@@ -163,9 +156,9 @@ void Region::pack_strided(const Piece& piece, Buffer<float>& stage_buffer) {
     for (const TensorView& view : groups_[piece.group].views(side_)) {
         for (int64_t c0 = 0; c0 < view.channels(); c0 += channel_block) {
             const int64_t block = std::min(channel_block, view.channels() - c0);
-            const float* mean = centring_.mean[piece.group].data() + channel_base + c0;
+            const float* mean = setting_.mean[piece.group].data() + channel_base + c0;
             with_element(view.dtype, [&](auto element) {
-                read_block<decltype(element)>(view, image_, c0, block, origin + piece.begin, staged, mean, centring_.scale, stage,
+                read_block<decltype(element)>(view, image_, c0, block, origin + piece.begin, staged, mean, setting_.scale, stage,
                                               stride);
             });
             for (int64_t c = 0; c < block && piece.panel; ++c) {

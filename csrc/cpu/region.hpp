@@ -8,9 +8,7 @@
 #include "core/buffer.hpp"
 #include "core/exact.hpp"
 #include "core/problem.hpp"
-#include "cpu/centring.hpp"
-#include "cpu/kernels.hpp"
-#include "cpu/projection.hpp"
+#include "cpu/setting.hpp"
 #include "cpu/thread_team.hpp"
 
 namespace fastspade::cpu {
@@ -21,8 +19,22 @@ struct Range {
 
 class Region {
   public:
-    Region(const std::vector<LevelGroup>& groups, const Centring& centring, const Projection& projection, const Kernels& kernels,
-           Side side);
+    // One level's native pixels: the rows of it that the region's pixels interpolate from, in panels.
+    struct Coarse {
+        int64_t first_row = 0, rows = 0, width = 0, pixels = 0;
+        bool neighbours = false;  // whether values lie between nodes
+        Buffer<float> panels;
+        // Inner products of each native vector with itself and its neighbours to the right, below, and on both
+        // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
+        Buffer<double> self, right, down, diagonal, antidiagonal;
+        Buffer<double> length;                     // of each native vector
+        std::vector<Buffer<double>*> products() {  // those that are wanted
+            if (!neighbours) return {&self};
+            return {&self, &right, &down, &diagonal, &antidiagonal};
+        }
+    };
+
+    Region(const Setting& setting, Side side);
 
     // Which pixels the region covers; with several groups they must be whole rows.
     void cover(int64_t image, int64_t first_pixel, int64_t last_pixel);
@@ -45,17 +57,13 @@ class Region {
     int64_t pixels() const { return last_ - first_; }
     int64_t first_row() const { return first_ / fine_width_; }
     int64_t rows() const { return (last_ - first_) / fine_width_; }
-    int64_t coarse_first_row(size_t group) const { return coarse_[group].first_row; }
-    int64_t coarse_rows(size_t group) const { return coarse_[group].rows; }
-    int64_t coarse_pixels(size_t group) const { return coarse_[group].pixels; }
-    int64_t coarse_width(size_t group) const { return coarse_[group].width; }
+    const Coarse& coarse(size_t group) const { return coarse_[group]; }
 
     const float* fine_panels() const { return fine_panels_.data(); }
     const float* fine_row(int64_t pixel) const { return fine_rows_.data() + pixel * row_length_; }
     int64_t row_length() const { return row_length_; }
     // The finest vectors' projections, in lane panels (query) or one after the other (gallery); there when rows were packed.
     const float* projected() const { return projected_.data(); }
-    const float* coarse_panels(size_t group) const { return coarse_[group].panels.data(); }
 
     // Per pixel of the region: squared norms of the finest vectors, and of all coarser interpolated vectors together.
     const float* fine_norm() const { return fine_norm_.data(); }
@@ -70,19 +78,6 @@ class Region {
     static int64_t padded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
   private:
-    struct Coarse {
-        int64_t first_row = 0, rows = 0, width = 0, pixels = 0;
-        bool neighbours = false;  // whether values lie between nodes
-        Buffer<float> panels;
-        // Inner products of each native vector with itself and its neighbours to the right, below, and on both
-        // diagonals: all that the norm of a bilinear mixture of four neighbours is made of.
-        Buffer<double> self, right, down, diagonal, antidiagonal;
-        Buffer<double> length;                     // of each native vector
-        std::vector<Buffer<double>*> products() {  // those that are wanted
-            if (!neighbours) return {&self};
-            return {&self, &right, &down, &diagonal, &antidiagonal};
-        }
-    };
     struct Piece {  // some pixels of one level that a thread lays out, and in which forms
         size_t group;
         int64_t begin, end;
@@ -101,13 +96,14 @@ class Region {
     void interpolate_norms(int64_t begin, int64_t end);
     void project(int64_t begin, int64_t end);
 
-    const std::vector<LevelGroup>& groups_;
-    const Centring& centring_;
-    const Projection& projection_;
-    const Kernels& kernels_;
+    const Setting& setting_;
+    const std::vector<LevelGroup>& groups_ = setting_.groups;
+    const Kernels& kernels_ = setting_.kernels;
+    const Projection& projection_ = setting_.projection;
     const Side side_;
     const bool bands_;
-    int64_t fine_width_ = 1, image_ = 0, first_ = 0, last_ = 0, row_length_ = 0;
+    const int64_t fine_width_ = groups_[0].views(side_)[0].width(), row_length_ = padded(groups_[0].channels, 16);
+    int64_t image_ = 0, first_ = 0, last_ = 0;
     Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, coarsest_norm_, middle_norm_, projected_;
     std::vector<int64_t> position_, pixel_;  // where the order is not the pixels' own
     std::vector<Coarse> coarse_;

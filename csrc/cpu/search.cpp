@@ -57,24 +57,11 @@ Steps plan_steps(const Problem& problem, const std::vector<LevelGroup>& groups, 
 }  // namespace
 
 Search::Search(const Problem& problem)
-    : problem_(problem),
-      kernels_(kernels()),
-      groups_(group_levels(problem)),
-      centring_(choose_centring(problem, groups_)),
-      window_(problem),
-      steps_(plan_steps(problem, groups_, kernels_)),
+    : setting_(problem),
+      steps_(plan_steps(problem, setting_.groups, setting_.kernels)),
       team_(problem.threads),
-      block_(problem, groups_, centring_, projection_, kernels_),
-      chunk_(groups_, centring_, projection_, kernels_, Side::gallery),
-      cells_(groups_),
-      gram_(groups_, kernels_),
-      chooser_(problem, groups_, kernels_),
-      repeats_(problem, groups_, chunk_),
-      exact_(static_cast<size_t>(team_.size()), ExactDistance(problem, groups_)),
-      ranking_(problem, groups_, team_, exact_, steps_.chunk) {
-    if (several() && problem_.prune) projection_.fit(problem_, groups_[0], centring_.mean[0], centring_.scale, kernels_);
-    for (ExactDistance& exact : exact_)
-        scratch_.push_back({CoarseTile(groups_, kernels_, gram_, cells_, block_.region, chunk_), exact});
+      exact_(static_cast<size_t>(team_.size()), ExactDistance(problem, setting_.groups)) {
+    for (ExactDistance& exact : exact_) scratch_.push_back({CoarseTile(setting_, gram_, cells_, block_.region, chunk_), exact});
 }
 
 Statistics Search::run() {
@@ -95,7 +82,7 @@ void Search::search_block(int64_t image, int64_t first, int64_t last) {
         for (int64_t begin = 0; begin < gallery_pixels; begin += steps_.chunk) {
             poll(problem_);
             chunk_.cover(gallery_image(problem_, image, slot), begin, std::min(begin + steps_.chunk, gallery_pixels));
-            const Range near = window_.near(block_.region, 0, block_.pixels(), chunk_);
+            const Range near = block_.near(0, block_.pixels(), chunk_);
             if (near.begin < near.end) search_chunk(slot);
         }
     statistics_.exact_pairs += ranking_.rank(block_, image);
@@ -109,7 +96,7 @@ void Search::pack_chunk() {
 void Search::search_chunk(int64_t slot) {
     repeats_.forget();
     pack_chunk();
-    block_.widen_limits(chunk_, std::max(projection_.slack(), Quantised::slack));
+    block_.widen_limits(chunk_);
     if (several()) {
         if (chooser_.directly()) gram_.mix_queries(team_, block_);
         gram_.multiply(team_, block_, chunk_, chooser_.directly());

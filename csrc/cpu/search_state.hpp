@@ -16,12 +16,10 @@
 #include "cpu/gram.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/mode.hpp"
-#include "cpu/projection.hpp"
 #include "cpu/quantised.hpp"
 #include "cpu/query_block.hpp"
 #include "cpu/region.hpp"
 #include "cpu/thread_team.hpp"
-#include "cpu/window.hpp"
 
 namespace fastspade::cpu {
 
@@ -74,27 +72,25 @@ class Search {
     void add(Tile& tile, int64_t lane, float screened, int64_t r);
     void rank_exactly(int64_t query, Scratch& scratch);
 
-    bool several() const { return groups_.size() > 1; }  // levels
+    bool several() const { return setting_.several(); }
 
-    const Problem& problem_;
-    const Kernels& kernels_;
-    const std::vector<LevelGroup> groups_;
-    const Centring centring_;
-    const Window window_;
+    const Setting setting_;
+    const Problem& problem_ = setting_.problem;
+    const Kernels& kernels_ = setting_.kernels;
+    const Projection& projection_ = setting_.projection;
     const Steps steps_;
-    Projection projection_;
     ThreadTeam team_;
-    QueryBlock block_;
+    QueryBlock block_{setting_};
     int64_t block_image_ = 0;
-    Region chunk_;
+    Region chunk_{setting_, Side::gallery};
     Quantised chunk_numbers_;
-    Cells cells_;
-    GramMatrices gram_;
-    ModeChooser chooser_;
-    ChunkRepeats repeats_;
+    Cells cells_{setting_.groups};
+    GramMatrices gram_{setting_};
+    ModeChooser chooser_{setting_};
+    ChunkRepeats repeats_{setting_, chunk_};
     std::vector<ExactDistance> exact_;  // one a thread
     std::vector<Scratch> scratch_;
-    BlockRanking ranking_;
+    BlockRanking ranking_{setting_, team_, exact_, steps_.chunk};
     Statistics statistics_;
 };
 

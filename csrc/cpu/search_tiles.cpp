@@ -12,13 +12,9 @@ namespace fastspade::cpu {
 Search::Tile Search::tile_at(int64_t index, int64_t slot, Scratch& scratch) {
     const int64_t first = index * kernels_.lanes, last = std::min(first + kernels_.lanes, block_.pixels());
     scratch.hits.resize(static_cast<size_t>(kernels_.rows * kernels_.lanes));
-    return {index,
-            first,
-            last - first,
-            static_cast<int32_t>(slot),
-            window_.near(block_.region, first, last, chunk_),
-            block_.limit.data() + first,
-            scratch};
+    return {
+        index,  first, last - first, static_cast<int32_t>(slot), block_.near(first, last, chunk_), block_.limit.data() + first,
+        scratch};
 }
 
 void Search::search_tile(Tile& tile) {
@@ -30,7 +26,7 @@ void Search::search_tile(Tile& tile) {
     const CoarseTile& coarse = tile.scratch.coarse;
     for (int64_t lane = 0; lane < tile.queries; ++lane)
         if (coarse.nearest[lane] >= 0 && !(coarse.smallest[lane] > tile.limit[lane])) evaluate(tile, lane, coarse.nearest[lane]);
-    if (several() && chooser_.first_chunk() && !window_.active()) seed(tile);
+    if (several() && chooser_.first_chunk() && !windowed(problem_)) seed(tile);
     // What the coarse levels leave is bounded again, in integers or by projections, and only what that leaves is evaluated.
     chooser_.integers() ? integer_tile(tile) : per_pair_tile(tile);
 }
@@ -42,8 +38,8 @@ void Search::bound_coarsely(Tile& tile, const CoarseTile::Ready& ready) {
     const bool per_pair = chooser_.mode() == Mode::per_pair,
                by_cells = per_pair && chooser_.bounds_cells() && !block_.may_overflow;
     Range rows{0, chunk_.rows()}, cells{0, cells_.count()};
-    if (window_.active() && per_pair) {  // whole panels know neither rows nor columns
-        const Range columns = window_.columns_near(block_.region, tile.first, tile.first + tile.queries);
+    if (windowed(problem_) && per_pair) {  // whole panels know neither rows nor columns
+        const Range columns = block_.columns_near(tile.first, tile.first + tile.queries);
         rows = {tile.near.begin / width, tile.near.end / width};
         cells = {cells_.at(columns.begin), cells_.at(columns.end - 1) + 1};
     }
@@ -142,7 +138,7 @@ void Search::integer_tile(Tile& tile) {
 }
 
 void Search::float32_tile(Tile& tile) {
-    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, channels = groups_[0].channels;
+    const int64_t lanes = kernels_.lanes, rows = kernels_.rows, channels = setting_.groups[0].channels;
     const float* const lane_panel = block_.region.fine_panels() + tile.first * channels;
     const float* const lane_norm = block_.region.fine_norm() + tile.first;
     Hit* const hits = tile.scratch.hits.data();
@@ -206,7 +202,7 @@ float Search::fine_distance(int64_t q, int64_t r) const {
 // Adds the finest level to one pair's coarse part.
 void Search::evaluate(Tile& tile, int64_t lane, int64_t r) {
     const int64_t q = tile.first + lane;
-    if (repeats_.hold(r) || !window_.holds(block_.region.pixel_at(q), chunk_.first_pixel() + r)) return;
+    if (repeats_.hold(r) || !block_.reaches(q, chunk_.first_pixel() + r)) return;
     ++tile.scratch.evaluated;
     const float value = fine_distance(q, r) + (several() ? tile.scratch.coarse.values()[r * kernels_.lanes + lane] : 0.0f);
     if (!(value > tile.limit[lane])) add(tile, lane, value, r);
@@ -216,14 +212,14 @@ void Search::add(Tile& tile, int64_t lane, float screened, int64_t r) {
     const int64_t query = tile.first + lane, pixel = chunk_.first_pixel() + r;
     CandidateRow& row = block_.candidates.rows[static_cast<size_t>(query)];
     if (screened > row.limit()) return;  // the limit fell since the pair was found
-    if (repeats_.hold(r) || !window_.holds(block_.region.pixel_at(query), pixel)) return;
+    if (repeats_.hold(r) || !block_.reaches(query, pixel)) return;
     row.add({screened, tile.slot, pixel}, problem_.kappa);
     if (row.count == block_.capacity) {
         row.compact();
         // Many pairs closer together than the screen can tell. Most often they repeat one descriptor; what is left
         // after dropping repeats, only exact distances thin out.
         const int64_t crowded = block_.capacity - 8;
-        if (row.count > crowded && !window_.active())
+        if (row.count > crowded && !windowed(problem_))
             repeats_.drop(row, tile.slot, tile.scratch.exact);  // a window may lack the first of equal pixels
         if (row.count > crowded) rank_exactly(query, tile.scratch);
     }
