@@ -39,7 +39,6 @@ class FewQueries {
     void read_queries();
     void search_part(int64_t slot, int64_t begin, int64_t end, State& state);
     void add(int64_t query, const Candidate& candidate, State& state);
-    Ranked rank(const Candidate& candidate, ExactDistance& exact) const;
 
     const Problem& problem_;
     const Kernels& kernels_;
@@ -92,11 +91,6 @@ void FewQueries::read_queries() {
     }
 }
 
-Ranked FewQueries::rank(const Candidate& candidate, ExactDistance& exact) const {
-    const int64_t image = gallery_image(problem_, 0, candidate.slot);
-    return {{rounded_distance(exact.to(image, candidate.pixel)), image * pixels_ + candidate.pixel}, candidate};
-}
-
 Statistics FewQueries::run() {
     const int64_t step = std::clamp<int64_t>(part_bytes / (4 * channels_), 1, pixels_);
     const int64_t parts = (pixels_ + step - 1) / step;
@@ -118,7 +112,7 @@ Statistics FewQueries::run() {
         answers.clear();
         for (const State& state : states_)
             for (const Candidate* item = row_of(state).items; item < row_of(state).items + row_of(state).count; ++item)
-                if (!(item->screened > limit)) answers.push_back(rank(*item, states_[0].exact));
+                if (!(item->screened > limit)) answers.push_back(rank(*item, problem_, 0, states_[0].exact));
         statistics.exact_pairs += static_cast<int64_t>(answers.size());
         write_nearest(answers, problem_, q);
     }
@@ -148,9 +142,8 @@ void FewQueries::add(int64_t query, const Candidate& candidate, State& state) {
     if (row.count == capacity_) {
         row.compact();
         if (row.count > capacity_ - 8) {  // more ties than the screen can tell apart
-            state.exact.set_query(0, query);
             state.exact_pairs += row.count;
-            keep_nearest(row, problem_.kappa, [&](const Candidate& item) { return rank(item, state.exact); });
+            keep_nearest(row, problem_, 0, query, state.exact);
         }
     }
     state.limit[static_cast<size_t>(query)] = row.limit();
