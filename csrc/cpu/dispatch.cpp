@@ -7,29 +7,29 @@
 
 namespace fastspade::cpu {
 
+const Kernels &generic_kernels(), &generic_integer_kernels(), &avx2_kernels(), &avx512_kernels(), &avx512_vnni_kernels(),
+    &neon_kernels();
+
 const Kernels* kernels_named(const char* name) {
-    if (!std::strcmp(name, "generic")) return &generic_kernels();
-    if (!std::strcmp(name, "generic_integer")) return &generic_integer_kernels();
+    auto is = [&](const char* set) { return !std::strcmp(name, set); };
 #if defined(FASTSPADE_X86)
-    if (!std::strcmp(name, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2_kernels();
+    if (is("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2_kernels();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    if (!std::strcmp(name, "avx512") && avx512) return &avx512_kernels();
-    if (!std::strcmp(name, "avx512_vnni") && avx512 && __builtin_cpu_supports("avx512vnni")) return &avx512_vnni_kernels();
+    if (is("avx512") && avx512) return &avx512_kernels();
+    if (is("avx512_vnni") && avx512 && __builtin_cpu_supports("avx512vnni")) return &avx512_vnni_kernels();
+#elif defined(FASTSPADE_NEON)
+    if (is("neon")) return &neon_kernels();
 #endif
-#if defined(FASTSPADE_NEON)
-    if (!std::strcmp(name, "neon")) return &neon_kernels();
-#endif
-    return nullptr;
+    return is("generic") ? &generic_kernels() : is("generic_integer") ? &generic_integer_kernels() : nullptr;
 }
 
 const Kernels& kernels() {
     static const Kernels* const chosen = [] {
-        if (const char* wanted = std::getenv("FASTSPADE_SIMD"))
-            if (const Kernels* table = kernels_named(wanted)) return table;
-        for (const char* name : {"avx512_vnni", "avx512", "avx2", "neon"})
+        const char* const wanted = std::getenv("FASTSPADE_SIMD");
+        for (const char* name : {wanted ? wanted : "", "avx512_vnni", "avx512", "avx2", "neon"})
             if (const Kernels* table = kernels_named(name)) return table;
-        return &generic_kernels();
+        return kernels_named("generic");
     }();
     return *chosen;
 }

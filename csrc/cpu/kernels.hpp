@@ -134,17 +134,6 @@ struct Kernels {
     Rounded (*round_row[2])(const float* row, int64_t length, float norm, void* out);
 };
 
-const Kernels& generic_kernels();
-const Kernels& generic_integer_kernels();
-#if defined(FASTSPADE_X86)
-const Kernels& avx2_kernels();
-const Kernels& avx512_kernels();
-const Kernels& avx512_vnni_kernels();
-#endif
-#if defined(FASTSPADE_NEON)
-const Kernels& neon_kernels();
-#endif
-
 // The widest table this processor can run. FASTSPADE_SIMD in the environment asks for another by name;
 // generic_integer, slow, has the int8 and int16 kernels everywhere, for tests.
 const Kernels& kernels();

@@ -20,8 +20,8 @@ FASTSPADE_INLINE veci multiply_words(veci sum, veci lanes, veci row) {
 #endif
 }
 
-template <int bytes, bool based>
-int64_t screen_panel(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
+template <int bytes>
+int64_t integer_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
                      Hit* hits) {
     veci sum[N][V];
     for (int j = 0; j < N; ++j)
@@ -49,18 +49,11 @@ int64_t screen_panel(const IntegerLanes& lanes, const IntegerRows& rows, int64_t
             value -= load(lanes.error + v * W) * rows.length[j];
             value -= load(lanes.length + v * W) * rows.error[j];
             value -= (load(lanes.scale + v * W) * rows.scale[j]) * __builtin_convertvector(sum[j][v], vec);
-            if (based) value += load(base + j * L + v * W);
+            if (base) value += load(base + j * L + v * W);
             const uint32_t mask = not_above(value, load(limit + v * W));
             if (__builtin_expect(mask != 0, 0)) count = append(mask, j, v * W, value, hits, count);
         }
     return count;
-}
-
-template <int bytes>
-int64_t integer_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
-                     Hit* hits) {
-    return base ? screen_panel<bytes, true>(lanes, rows, words, base, limit, hits)
-                : screen_panel<bytes, false>(lanes, rows, words, nullptr, limit, hits);
 }
 
 // Rounds through a large float, whose last place is one.

@@ -37,21 +37,15 @@ void pack_columns(const float* source, int64_t stride, int64_t count, int64_t ch
 template <int P>
 void pack(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale, float* panel,
           double* norm) {
-    constexpr int rest = P % W;
-    for (int first = 0; first < P - rest; first += W) {
+    auto columns = [&](auto width, int first) {
         // A block that starts past the last vector repeats that one, as the rest of a started block does.
         const int64_t begin = first < count ? first : count - 1;
         double unused[W];
-        pack_columns<W>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
-                        first < count ? norm + first : unused);
-    }
-    if constexpr (rest != 0) {
-        constexpr int first = P - rest;
-        const int64_t begin = first < count ? first : count - 1;
-        double unused[W];
-        pack_columns<rest>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
-                           first < count ? norm + first : unused);
-    }
+        pack_columns<width.value>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
+                                  first < count ? norm + first : unused);
+    };
+    for (int first = 0; first + W <= P; first += W) columns(Known<W>{}, first);
+    if constexpr (P % W != 0) columns(Known<P % W>{}, P - P % W);
 }
 
 double centre_row(const float* source, int64_t channels, const float* mean, float scale, float* row) {

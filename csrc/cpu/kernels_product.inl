@@ -88,26 +88,21 @@ FASTSPADE_INLINE int64_t hits_of(const vec (&total)[N][V], int64_t rows, At&& at
     return count;
 }
 
-// With one run of channels the products never leave the registers.
-template <bool based>
-FASTSPADE_INLINE int64_t panel_hits_with(const float* lane_panel, const float* row_panel, int64_t channels,
-                                         const float* lane_norm, const float* row_norm, const float* base, const float* limit,
-                                         Hit* hits) {
-    auto row = [&](int64_t c, int j) FASTSPADE_INLINE_LAMBDA { return row_panel[c * N + j]; };
-    auto at = [](int j) FASTSPADE_INLINE_LAMBDA { return j; };
-    vec total[N][V] = {};
-    if (channels <= run) {
-        accumulate_run(lane_panel, channels, row, total);
-        return hits_of<based>(total, N, at, lane_norm, row_norm, base, limit, hits);
-    }
-    accumulate(lane_panel, channels, row, total);
-    return hits_of<based>(total, N, at, lane_norm, row_norm, base, limit, hits);
-}
-
 int64_t panel_hits(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
                    const float* row_norm, const float* base, const float* limit, Hit* hits) {
-    return base ? panel_hits_with<true>(lane_panel, row_panel, channels, lane_norm, row_norm, base, limit, hits)
-                : panel_hits_with<false>(lane_panel, row_panel, channels, lane_norm, row_norm, nullptr, limit, hits);
+    auto row = [&](int64_t c, int j) FASTSPADE_INLINE_LAMBDA { return row_panel[c * N + j]; };
+    auto at = [](int j) FASTSPADE_INLINE_LAMBDA { return j; };
+    auto found = [&](const vec(&total)[N][V]) FASTSPADE_INLINE_LAMBDA {
+        return base ? hits_of<true>(total, N, at, lane_norm, row_norm, base, limit, hits)
+                    : hits_of<false>(total, N, at, lane_norm, row_norm, nullptr, limit, hits);
+    };
+    vec total[N][V] = {};
+    if (channels <= run) {  // the products never leave the registers
+        accumulate_run(lane_panel, channels, row, total);
+        return found(total);
+    }
+    accumulate(lane_panel, channels, row, total);
+    return found(total);
 }
 
 // Bounds by projections: few numbers a vector, so that what surrounds the product costs as much as the product itself. The

@@ -9,7 +9,6 @@
 
 #include "core/buffer.hpp"
 #include "core/candidates.hpp"
-#include "core/rounding.hpp"
 #include "cpu/quantised.hpp"
 #include "cpu/region.hpp"
 
