@@ -73,7 +73,7 @@ class CoarseTile {
             if (cells.begin >= cells.end) continue;
             cells_by_coarsest += (rows.end - rows.begin) * (cells.end - cells.begin);
             if (gram_.coarsest_alone())
-                for (size_t g = 1; g < coarsest; ++g) multiply_nodes(g, tile, rows, cells_.columns(cells));
+                for (size_t g = 1; g < coarsest; ++g) interpolate_queries(g, tile, rows, cells_.columns(cells));
             if (wanted.by_patches && coarsest > 1) cells = cells_of_patches(1, cells_.patch_norms(patch_row), rows, cells, limit);
             if (cells.begin >= cells.end) continue;
             if (ready && left_count_ == 0) first_value_ = rows.begin * width_;  // in the cache, again and again
@@ -113,30 +113,26 @@ class CoarseTile {
         std::vector<Range> multiplied, bounded, is_spread;
     };
 
-    // A level's Gram matrix with the tile's queries in place of the native ones, as far as the chunk's `rows` and `columns` read
-    // it.
+    // The nodes that the chunk's `rows` and `columns` read of a level's Gram matrix with the tile's queries in place of the
+    // native ones: interpolated from the matrix, or computed for these nodes alone.
     void interpolate_queries(size_t group, int64_t tile, Range rows, Range columns) {
         const float zeros[max_lanes] = {}, *const norms = query_norms(group);
-        const int64_t first = tile * kernels_.lanes, width = chunk_.coarse(group).width;
-        const Range down = node_rows(group, rows), across = node_columns(group, columns);
-        const bool whole = across.end - across.begin == width;
-        for (int64_t row = down.begin; row < (whole ? down.begin + 1 : down.end); ++row)
-            kernels_.interpolate_lanes(gram_.data(group), gram_.stride(group), gram_.taps(group) + first,
-                                       row * width + across.begin, whole ? down.end * width : row * width + across.end,
-                                       norms ? norms + first : zeros, levels_[group].nodes.data());
-    }
-
-    // The same, computed for these nodes alone.
-    void multiply_nodes(size_t group, int64_t tile, Range rows, Range columns) {
-        const float zeros[max_lanes] = {}, *const norms = query_norms(group);
         const int64_t first = tile * kernels_.lanes, width = chunk_.coarse(group).width, channels = groups_[group].channels;
+        const float* const bias = norms ? norms + first : zeros;
         const Range down = node_rows(group, rows), across = node_columns(group, columns);
-        for (int64_t row = down.begin; row < down.end; ++row)
-            widen(levels_[group].multiplied[static_cast<size_t>(row)], across, [&](int64_t begin, int64_t end) {
-                kernels_.vector_products[1](gram_.panels(group) + first * channels, chunk_.coarse(group).panels.data(), channels,
-                                            channels, row * width + begin, row * width + end, norms ? norms + first : zeros,
-                                            levels_[group].nodes.data());
-            });
+        float* const nodes = levels_[group].nodes.data();
+        const bool alone = gram_.coarsest_alone() && group + 1 < groups_.size(),
+                   whole = !alone && across.end - across.begin == width;
+        for (int64_t row = down.begin; row < (whole ? down.begin + 1 : down.end); ++row)
+            if (alone)
+                widen(levels_[group].multiplied[static_cast<size_t>(row)], across, [&](int64_t begin, int64_t end) {
+                    kernels_.vector_products[1](gram_.panels(group) + first * channels, chunk_.coarse(group).panels.data(),
+                                                channels, channels, row * width + begin, row * width + end, bias, nodes);
+                });
+            else
+                kernels_.interpolate_lanes(gram_.data(group), gram_.stride(group), gram_.taps(group) + first,
+                                           row * width + across.begin, whole ? down.end * width : row * width + across.end, bias,
+                                           nodes);
     }
 
     // The cells, among `cells`, of the patches that the levels from `first_group` on leave to some query of the tile in `rows` of

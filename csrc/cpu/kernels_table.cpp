@@ -11,7 +11,6 @@
 #include "cpu/kernels_integer.inl"
 #endif
 #include "cpu/kernels_interpolation.inl"
-#include "cpu/kernels_pack.inl"
 #include "cpu/kernels_product.inl"
 #include "cpu/kernels_rows.inl"
 

@@ -17,17 +17,13 @@ namespace fastspade::cpu {
 // Rounds are milliseconds apart, so a short spin usually saves the wake-up; after it the thread sleeps.
 constexpr int spins = 2000;
 
-inline void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
 template <class Value>
 void wait_while(const std::atomic<Value>& atom, Value value) {
     for (int i = 0; i < spins; ++i) {
         if (atom.load(std::memory_order_acquire) != value) return;
-        relax();
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
     }
     while (atom.load(std::memory_order_acquire) == value) atom.wait(value, std::memory_order_acquire);
 }
