@@ -105,7 +105,10 @@ class NativeRows {
     }
 
     bool holds(int64_t span) const { return parts_[static_cast<size_t>(span)].pixels > 0; }
-    const float* vector(int64_t span, int64_t y, int64_t x) const { return data_.data() + offset_of(span, y, x); }
+    const float* vector(int64_t span, int64_t y, int64_t x) const {
+        const Part& part = parts_[static_cast<size_t>(span)];
+        return data_.data() + (part.first_pixel + (y - part.first_row) * width_ + x - part.first_column) * channels_;
+    }
 
     // What a span of a whole image takes.
     static int64_t image_bytes(const LevelGroup& group, Side side) {
@@ -116,11 +119,6 @@ class NativeRows {
     struct Part {
         int64_t image = 0, first_row = 0, first_column = 0, pixels = 0, first_pixel = 0, first_piece = 0;
     };
-    int64_t offset_of(int64_t span, int64_t y, int64_t x) const {
-        const Part& part = parts_[static_cast<size_t>(span)];
-        return (part.first_pixel + (y - part.first_row) * width_ + x - part.first_column) * channels_;
-    }
-
     const LevelGroup* group_ = nullptr;
     Side side_ = Side::query;
     int64_t width_ = 0, channels_ = 0, pieces_ = 0;

@@ -73,7 +73,6 @@ class BlockRanking {
                 pairs_.push_back({block.region.pixel_at(q), spans[static_cast<size_t>(span)].image, item.pixel, span, &distance});
             }
         }
-        if (pairs_.empty()) return;
         // Pieces long enough for a level's features to be used again while they are in the cache.
         const int64_t size = static_cast<int64_t>(pairs_.size());
         const int64_t piece = std::clamp<int64_t>((size + 2 * team_.size() - 1) / (2 * team_.size()), 64, 4096);

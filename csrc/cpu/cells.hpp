@@ -49,8 +49,25 @@ class Cells {
             for (end = row + 1; end < chunk.rows() && taps[end].low == taps[row].low;) ++end;
             patch_rows_.push_back({row, end});
         }
-        take_least(chunk.coarse_norm(), chunk.rows(), norm_, patch_norm_);
-        take_least(chunk.coarsest_norm(), chunk.rows(), coarsest_norm_, coarsest_patch_norm_);
+        auto least = [&](const float* norm, int64_t row, Range cells) {
+            const Range within = columns(cells);
+            return *std::min_element(norm + row * first_column_.back() + within.begin,
+                                     norm + row * first_column_.back() + within.end);
+        };
+        float* cell_norm = norm_.reserve(chunk.rows() * count());
+        for (int64_t row = 0; row < chunk.rows(); ++row)
+            for (int64_t cell = 0; cell < count(); ++cell) *cell_norm++ = least(chunk.coarse_norm(), row, {cell, cell + 1});
+        auto take_patches = [&](const float* norm, Buffer<float>& buffer) {
+            float* out = buffer.reserve(chunk.rows() * patches());
+            for (const Range& rows : patch_rows_)
+                for (const Range& cells : patch_cells_) {
+                    *out = infinity;
+                    for (int64_t row = rows.begin; row < rows.end; ++row) *out = std::min(*out, least(norm, row, cells));
+                    ++out;
+                }
+        };
+        take_patches(chunk.coarse_norm(), patch_norm_);
+        take_patches(chunk.coarsest_norm(), coarsest_patch_norm_);
     }
 
     int64_t count() const { return static_cast<int64_t>(first_column_.size()) - 1; }  // of a row
@@ -106,30 +123,11 @@ class Cells {
         }
     }
 
-    void take_least(const float* norm, int64_t rows, Buffer<float>& cells, Buffer<float>& patches) const {
-        float* const of_cell = cells.reserve(rows * count());
-        for (int64_t row = 0; row < rows; ++row)
-            for (int64_t cell = 0; cell < count(); ++cell) {
-                const float* const own = norm + row * first_column_.back();
-                const Range within = columns({cell, cell + 1});
-                of_cell[row * count() + cell] = *std::min_element(own + within.begin, own + within.end);
-            }
-        float* out = patches.reserve(rows * this->patches());
-        for (const Range& patch_row : patch_rows_)
-            for (const Range& patch : patch_cells_) {
-                float least = infinity;
-                for (int64_t row = patch_row.begin; row < patch_row.end; ++row)
-                    for (int64_t cell = patch.begin; cell < patch.end; ++cell)
-                        least = std::min(least, of_cell[row * count() + cell]);
-                *out++ = least;
-            }
-    }
-
     std::vector<Taps> taps_;                          // [group]
     std::vector<int32_t> first_column_;               // of each cell, and the end
     std::vector<Range> patch_cells_;                  // which a patch has parts of
     std::vector<Range> patch_rows_;                   // of the chunk
-    Buffer<float> norm_, coarsest_norm_;              // [row][cell]
+    Buffer<float> norm_;                              // [row][cell]
     Buffer<float> patch_norm_, coarsest_patch_norm_;  // [patch row][patch]
 };
 

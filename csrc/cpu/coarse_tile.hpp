@@ -31,14 +31,7 @@ void widen(Range& done, Range wanted, Work&& work) {
 class CoarseTile {
   public:
     CoarseTile(const Setting& setting, const GramMatrices& gram, const Cells& cells, const Region& queries, const Region& chunk)
-        : groups_(setting.groups),
-          kernels_(setting.kernels),
-          gram_(gram),
-          cells_(cells),
-          queries_(queries),
-          chunk_(chunk),
-          levels_(groups_.size()),
-          pairs_(groups_.size() - 1) {}
+        : groups_(setting.groups), kernels_(setting.kernels), gram_(gram), cells_(cells), queries_(queries), chunk_(chunk) {}
 
     // Which pixels of the chunk are wanted: rows, and cells of them; and which bounds the tile's limits are compared with first.
     struct Wanted {
@@ -236,8 +229,8 @@ class CoarseTile {
     const Cells& cells_;
     const Region &queries_, &chunk_;
     const int64_t width_ = groups_[0].gallery[0].width();  // of the gallery's finest grid
-    std::vector<Level> levels_;                            // [group]
-    std::vector<RowPair> pairs_;
+    std::vector<Level> levels_{groups_.size()};            // [group]
+    std::vector<RowPair> pairs_ = std::vector<RowPair>(groups_.size() - 1);
     Buffer<float> values_, patch_columns_;
     std::vector<int32_t> listed_patches_, listed_cells_, left_;
     int64_t left_count_ = 0, first_value_ = 0;

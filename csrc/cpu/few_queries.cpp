@@ -24,20 +24,13 @@ constexpr int64_t rows_at_once = 32;        // limits are brought up to date bet
 
 class FewQueries {
   public:
-    explicit FewQueries(const Problem& problem)
-        : problem_(problem),
-          kernels_(kernels()),
-          groups_(group_levels(problem)),
-          query_(problem.query[0]),
-          gallery_(problem.gallery[0]),
-          count_(query_.pixels()),
-          padded_count_((count_ + 3) / 4 * 4),
-          channels_(query_.channels()),
-          stride_((channels_ + 15) / 16 * 16),
-          pixels_(gallery_.pixels()),
-          capacity_(candidate_capacity(problem.kappa)),
-          team_(problem.threads) {
-        read_queries();
+    explicit FewQueries(const Problem& problem) : problem_(problem), team_(problem.threads) {
+        std::fill_n(queries_.reserve(padded_count_ * stride_), padded_count_ * stride_, 0.0f);
+        for (int64_t q = 0; q < count_; ++q) {
+            if (!finite_at(query_, 0, q)) throw NonFinite("query", 0, 0);
+            std::copy_n(static_cast<const float*>(query_.data) + q * query_.pixel_step(), channels_,
+                        queries_.data() + q * stride_);
+        }
         // Each of the sum's roundings is a share of a sum of positive terms, so the error is a share of the value: no
         // centring is needed. Squares too small for float32 lose at most its smallest step each. Distances that round to the
         // same float32 are ties, which widens the limit once more.
@@ -95,16 +88,6 @@ class FewQueries {
         int64_t exact_pairs = 0;
     };
 
-    void read_queries() {
-        std::fill_n(queries_.reserve(padded_count_ * stride_), padded_count_ * stride_, 0.0f);
-        const auto* base = static_cast<const float*>(query_.data);
-        for (int64_t q = 0; q < count_; ++q) {
-            const float* from = base + q * query_.pixel_step();
-            if (!finite_at(query_, 0, q)) throw NonFinite("query", 0, 0);
-            std::copy(from, from + channels_, queries_.data() + q * stride_);
-        }
-    }
-
     void search_part(int64_t slot, int64_t begin, int64_t end, State& state) {
         const int64_t image = gallery_image(problem_, 0, slot), step = gallery_.pixel_step();
         const float* const base = static_cast<const float*>(gallery_.data) + gallery_.offset(image, 0, 0, 0);
@@ -136,10 +119,12 @@ class FewQueries {
     }
 
     const Problem& problem_;
-    const Kernels& kernels_;
-    const std::vector<LevelGroup> groups_;
-    const TensorView &query_, &gallery_;
-    const int64_t count_, padded_count_, channels_, stride_, pixels_, capacity_;
+    const Kernels& kernels_ = kernels();
+    const std::vector<LevelGroup> groups_ = group_levels(problem_);
+    const TensorView &query_ = problem_.query[0], &gallery_ = problem_.gallery[0];
+    const int64_t count_ = query_.pixels(), padded_count_ = (count_ + 3) / 4 * 4, pixels_ = gallery_.pixels();
+    const int64_t channels_ = query_.channels(), stride_ = (channels_ + 15) / 16 * 16;
+    const int64_t capacity_ = candidate_capacity(problem_.kappa);
     ThreadTeam team_;
     Buffer<float> queries_;  // [query][stride_], zero padded
     std::vector<State> states_;

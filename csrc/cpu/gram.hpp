@@ -66,27 +66,20 @@ class GramMatrices {
 
     // coarsest_alone: the others are multiplied where a tile needs them, which coarsest_alone() then tells.
     void multiply(ThreadTeam& team, const QueryBlock& block, const Region& chunk, bool coarsest_alone) {
-        struct Piece {
-            size_t group;
-            int64_t panel;
-        };
-        std::vector<Piece> pieces;
         const Region& queries = block.region;
-        const int64_t lanes = kernels_.lanes, rows = kernels_.rows;
+        const int64_t lanes = kernels_.lanes;
         coarsest_alone_ = coarsest_alone;
         for (size_t g = coarsest_alone ? groups_.size() - 1 : 1; g < groups_.size(); ++g) {
-            stride_[g] = Region::padded(chunk.coarse(g).pixels, lanes);
-            matrix_[g].reserve(Region::padded(queries.coarse(g).pixels, rows) * stride_[g] + 64);
-            for (int64_t panel = 0; panel < stride_[g] / lanes; ++panel) pieces.push_back({g, panel});
-        }
-        team.run(static_cast<int64_t>(pieces.size()), [&](int64_t i, int) {
-            const auto [g, panel] = pieces[static_cast<size_t>(i)];
             const int64_t channels = groups_[g].channels;
-            const float* lane_panel = chunk.coarse(g).panels.data() + panel * channels * lanes;
-            for (int64_t q = 0; q < queries.coarse(g).pixels; q += rows)
-                kernels_.product(lane_panel, queries.coarse(g).panels.data() + q * channels, channels,
-                                 matrix_[g].data() + q * stride_[g] + panel * lanes, stride_[g]);
-        });
+            stride_[g] = Region::padded(chunk.coarse(g).pixels, lanes);
+            float* const matrix = matrix_[g].reserve(Region::padded(queries.coarse(g).pixels, kernels_.rows) * stride_[g] + 64);
+            team.run(stride_[g] / lanes, [&](int64_t panel, int) {
+                for (int64_t q = 0; q < queries.coarse(g).pixels; q += kernels_.rows)
+                    kernels_.product(chunk.coarse(g).panels.data() + panel * channels * lanes,
+                                     queries.coarse(g).panels.data() + q * channels, channels,
+                                     matrix + q * stride_[g] + panel * lanes, stride_[g]);
+            });
+        }
     }
 
     bool coarsest_alone() const { return coarsest_alone_; }

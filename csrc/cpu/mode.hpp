@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "cpu/quantised.hpp"
 #include "cpu/setting.hpp"
@@ -98,11 +97,11 @@ class ModeChooser {
         return first_chunk() ? mode_ == Mode::per_pair : integers() && chunks_ % probe_every == 1;
     }
 
-    void probed(double left) { mode_ = left > most_per_pair() ? panels_ : Mode::per_pair; }
+    void probed(double left) {
+        mode_ = left > (panels_ == Mode::float32 ? float32_share : integer_share) ? panels_ : Mode::per_pair;
+    }
 
   private:
-    double most_per_pair() const { return panels_ == Mode::float32 ? float32_share : integer_share; }
-
     const Problem& problem_;
     const int64_t channels_;
     const bool several_;  // levels

@@ -49,6 +49,8 @@ struct SampledPixel {
 
 class Projection {
   public:
+    static constexpr int64_t together = 8;
+
     // How many numbers a vector's projection has: the directions and the residual norm.
     int width() const { return directions_ + 1; }
 
@@ -99,30 +101,23 @@ class Projection {
         directions_ = directions;
         channels_ = fine.channels;
         factor_ = rounding_factor(fine.channels);
-        // Each coordinate is off by at most factor * |f|, hence a by sqrt(directions) times that; the basis is orthonormal to
-        // within a few float32 roundings. Sixteen times the factor covers both with room.
-        slack_ = 16.0 * factor_;
     }
 
     bool active() const { return directions_ > 0; }
 
-    // out[d * direction_step + i * step], d < width(), for `count` centred and scaled rows, `row_step` floats apart, with
-    // squared norms `norms`. The residual norm is rounded up, so that the bound above stays a bound.
+    // out[d * direction_step + i * step], d < width(), for `count` (at most `together`) centred and scaled rows, `row_step`
+    // floats apart, with squared norms `norms`. The residual norm is rounded up, so that the bound above stays a bound.
     void project(const float* rows, int64_t row_step, int64_t count, const double* norms, const Kernels& kernels, float* out,
                  int64_t direction_step, int64_t step) const {
-        constexpr int64_t together = 16;
         const int64_t lanes = kernels.lanes;
         const float zeros[max_lanes] = {};
         float along[together * max_lanes];
-        for (int64_t first = 0; first < count; first += together)
-            for (int64_t begin = 0; begin < directions_; begin += lanes) {  // a panel of directions
-                const int64_t some = std::min(together, count - first);
-                kernels.vector_products[0](basis_.data() + begin * channels_, rows + first * row_step, row_step, channels_, 0,
-                                           some, zeros, along);
-                for (int64_t i = 0; i < some; ++i)
-                    for (int64_t d = begin; d < std::min<int64_t>(directions_, begin + lanes); ++d)
-                        out[d * direction_step + (first + i) * step] = along[i * lanes + d - begin];
-            }
+        for (int64_t begin = 0; begin < directions_; begin += lanes) {  // a panel of directions
+            kernels.vector_products[0](basis_.data() + begin * channels_, rows, row_step, channels_, 0, count, zeros, along);
+            for (int64_t i = 0; i < count; ++i)
+                for (int64_t d = begin; d < std::min<int64_t>(directions_, begin + lanes); ++d)
+                    out[d * direction_step + i * step] = along[i * lanes + d - begin];
+        }
         for (int64_t i = 0; i < count; ++i) {
             double along = 0.0;
             for (int j = 0; j < directions_; ++j) {
@@ -135,13 +130,15 @@ class Projection {
     }
 
     // What rounding may add to the bound, in units of (|f| + |g|)^2.
-    double slack() const { return slack_; }
+    // Each coordinate is off by at most factor * |f|, hence a by sqrt(directions) times that; the basis is orthonormal to
+    // within a few float32 roundings. Sixteen times the factor covers both with room.
+    double slack() const { return 16.0 * factor_; }
 
   private:
     Buffer<float> basis_;  // in lane panels
     int directions_ = 0;
     int64_t channels_ = 0;
-    double factor_ = 0.0, slack_ = 0.0;
+    double factor_ = 0.0;
 };
 
 }  // namespace fastspade::cpu

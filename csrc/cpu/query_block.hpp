@@ -23,7 +23,7 @@ struct QueryBlock {
         region.pack(team, setting.kernels.lanes, fine_rows, setting.kernels.rows);
         numbers.clear();
         const int64_t count = pixels(), padded = tiles() * setting.kernels.lanes;
-        candidates.start(count, setting.problem.kappa);
+        candidates.start(count, problem.kappa);
         std::fill_n(lowered_norm.reserve(padded), padded, 0.0f);
         std::fill_n(limit.reserve(padded), count, infinity);
         std::fill(limit.data() + count, limit.data() + padded, -infinity);
@@ -61,9 +61,7 @@ struct QueryBlock {
     // Which pairs a window (Problem::row_radius, column_radius) leaves; all of them without one. The chunk's pixels in rows near
     // the queries [first, last), the gallery's columns near them, and whether a query reaches a gallery pixel.
     Range near(int64_t first, int64_t last, const Region& chunk) const {
-        const Problem& problem = setting.problem;
         if (!windowed(problem)) return {0, chunk.pixels()};
-        const int64_t width = problem.query[0].width();
         const Range rows = region.rows_of(first, last);
         return {std::max<int64_t>(0, (rows.begin - problem.row_radius) * width - chunk.first_pixel()),
                 std::min(chunk.pixels(), (rows.end + problem.row_radius) * width - chunk.first_pixel())};
@@ -71,20 +69,21 @@ struct QueryBlock {
 
     Range columns_near(int64_t first, int64_t last) const {
         const Range columns = region.columns_of(first, last);
-        return {std::max<int64_t>(0, columns.begin - setting.problem.column_radius),
-                std::min(setting.problem.query[0].width(), columns.end + setting.problem.column_radius)};
+        return {std::max<int64_t>(0, columns.begin - problem.column_radius),
+                std::min(width, columns.end + problem.column_radius)};
     }
 
     bool reaches(int64_t query, int64_t gallery_pixel) const {
-        const Problem& problem = setting.problem;
         if (!windowed(problem)) return true;
-        const int64_t width = problem.query[0].width(), pixel = region.pixel_at(query);
+        const int64_t pixel = region.pixel_at(query);
         return std::abs(pixel / width - gallery_pixel / width) <= problem.row_radius &&
                std::abs(pixel % width - gallery_pixel % width) <= problem.column_radius;
     }
 
     const Setting& setting;
-    const int64_t capacity = candidate_capacity(setting.problem.kappa);  // of a candidate row
+    const Problem& problem = setting.problem;
+    const int64_t width = problem.query[0].width();
+    const int64_t capacity = candidate_capacity(problem.kappa);  // of a candidate row
     Region region;
     Quantised numbers;
     // By position, whole tiles: the limits, and the fine norms less what rounding may do to bounds on the finest level.

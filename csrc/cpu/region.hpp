@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "core/buffer.hpp"
-#include "core/exact.hpp"
 #include "core/problem.hpp"
 #include "cpu/setting.hpp"
 #include "cpu/thread_team.hpp"
@@ -32,21 +31,16 @@ void read_block(const TensorView& view, int64_t image, int64_t channel, int64_t 
         const int64_t length = uniform ? count - done : std::min(width - x, count - done);
         const auto* source = base + view.offset(image, channel, y, x);
         float* target = stage + done;
-        if (channel_step == 1 && step != 1) {  // channels side by side in memory: read along them
-            for (int64_t i = 0; i < length; ++i)
-                for (int64_t c = 0; c < channels; ++c)
-                    target[c * stage_stride + i] = (Element::load(source[i * step + c]) - mean[c]) * scale;
-        } else if (step == 1) {
+        if (step == 1)
             for (int64_t c = 0; c < channels; ++c) {
                 const auto* from = source + c * channel_step;
                 float* to = target + c * stage_stride;
                 for (int64_t i = 0; i < length; ++i) to[i] = (Element::load(from[i]) - mean[c]) * scale;
             }
-        } else {
-            for (int64_t c = 0; c < channels; ++c)
-                for (int64_t i = 0; i < length; ++i)
-                    target[c * stage_stride + i] = (Element::load(source[c * channel_step + i * step]) - mean[c]) * scale;
-        }
+        else  // often the channels lie side by side
+            for (int64_t i = 0; i < length; ++i)
+                for (int64_t c = 0; c < channels; ++c)
+                    target[c * stage_stride + i] = (Element::load(source[i * step + c * channel_step]) - mean[c]) * scale;
         done += length;
     }
 }
@@ -73,23 +67,15 @@ class Region {
     };
 
     Region(const Setting& setting, Side side)
-        : setting_(setting),
-          side_(side),
-          bands_(side == Side::query && setting.several()),
-          coarse_(groups_.size()),
-          norm_bound_(groups_.size()),
-          largest_(groups_.size(), 0.0f) {}
+        : setting_(setting), side_(side), bands_(side == Side::query && setting.several()) {}
 
     // Which pixels the region covers; with several groups they must be whole rows.
     void cover(int64_t image, int64_t first_pixel, int64_t last_pixel) {
         image_ = image, first_ = first_pixel, last_ = last_pixel;
-        for (size_t g = 0; g < groups_.size(); ++g) {
+        coarse_[0].width = fine_width_, coarse_[0].pixels = pixels();
+        for (size_t g = 1; g < groups_.size(); ++g) {
             Coarse& level = coarse_[g];
             level.width = groups_[g].views(side_)[0].width();
-            if (g == 0) {
-                level.first_row = 0, level.pixels = last_ - first_;
-                continue;
-            }
             level.first_row = groups_[g].taps_y(side_)[static_cast<size_t>(first_ / fine_width_)].low;
             level.rows = groups_[g].taps_y(side_)[static_cast<size_t>((last_ - 1) / fine_width_)].high + 1 - level.first_row;
             level.pixels = level.rows * level.width;
@@ -145,7 +131,7 @@ class Region {
     int64_t rows() const { return (last_ - first_) / fine_width_; }
     const Coarse& coarse(size_t group) const { return coarse_[group]; }
 
-    const float* fine_panels() const { return fine_panels_.data(); }
+    const float* fine_panels() const { return coarse_[0].panels.data(); }
     const float* fine_row(int64_t pixel) const { return fine_rows_.data() + pixel * row_length_; }
     int64_t row_length() const { return row_length_; }
     // The finest vectors' projections, in lane panels (query) or one after the other (gallery); there when rows were packed.
@@ -177,7 +163,7 @@ class Region {
         Coarse& level = coarse_[group];
         if (panel) {
             const int64_t panel_pixels = padded(level.pixels, panel), channels = groups_[group].channels;
-            float* const data = (group == 0 ? fine_panels_ : level.panels).reserve(panel_pixels * channels);
+            float* const data = level.panels.reserve(panel_pixels * channels);
             if (panel_pixels != level.pixels) std::fill_n(data + (panel_pixels - panel) * channels, panel * channels, 0.0f);
         }
         if (rows) fine_rows_.reserve(level.pixels * row_length_);
@@ -202,7 +188,7 @@ class Region {
         const auto pack = piece.panel == kernels_.lanes ? kernels_.pack_lanes : kernels_.pack_rows;
         for (int64_t i = piece.begin; piece.panel && i < piece.end; i += piece.panel)
             pack(source + i * step, step, std::min<int64_t>(piece.panel, piece.end - i), channels, mean, setting_.scale,
-                 fine_panels_.data() + i * channels, self + i);
+                 coarse_[0].panels.data() + i * channels, self + i);
         for (int64_t i = piece.begin; piece.rows && i < piece.end; ++i)
             self[i] = kernels_.centre_row(source + i * step, channels, mean, setting_.scale, fine_rows_.data() + i * row_length_);
     }
@@ -218,7 +204,6 @@ class Region {
         float* const stage = stage_buffer.reserve((channel_block + 5) * stride);
         std::fill_n(stage, channel_block * stride, 0.0f);
         const int64_t origin = fine ? first_ : level.first_row * level.width;
-        Buffer<float>& panels = fine ? fine_panels_ : level.panels;
         for (Buffer<double>* products : level.products())
             for (int64_t i = 0; i < count; ++i) (*products)[position_in(piece, i)] = 0.0;
 
@@ -236,7 +221,8 @@ class Region {
                     for (int64_t i = 0; i < count;) {
                         const int64_t at = position_in(piece, i), lane = at % piece.panel;
                         const int64_t length = fine && bands_ ? 1 : std::min(piece.panel - lane, count - i);
-                        float* to = panels.data() + (at / piece.panel * channels + channel_base + c0 + c) * piece.panel + lane;
+                        float* to =
+                            level.panels.data() + (at / piece.panel * channels + channel_base + c0 + c) * piece.panel + lane;
                         for (int64_t k = 0; k < length; ++k) to[k] = from[i + k];
                         i += length;
                     }
@@ -350,11 +336,10 @@ class Region {
 
     void project(int64_t begin, int64_t end) {
         const int64_t panel = projected_panel(), width = projection_.width();
-        for (int64_t p = begin, next; p < end; p = next) {
-            next = panel == 1 ? end : std::min(end, (p / panel + 1) * panel);
-            projection_.project(fine_row(p), row_length_, next - p, coarse_[0].self.data() + p, kernels_,
-                                projected_.data() + p / panel * panel * width + p % panel, panel, panel == 1 ? width : 1);
-        }
+        for (int64_t p = begin; p < end; p += Projection::together)  // which lane panels are multiples of
+            projection_.project(fine_row(p), row_length_, std::min(Projection::together, end - p), coarse_[0].self.data() + p,
+                                kernels_, projected_.data() + p / panel * panel * width + p % panel, panel,
+                                panel == 1 ? width : 1);
     }
 
     const Setting& setting_;
@@ -365,11 +350,11 @@ class Region {
     const bool bands_;
     const int64_t fine_width_ = groups_[0].views(side_)[0].width(), row_length_ = padded(groups_[0].channels, 16);
     int64_t image_ = 0, first_ = 0, last_ = 0;
-    Buffer<float> fine_panels_, fine_rows_, fine_norm_, coarse_norm_, coarsest_norm_, middle_norm_, projected_;
+    Buffer<float> fine_rows_, fine_norm_, coarse_norm_, coarsest_norm_, middle_norm_, projected_;
     std::vector<int64_t> position_, pixel_;  // where the order is not the pixels' own
-    std::vector<Coarse> coarse_;
-    std::vector<Buffer<float>> norm_bound_;
-    std::vector<float> largest_;
+    std::vector<Coarse> coarse_{groups_.size()};
+    std::vector<Buffer<float>> norm_bound_{groups_.size()};
+    std::vector<float> largest_ = std::vector<float>(groups_.size());
     std::vector<Buffer<float>> stages_;
 };
 

@@ -94,14 +94,14 @@ class Search {
 
     void pack_chunk() {
         const bool panels = meeting_.chooser.mode() == Mode::float32;
-        meeting_.chunk.pack(team_, panels ? kernels_.rows : 0, !panels, several() ? kernels_.lanes : 0);
+        meeting_.chunk.pack(team_, panels ? kernels_.rows : 0, !panels, meeting_.setting.several() ? kernels_.lanes : 0);
     }
 
     void search_chunk() {
         meeting_.repeats.forget();
         pack_chunk();
         meeting_.block.widen_limits(meeting_.chunk);
-        if (several()) {
+        if (meeting_.setting.several()) {
             if (meeting_.chooser.directly()) meeting_.gram.mix_queries(team_, meeting_.block);
             meeting_.gram.multiply(team_, meeting_.block, meeting_.chunk, meeting_.chooser.directly());
             meeting_.cells.take_norms(meeting_.chunk);
@@ -121,7 +121,7 @@ class Search {
             if (tile.start(index)) tile.search();
         });
         ChunkCounts counts{meeting_.chunk.pixels(), meeting_.block.pixels() * meeting_.chunk.pixels(), 0, 0, 0, 0, 0, 0};
-        counts.cells = several() ? meeting_.block.tiles() * meeting_.chunk.rows() * meeting_.cells.count() : 0;
+        counts.cells = meeting_.setting.several() ? meeting_.block.tiles() * meeting_.chunk.rows() * meeting_.cells.count() : 0;
         for (TileSearch& tile : tiles_) tile.give_counts(counts, statistics_.exact_pairs);
         statistics_.pairs += counts.pairs;
         statistics_.fine_pairs += counts.left;
@@ -142,8 +142,6 @@ class Search {
         return static_cast<double>(std::accumulate(left.begin(), left.end(), int64_t{0})) /
                static_cast<double>(tried * kernels_.lanes * meeting_.chunk.pixels());
     }
-
-    bool several() const { return meeting_.setting.several(); }
 
     Meeting meeting_;
     const Problem& problem_ = meeting_.setting.problem;

@@ -60,13 +60,13 @@ class TileSearch {
         if (several() && chooser_.mode() == Mode::per_pair && !chooser_.first_chunk())
             return bound_coarsely([&] { per_pair_tile(); });
         bound_coarsely({});
-        if (chooser_.mode() == Mode::float32) return float32_tile();
+        if (chooser_.mode() == Mode::float32) return panels_tile();
         // A good limit early: each query's coarse winner in this chunk; in the first one, enough for kappa neighbours.
         for (int64_t lane = 0; lane < queries_; ++lane)
             if (coarse_.nearest[lane] >= 0 && !(coarse_.smallest[lane] > limit_[lane])) evaluate(lane, coarse_.nearest[lane]);
         if (several() && chooser_.first_chunk() && !windowed(problem_)) seed();
         // What the coarse levels leave is bounded again, in integers or by projections, and only what that leaves is evaluated.
-        chooser_.integers() ? integer_tile() : per_pair_tile();
+        chooser_.integers() ? panels_tile() : per_pair_tile();
     }
 
     // How many pairs the coarse levels leave in the running. Each query's limit is taken from the true distance at its coarse
@@ -158,34 +158,27 @@ class TileSearch {
         left_ += evaluated_ - before;
     }
 
-    void integer_tile() {
-        const int64_t rows = kernels_.rows;
-        const float* const coarse = several() ? coarse_.values() : nullptr;
-        const auto hits_of = kernels_.integer_hits[chooser_.mode() == Mode::int8 ? 0 : 1];
-        for (int64_t start = near_.begin; start < near_.end; start += rows) {
-            const int64_t height = std::min(rows, near_.end - start), left = left_in_panel(start, height);
-            left_ += left;
-            if (left == 0) continue;
-            const int64_t found =
-                hits_of(block_.numbers.lanes(first_, block_.lowered_norm.data() + first_),
-                        meeting_.chunk_numbers.rows(start, chunk_.fine_norm() + start), meeting_.chunk_numbers.words(),
-                        coarse ? coarse + start * kernels_.lanes : nullptr, limit_, hits_.data());
-            evaluate_hits(found, start, height);
-        }
-    }
-
-    void float32_tile() {
+    // Whole panels: bounds in integers, of which what is left is evaluated, or the distances themselves.
+    void panels_tile() {
         const int64_t lanes = kernels_.lanes, rows = kernels_.rows, channels = meeting_.setting.groups[0].channels;
-        const float* const lane_panel = block_.region.fine_panels() + first_ * channels;
-        const float* const lane_norm = block_.region.fine_norm() + first_;
+        const Quantised& numbers = meeting_.chunk_numbers;
         Hit* const hits = hits_.data();
         for (int64_t start = near_.begin / rows * rows; start < near_.end; start += rows) {
             const int64_t height = std::min(rows, chunk_.pixels() - start), left = left_in_panel(start, height);
-            if (left == 0) continue;
             left_ += left;
-            const float *row_panel = chunk_.fine_panels() + start * channels, *row_norm = chunk_.fine_norm() + start;
-            const int64_t found = kernels_.panel_hits(lane_panel, row_panel, channels, lane_norm, row_norm,
-                                                      several() ? coarse_.values() + start * lanes : nullptr, limit_, hits);
+            if (left == 0) continue;
+            const float* const base = several() ? coarse_.values() + start * lanes : nullptr;
+            const float* const row_norm = chunk_.fine_norm() + start;
+            if (chooser_.integers()) {
+                evaluate_hits(kernels_.integer_hits[numbers.bytes() - 1](
+                                  block_.numbers.lanes(first_, block_.lowered_norm.data() + first_),
+                                  numbers.rows(start, row_norm), numbers.words(), base, limit_, hits),
+                              start, height);
+                continue;
+            }
+            const int64_t found =
+                kernels_.panel_hits(block_.region.fine_panels() + first_ * channels, chunk_.fine_panels() + start * channels,
+                                    channels, block_.region.fine_norm() + first_, row_norm, base, limit_, hits);
             for (const Hit* hit = hits; hit < hits + found; ++hit)
                 if (hit->lane < queries_ && hit->row < height) add(hit->lane, hit->value, start + hit->row);
         }
