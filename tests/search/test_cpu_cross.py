@@ -13,26 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow  # compiles for another processor
 
 ROOT = Path(__file__).parents[2]
-CORE = (
-    "core/exact",
-    "core/exact_kernels",
-    "cpu/block_ranking",
-    "cpu/cells",
-    "cpu/centring",
-    "cpu/chunk_repeats",
-    "cpu/coarse_tile",
-    "cpu/dispatch",
-    "cpu/few_queries",
-    "cpu/gram",
-    "cpu/mode",
-    "cpu/projection",
-    "cpu/quantised",
-    "cpu/query_block",
-    "cpu/region",
-    "cpu/search",
-    "cpu/search_tiles",
-    "cpu/thread_team",
-)
+CORE = ("core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/search")
 # As CMakeLists.txt has them: floats a vector, vectors a lane and a row panel, whether integers pay; options.
 KERNELS = {"generic": ((4, 2, 4, 0), []), "generic_integer": ((4, 2, 4, 1), [])}
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
