@@ -125,7 +125,7 @@ struct Kernels {
     // neighbours: to the right, `down` pixels on, one beyond that, and of those to the right and down; five rows of sums,
     // `stride` apart. Reads and writes up to 16 pixels beyond.
     void (*neighbour_products)(const float* stage, int64_t stride, int64_t channels, int64_t count, int64_t down, float* sums);
-    // For numbers of one byte and of two; null where float32 is as fast. Lower bounds on refine's values,
+    // For numbers of one byte and of two; null where wider ones are as fast. Lower bounds on refine's values,
     // norm + norm - error * length - length * error - scale * scale * product (+ base where it is not null), that are not
     // above limit[lane].
     int64_t (*integer_hits[2])(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base,

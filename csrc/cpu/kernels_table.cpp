@@ -1,5 +1,5 @@
 // The kernels of one instruction set: compiled once for each, which gives the sizes of kernels_vector.inl, the table's name in
-// FASTSPADE_SET, and in FASTSPADE_INTEGERS whether int8 and int16 pay.
+// FASTSPADE_SET, and in FASTSPADE_INTEGERS what pays: nothing (0), int8 (1), int16 as well (2).
 
 // GCC's own AVX-512 header sets off these warnings (GCC bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
@@ -46,7 +46,7 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .rows_of = rows_of,
         .neighbour_products = neighbour_products,
 #if FASTSPADE_INTEGERS
-        .integer_hits = {integer_hits<1>, integer_hits<2>},
+        .integer_hits = {integer_hits<1>, FASTSPADE_INTEGERS == 2 ? integer_hits<2> : nullptr},
         .round_row = {round_row<1>, round_row<2>},
 #endif
     };

@@ -39,9 +39,12 @@ struct ChunkCounts {
 class ModeChooser {
   public:
     explicit ModeChooser(const Setting& setting)
-        : problem_(setting.problem), channels_(setting.groups[0].channels), several_(setting.several()) {
+        : problem_(setting.problem),
+          channels_(setting.groups[0].channels),
+          several_(setting.several()),
+          wider_(setting.kernels.integer_hits[1] ? Mode::int16 : Mode::float32) {
         if (problem_.prune && setting.kernels.integer_hits[0])
-            panels_ = channels_ <= Quantised::most_int8_channels ? Mode::int8 : Mode::int16;
+            panels_ = channels_ <= Quantised::most_int8_channels ? Mode::int8 : wider_;
     }
 
     // With one level the first chunk is computed whole, so that there is a limit; with several, the coarse levels give one.
@@ -72,7 +75,7 @@ class ModeChooser {
         // An evaluation costs about as much as a fixed number of channels, and its vectors' way to the processor.
         const double worth = due + (mode_ == Mode::int8 ? left_by_int8 : left_by_int16) * channels / (channels + 64.0);
         if (integers() && !first && static_cast<double>(counts.evaluated) > worth * pairs)
-            panels_ = mode_ == Mode::int8 ? Mode::int16 : Mode::float32;
+            panels_ = mode_ == Mode::int8 ? wider_ : Mode::float32;
         if (several_)
             probed(static_cast<double>(counts.left) / pairs);
         else if (seen_ >= enough_for_limit * problem_.kappa)
@@ -105,6 +108,7 @@ class ModeChooser {
     const Problem& problem_;
     const int64_t channels_;
     const bool several_;  // levels
+    const Mode wider_;    // that follows int8
     Mode mode_ = Mode::per_pair;
     Mode panels_ = Mode::float32;    // the best mode of whole panels; what proved worse is not tried again
     int64_t chunks_ = 0, seen_ = 0;  // of this block: chunks searched, and their gallery pixels
