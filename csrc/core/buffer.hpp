@@ -16,9 +16,9 @@ class Buffer {
     T* reserve(int64_t count) {
         if (count > size_ || !data_) {
             constexpr size_t line = 64;
-            data_.reset();
-            data_.reset(
-                static_cast<T*>(std::aligned_alloc(line, (static_cast<size_t>(count) * sizeof(T) + line - 1) / line * line)));
+            const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + line - 1) / line * line;
+            data_.reset();  // before there is more, so that both are never there at once
+            data_.reset(static_cast<T*>(std::aligned_alloc(line, bytes)));
             size_ = data_ ? count : 0;
             if (!data_) throw std::bad_alloc();
         }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/candidates.hpp"
-#include "core/problem.hpp"
+#include "core/exact.hpp"
 
 namespace fastspade {
 
@@ -36,14 +36,21 @@ struct Ranked : Answer {
     Candidate candidate;
 };
 
-// Keeps the kappa nearest of a row that ties have crowded; rank(candidate) gives its Ranked.
-template <class Rank>
-void keep_nearest(CandidateRow& row, int64_t kappa, Rank&& rank) {
+// A candidate of the query that `exact` is set to.
+inline Ranked rank(const Candidate& candidate, const Problem& problem, int64_t query_image, ExactDistance& exact) {
+    const int64_t image = gallery_image(problem, query_image, candidate.slot);
+    const int64_t flat = image * problem.gallery[0].pixels() + candidate.pixel;
+    return {{rounded_distance(exact.to(image, candidate.pixel)), flat}, candidate};
+}
+
+// Keeps the kappa nearest of a query's row that ties have crowded.
+inline void keep_nearest(CandidateRow& row, const Problem& problem, int64_t query_image, int64_t query_pixel,
+                         ExactDistance& exact) {
+    exact.set_query(query_image, query_pixel);
     std::vector<Ranked> ranked;
-    ranked.reserve(static_cast<size_t>(row.count));
-    for (int64_t i = 0; i < row.count; ++i) ranked.push_back(rank(row.items[i]));
+    for (int64_t i = 0; i < row.count; ++i) ranked.push_back(rank(row.items[i], problem, query_image, exact));
     std::sort(ranked.begin(), ranked.end());
-    row.count = std::min(row.count, kappa);
+    row.count = std::min(row.count, problem.kappa);
     for (int64_t i = 0; i < row.count; ++i) row.items[i] = ranked[static_cast<size_t>(i)].candidate;
 }
 

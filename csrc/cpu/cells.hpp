@@ -26,10 +26,49 @@ class Cells {
     };
 
     // With one level there are none.
-    explicit Cells(const std::vector<LevelGroup>& groups);
+    explicit Cells(const std::vector<LevelGroup>& groups) : taps_(groups.size()) {
+        auto taps_of = [](const AxisTaps& axis, std::vector<NodeTap>& taps) {
+            for (size_t i = 0; i < axis.size(); ++i)
+                taps.push_back({axis[i].low, axis[i].high, static_cast<float>(axis[i].high_weight)});
+        };
+        for (size_t g = 1; g < groups.size(); ++g) {
+            taps_of(groups[g].gallery_y, taps_[g].rows);
+            taps_of(groups[g].gallery_x, taps_[g].columns);
+        }
+        if (groups.size() == 1) return;
+        find_cells();
+        find_patches();
+        for (size_t g = 1; g < groups.size(); ++g) find_least_taps(taps_[g]);
+    }
 
     // Takes the least norms of a chunk's cells and patches.
-    void take_norms(const Region& chunk);
+    void take_norms(const Region& chunk) {
+        patch_rows_.clear();
+        const NodeTap* const taps = taps_.back().rows.data() + chunk.first_row();
+        for (int64_t row = 0, end; row < chunk.rows(); row = end) {
+            for (end = row + 1; end < chunk.rows() && taps[end].low == taps[row].low;) ++end;
+            patch_rows_.push_back({row, end});
+        }
+        auto least = [&](const float* norm, int64_t row, Range cells) {
+            const Range within = columns(cells);
+            return *std::min_element(norm + row * first_column_.back() + within.begin,
+                                     norm + row * first_column_.back() + within.end);
+        };
+        float* cell_norm = norm_.reserve(chunk.rows() * count());
+        for (int64_t row = 0; row < chunk.rows(); ++row)
+            for (int64_t cell = 0; cell < count(); ++cell) *cell_norm++ = least(chunk.coarse_norm(), row, {cell, cell + 1});
+        auto take_patches = [&](const float* norm, Buffer<float>& buffer) {
+            float* out = buffer.reserve(chunk.rows() * patches());
+            for (const Range& rows : patch_rows_)
+                for (const Range& cells : patch_cells_) {
+                    *out = infinity;
+                    for (int64_t row = rows.begin; row < rows.end; ++row) *out = std::min(*out, least(norm, row, cells));
+                    ++out;
+                }
+        };
+        take_patches(chunk.coarse_norm(), patch_norm_);
+        take_patches(chunk.coarsest_norm(), coarsest_patch_norm_);
+    }
 
     int64_t count() const { return static_cast<int64_t>(first_column_.size()) - 1; }  // of a row
     int64_t patches() const { return static_cast<int64_t>(patch_cells_.size()); }     // of a patch row
@@ -52,16 +91,43 @@ class Cells {
     }
 
   private:
-    void find_cells();
-    void find_patches();
-    void find_least_taps(Taps& taps) const;
-    void take_least(const float* norm, int64_t rows, Buffer<float>& cells, Buffer<float>& patches) const;
+    void find_cells() {
+        const std::vector<NodeTap>& finest = taps_[1].columns;
+        for (size_t x = 0; x < finest.size(); ++x)
+            if (x == 0 || finest[x].low != finest[x - 1].low) first_column_.push_back(static_cast<int32_t>(x));
+        first_column_.push_back(static_cast<int32_t>(finest.size()));
+    }
+
+    void find_patches() {
+        const std::vector<NodeTap>& coarsest = taps_.back().columns;
+        for (size_t x = 0, end; x < coarsest.size(); x = end) {
+            for (end = x + 1; end < coarsest.size() && coarsest[end].low == coarsest[x].low;) ++end;
+            patch_cells_.push_back({at(static_cast<int64_t>(x)), at(static_cast<int64_t>(end) - 1) + 1});
+            for (size_t g = 1; g < taps_.size(); ++g)
+                taps_[g].patches.push_back({taps_[g].columns[x].low, taps_[g].columns[end - 1].high, 0.0f});
+        }
+    }
+
+    // Between two nodes values are linear: a cell's least lies at its first or last column, or next to a node inside.
+    void find_least_taps(Taps& taps) const {
+        auto low = [&](int32_t column) { return taps.columns[static_cast<size_t>(column)].low; };
+        std::vector<std::vector<NodeTap>> ends(static_cast<size_t>(count()));
+        for (size_t c = 0; c < ends.size(); ++c)
+            for (int32_t x = first_column_[c]; x < first_column_[c + 1]; ++x)
+                if (x == first_column_[c] || x + 1 == first_column_[c + 1] || low(x) != low(x - 1) || low(x) != low(x + 1))
+                    ends[c].push_back(taps.columns[static_cast<size_t>(x)]);
+        for (const auto& cell : ends) taps.a_cell = std::max(taps.a_cell, static_cast<int>(cell.size()));
+        for (auto& cell : ends) {
+            cell.resize(static_cast<size_t>(taps.a_cell), cell.back());
+            taps.cells.insert(taps.cells.end(), cell.begin(), cell.end());
+        }
+    }
 
     std::vector<Taps> taps_;                          // [group]
     std::vector<int32_t> first_column_;               // of each cell, and the end
     std::vector<Range> patch_cells_;                  // which a patch has parts of
     std::vector<Range> patch_rows_;                   // of the chunk
-    Buffer<float> norm_, coarsest_norm_;              // [row][cell]
+    Buffer<float> norm_;                              // [row][cell]
     Buffer<float> patch_norm_, coarsest_patch_norm_;  // [patch row][patch]
 };
 

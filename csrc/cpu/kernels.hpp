@@ -65,17 +65,17 @@ struct Kernels {
 
     // tile[row][lane] = sum over channels of lane_panel * row_panel; the tile's rows are `stride` floats apart.
     void (*product)(const float* lane_panel, const float* row_panel, int64_t channels, float* tile, int64_t stride);
-    // out[i][lane] = bias[lane] + sum over channels of lane_panel * vector i, for vectors [first, last) of lane panels.
-    void (*vector_products)(const float* lane_panel, const float* panels, int64_t channels, int64_t first, int64_t last,
-                            const float* bias, float* out);
-    // Projections, of a lane panel and of vectors one after the other, `width` (8 or 16) numbers each: tile[row][lane] =
-    // base[row][lane] + lane_norm[lane] + row_norm[row] - 2 * product, for as many vectors as a row panel has.
-    void (*refine)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm, const float* row_norm,
-                   const float* base, float* tile);
+    // out[i][lane] = bias[lane] + sum over channels of lane_panel * vector i, for vectors [first, last) that stand one after the
+    // other, or in lane panels; each takes up `length` floats.
+    void (*vector_products[2])(const float* lane_panel, const float* vectors, int64_t length, int64_t channels, int64_t first,
+                               int64_t last, const float* bias, float* out);
+    // Projections, of a lane panel and of vectors one after the other, 8 or 16 numbers each: tile[row][lane] = base[row][lane] +
+    // lane_norm[lane] + row_norm[row] - 2 * product, for as many vectors as a row panel has.
+    void (*refine[2])(const float* lane_panel, const float* vectors, const float* lane_norm, const float* row_norm,
+                      const float* base, float* tile);
     // The same for `count` listed rows alone, at most a row panel; appends the values that are not above limit[lane].
-    int64_t (*refined_rows)(const float* lane_panel, const float* vectors, int64_t width, const float* lane_norm,
-                            const float* row_norm, const float* base, const int32_t* list, int64_t count, const float* limit,
-                            Hit* hits);
+    int64_t (*refined_rows[2])(const float* lane_panel, const float* vectors, const float* lane_norm, const float* row_norm,
+                               const float* base, const int32_t* list, int64_t count, const float* limit, Hit* hits);
     // distance = lane_norm + row_norm - 2 * product, + base[row][lane] where it is not null; appends those not above limit[lane];
     // returns how many. Rows of padding at the end of the last panel must be told apart by the caller.
     int64_t (*panel_hits)(const float* lane_panel, const float* row_panel, int64_t channels, const float* lane_norm,
@@ -102,18 +102,10 @@ struct Kernels {
                               int32_t* rows);
     // Of the listed rows, appends every value not above its lane's limit; returns how many.
     int64_t (*scan)(const float* values, const int32_t* list, int64_t listed, const float* limit, Hit* hits);
-    // Lists those of the listed rows with any value not above its lane's limit; returns how many.
-    int64_t (*rows_left)(const float* values, const int32_t* rows, int64_t listed, const float* limit, int32_t* list);
-    // How many values are not above their lane's limit.
-    int64_t (*count)(const float* values, int64_t rows, const float* limit);
-    // The same lane by lane.
+    // How many of each lane's values are not above its limit.
     void (*count_lanes)(const float* values, int64_t rows, const float* limit, int32_t* counts);
     // Dot product of two rows of `length` floats (a multiple of 16, zero padded).
     float (*dot)(const float* a, const float* b, int64_t length);
-    // out[direction * direction_step + i * step] = row i . direction, for `count` rows, `row_step` floats apart, and the 16
-    // directions of `basis`, [channel][16].
-    void (*project)(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions,
-                    float* out, int64_t direction_step, int64_t step);
     // Squared differences of `count` contiguous rows, `step` floats apart, from every query; appends those not above
     // limit[query] and those that overflow, with `lane` the query; returns how many. Queries are `query_stride` floats
     // apart, zero padded to a multiple of 16, and query_count is a multiple of 4.
@@ -133,7 +125,7 @@ struct Kernels {
     // neighbours: to the right, `down` pixels on, one beyond that, and of those to the right and down; five rows of sums,
     // `stride` apart. Reads and writes up to 16 pixels beyond.
     void (*neighbour_products)(const float* stage, int64_t stride, int64_t channels, int64_t count, int64_t down, float* sums);
-    // For numbers of one byte and of two; null where float32 is as fast. Lower bounds on refine's values,
+    // For numbers of one byte and of two; null where wider ones are as fast. Lower bounds on refine's values,
     // norm + norm - error * length - length * error - scale * scale * product (+ base where it is not null), that are not
     // above limit[lane].
     int64_t (*integer_hits[2])(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base,
@@ -141,17 +133,6 @@ struct Kernels {
     // A row of `length` floats (a multiple of 16) of at most the given norm as numbers side by side in `out`.
     Rounded (*round_row[2])(const float* row, int64_t length, float norm, void* out);
 };
-
-const Kernels& generic_kernels();
-const Kernels& generic_integer_kernels();
-#if defined(FASTSPADE_X86)
-const Kernels& avx2_kernels();
-const Kernels& avx512_kernels();
-const Kernels& avx512_vnni_kernels();
-#endif
-#if defined(FASTSPADE_NEON)
-const Kernels& neon_kernels();
-#endif
 
 // The widest table this processor can run. FASTSPADE_SIMD in the environment asks for another by name;
 // generic_integer, slow, has the int8 and int16 kernels everywhere, for tests.

@@ -7,12 +7,24 @@
 namespace fastspade::cpu {
 namespace {
 
-// Each word's products join its sum. One byte: `lanes` are without sign (128 was added), `row` has one.
+// Arm multiplies bytes that both have a sign. Lanes come with 128 added; there it is taken off again.
+#if defined(__ARM_FEATURE_DOTPROD)
+constexpr bool signed_lanes = true;
+#else
+constexpr bool signed_lanes = false;
+#endif
+
+// Each word's products join its sum. One byte: `lanes` are without sign, but for Arm's, `row` has one.
 template <int bytes>
 FASTSPADE_INLINE veci multiply_words(veci sum, veci lanes, veci row) {
 #if defined(__AVX512VNNI__)
     const auto a = reinterpret_cast<__m512i>(lanes), b = reinterpret_cast<__m512i>(row), c = reinterpret_cast<__m512i>(sum);
     return reinterpret_cast<veci>(bytes == 1 ? _mm512_dpbusd_epi32(c, a, b) : _mm512_dpwssd_epi32(c, a, b));
+#elif defined(__AVXVNNI__)
+    const auto a = reinterpret_cast<__m256i>(lanes), b = reinterpret_cast<__m256i>(row), c = reinterpret_cast<__m256i>(sum);
+    return reinterpret_cast<veci>(bytes == 1 ? _mm256_dpbusd_avx_epi32(c, a, b) : _mm256_dpwssd_avx_epi32(c, a, b));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return vdotq_s32(sum, reinterpret_cast<int8x16_t>(lanes), reinterpret_cast<int8x16_t>(row));
 #else
     if (bytes == 2) return sum + ((lanes << 16) >> 16) * ((row << 16) >> 16) + (lanes >> 16) * (row >> 16);
     for (int k = 0; k < 4; ++k) sum += ((lanes >> (8 * k)) & 255) * ((row << (24 - 8 * k)) >> 24);
@@ -20,17 +32,18 @@ FASTSPADE_INLINE veci multiply_words(veci sum, veci lanes, veci row) {
 #endif
 }
 
-template <int bytes, bool based>
-int64_t screen_panel(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
+template <int bytes>
+int64_t integer_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
                      Hit* hits) {
     veci sum[N][V];
     for (int j = 0; j < N; ++j)
-        for (int v = 0; v < V; ++v) sum[j][v] = veci{} + rows.start[j];
+        for (int v = 0; v < V; ++v) sum[j][v] = veci{} + (signed_lanes ? 0 : rows.start[j]);
     const int32_t *lane_word = lanes.words, *row_word = rows.words;
     for (int64_t w = 0; w < words; ++w) {
         veci lane[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) lane[v] = *reinterpret_cast<const veci_unaligned*>(lane_word + v * W);
+        for (int v = 0; v < V; ++v)
+            lane[v] = *reinterpret_cast<const veci_unaligned*>(lane_word + v * W) ^ (signed_lanes ? INT32_C(-0x7f7f7f80) : 0);
 #pragma GCC unroll 16
         for (int j = 0; j < N; ++j) {
             const veci row = veci{} + row_word[j];
@@ -49,18 +62,11 @@ int64_t screen_panel(const IntegerLanes& lanes, const IntegerRows& rows, int64_t
             value -= load(lanes.error + v * W) * rows.length[j];
             value -= load(lanes.length + v * W) * rows.error[j];
             value -= (load(lanes.scale + v * W) * rows.scale[j]) * __builtin_convertvector(sum[j][v], vec);
-            if (based) value += load(base + j * L + v * W);
+            if (base) value += load(base + j * L + v * W);
             const uint32_t mask = not_above(value, load(limit + v * W));
             if (__builtin_expect(mask != 0, 0)) count = append(mask, j, v * W, value, hits, count);
         }
     return count;
-}
-
-template <int bytes>
-int64_t integer_hits(const IntegerLanes& lanes, const IntegerRows& rows, int64_t words, const float* base, const float* limit,
-                     Hit* hits) {
-    return base ? screen_panel<bytes, true>(lanes, rows, words, base, limit, hits)
-                : screen_panel<bytes, false>(lanes, rows, words, nullptr, limit, hits);
 }
 
 // Rounds through a large float, whose last place is one.

@@ -89,35 +89,30 @@ FASTSPADE_INLINE vec at_column(const float* nodes, const NodeTap& tap) {
     return low + (load(nodes + int64_t{tap.high} * L) - low) * tap.high_weight;
 }
 
-template <int known>
-void least_of_cells_with(const float* nodes, const NodeTap* taps, int taps_a_cell, int64_t begin, int64_t end, float* out) {
-    const int count = known ? known : taps_a_cell;
-    for (int64_t cell = begin; cell < end; ++cell) {
-        const NodeTap* const tap = taps + cell * count;
-        if (known == 2 && tap[0].low == tap[1].low) {  // one step between the same two nodes
-            for (int v = 0; v < V; ++v) {
-                const vec low = load(nodes + int64_t{tap[0].low} * L + v * W);
-                const vec step = load(nodes + int64_t{tap[0].high} * L + v * W) - low;
-                const vec one = low + step * tap[0].high_weight, other = low + step * tap[1].high_weight;
-                store(out + cell * L + v * W, other < one ? other : one);
-            }
-            continue;
-        }
-        for (int v = 0; v < V; ++v) {
-            vec least = at_column(nodes + v * W, tap[0]);
-            for (int i = 1; i < count; ++i) {
-                const vec value = at_column(nodes + v * W, tap[i]);
-                least = value < least ? value : least;
-            }
-            store(out + cell * L + v * W, least);
-        }
-    }
-}
-
 void least_of_cells(const float* nodes, const NodeTap* taps, int taps_a_cell, int64_t begin, int64_t end, float* out) {
-    return (taps_a_cell == 2   ? least_of_cells_with<2>
-            : taps_a_cell == 1 ? least_of_cells_with<1>
-                               : least_of_cells_with<0>)(nodes, taps, taps_a_cell, begin, end, out);
+    with_known(taps_a_cell, [&](auto known) FASTSPADE_INLINE_LAMBDA {
+        const int count = known.value ? known.value : taps_a_cell;
+        for (int64_t cell = begin; cell < end; ++cell) {
+            const NodeTap* const tap = taps + cell * count;
+            if (known.value == 2 && tap[0].low == tap[1].low) {  // one step between the same two nodes
+                for (int v = 0; v < V; ++v) {
+                    const vec low = load(nodes + int64_t{tap[0].low} * L + v * W);
+                    const vec step = load(nodes + int64_t{tap[0].high} * L + v * W) - low;
+                    const vec one = low + step * tap[0].high_weight, other = low + step * tap[1].high_weight;
+                    store(out + cell * L + v * W, other < one ? other : one);
+                }
+                continue;
+            }
+            for (int v = 0; v < V; ++v) {
+                vec least = at_column(nodes + v * W, tap[0]);
+                for (int i = 1; i < count; ++i) {
+                    const vec value = at_column(nodes + v * W, tap[i]);
+                    least = value < least ? value : least;
+                }
+                store(out + cell * L + v * W, least);
+            }
+        }
+    });
 }
 
 // The rows of some levels in registers; `known` of them, or any number where it is 0.
@@ -158,85 +153,74 @@ class RowMixer {
     RowPair own_[known ? known : 1];
 };
 
-template <int levels>
-int64_t cells_left_with(const RowPair* pairs, int level_count, const float* norm, int64_t begin, int64_t end, const float* limit,
-                        int32_t* list) {
-    vec bound[V];
-    for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
-    const RowMixer<levels, false> mixer(pairs, level_count);
-    int64_t count = 0;
-    for (int64_t cell = begin; cell < end; ++cell) {
-        vec value[V];
-        mixer.mix(norm[cell], cell, value);
-        uint32_t mask = 0;
-        for (int v = 0; v < V; ++v) mask |= not_above(value[v], bound[v]);
-        list[count] = static_cast<int32_t>(cell);  // which cells stay is hard to predict: no branch
-        count += mask != 0;
-    }
-    return count;
-}
-
 int64_t cells_left(const RowPair* pairs, int level_count, const float* norm, int64_t begin, int64_t end, const float* limit,
                    int32_t* list) {
-    return (level_count == 2   ? cells_left_with<2>
-            : level_count == 1 ? cells_left_with<1>
-                               : cells_left_with<0>)(pairs, level_count, norm, begin, end, limit, list);
-}
-
-template <int levels, bool from_nodes, bool tracked>
-int64_t values_left_with(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
-                         int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
-                         int32_t* rows) {
-    vec low[V], bound[V];
-    veci at[V];
-    for (int v = 0; v < V; ++v) {
-        bound[v] = load(limit + v * W);
-        if (!tracked) continue;
-        low[v] = load(smallest + v * W);
-        at[v] = *reinterpret_cast<const veci_unaligned*>(nearest + v * W);
-    }
-    const RowMixer<levels, from_nodes> mixer(pairs, level_count);
-    int64_t count = 0;
-    for (int64_t i = 0; i < listed; ++i) {
-        const int32_t end = cells[list[i] + 1];
-        for (int32_t x = cells[list[i]]; x < end; ++x) {
+    return with_known(level_count, [&](auto levels) FASTSPADE_INLINE_LAMBDA {
+        vec bound[V];
+        for (int v = 0; v < V; ++v) bound[v] = load(limit + v * W);
+        const RowMixer<levels.value, false> mixer(pairs, level_count);
+        int64_t count = 0;
+        for (int64_t cell = begin; cell < end; ++cell) {
             vec value[V];
-            mixer.mix(norm[x], x, value);
-            const veci here = veci{} + (first + x);
+            mixer.mix(norm[cell], cell, value);
             uint32_t mask = 0;
-            for (int v = 0; v < V; ++v) {
-                store(out + int64_t{x} * L + v * W, value[v]);
-                if (tracked) {
-                    at[v] = value[v] < low[v] ? here : at[v];
-                    low[v] = value[v] < low[v] ? value[v] : low[v];
-                }
-                mask |= not_above(value[v], bound[v]);
-            }
-            rows[count] = first + x;
+            for (int v = 0; v < V; ++v) mask |= not_above(value[v], bound[v]);
+            list[count] = static_cast<int32_t>(cell);  // which cells stay is hard to predict: no branch
             count += mask != 0;
         }
-    }
-    for (int v = 0; tracked && v < V; ++v) {
-        store(smallest + v * W, low[v]);
-        *reinterpret_cast<veci_unaligned*>(nearest + v * W) = at[v];
-    }
-    return count;
+        return count;
+    });
 }
 
 template <bool from_nodes, bool tracked>
-constexpr auto values_left_for(int level_count) {
-    return level_count == 2   ? values_left_with<2, from_nodes, tracked>
-           : level_count == 1 ? values_left_with<1, from_nodes, tracked>
-                              : values_left_with<0, from_nodes, tracked>;
+int64_t values_left_with(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
+                         int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
+                         int32_t* rows) {
+    return with_known(level_count, [&](auto levels) FASTSPADE_INLINE_LAMBDA {
+        vec low[V], bound[V];
+        veci at[V];
+        for (int v = 0; v < V; ++v) {
+            bound[v] = load(limit + v * W);
+            if (!tracked) continue;
+            low[v] = load(smallest + v * W);
+            at[v] = *reinterpret_cast<const veci_unaligned*>(nearest + v * W);
+        }
+        const RowMixer<levels.value, from_nodes> mixer(pairs, level_count);
+        int64_t count = 0;
+        for (int64_t i = 0; i < listed; ++i) {
+            const int32_t end = cells[list[i] + 1];
+            for (int32_t x = cells[list[i]]; x < end; ++x) {
+                vec value[V];
+                mixer.mix(norm[x], x, value);
+                const veci here = veci{} + (first + x);
+                uint32_t mask = 0;
+                for (int v = 0; v < V; ++v) {
+                    store(out + int64_t{x} * L + v * W, value[v]);
+                    if (tracked) {
+                        at[v] = value[v] < low[v] ? here : at[v];
+                        low[v] = value[v] < low[v] ? value[v] : low[v];
+                    }
+                    mask |= not_above(value[v], bound[v]);
+                }
+                rows[count] = first + x;
+                count += mask != 0;
+            }
+        }
+        for (int v = 0; tracked && v < V; ++v) {
+            store(smallest + v * W, low[v]);
+            *reinterpret_cast<veci_unaligned*>(nearest + v * W) = at[v];
+        }
+        return count;
+    });
 }
 
 template <bool from_nodes>
 int64_t values_left(const RowPair* pairs, int level_count, const float* norm, const int32_t* cells, const int32_t* list,
                     int64_t listed, int32_t first, const float* limit, float* out, float* smallest, int32_t* nearest,
                     int32_t* rows) {
-    return (smallest ? values_left_for<from_nodes, true>
-                     : values_left_for<from_nodes, false>)(level_count)(pairs, level_count, norm, cells, list, listed, first,
-                                                                        limit, out, smallest, nearest, rows);
+    return (smallest ? values_left_with<from_nodes, true> : values_left_with<from_nodes, false>)(pairs, level_count, norm, cells,
+                                                                                                 list, listed, first, limit, out,
+                                                                                                 smallest, nearest, rows);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Products and differences of vectors that lie as rows, one after the other.
+// Vectors that lie one after the other: products, differences, and laying them out as the other kernels read them.
 #pragma once
 
 #include "cpu/kernels_vector.inl"
@@ -14,33 +14,6 @@ float dot(const float* a, const float* b, int64_t length) {
         for (int k = 0; k < 4; ++k) sum[k] += load(a + i + k * W) * load(b + i + k * W);
     for (; i + W <= length; i += W) sum[0] += load(a + i) * load(b + i);
     return sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
-// Four rows at a time, a vector of directions at once.
-void project(const float* rows, int64_t row_step, int64_t count, int64_t channels, const float* basis, int directions, float* out,
-             int64_t direction_step, int64_t step) {
-    constexpr int together = 4, parts = 16 / W;
-    for (int64_t first = 0; first < count; first += together) {
-        const float* row[together];
-        for (int i = 0; i < together; ++i) row[i] = rows + (first + i < count ? first + i : count - 1) * row_step;
-        alignas(64) float sums[together][16];
-        for (int part = 0; part < parts; ++part) {
-            vec total[together] = {};
-            for (int64_t start = 0; start < channels; start += run) {
-                const int64_t end = channels - start < run ? channels : start + run;
-                vec sum[together] = {};
-                for (int64_t c = start; c < end; ++c) {
-                    const vec axis = load(basis + c * 16 + part * W);
-#pragma GCC unroll 4
-                    for (int i = 0; i < together; ++i) sum[i] += axis * row[i][c];
-                }
-                for (int i = 0; i < together; ++i) total[i] += sum[i];
-            }
-            for (int i = 0; i < together; ++i) store(sums[i] + part * W, total[i]);
-        }
-        for (int i = 0; i < together && first + i < count; ++i)
-            for (int d = 0; d < directions; ++d) out[d * direction_step + (first + i) * step] = sums[i][d];
-    }
 }
 
 // Two rows by four queries: every load is used several times, and eight sums hide the latency of the additions.
@@ -82,6 +55,101 @@ int64_t near_rows(const float* rows, int64_t step, int64_t count, int64_t length
         }
     }
     return found;
+}
+
+// `width` vectors of one panel, W channels at a time through a transpose in registers. Missing vectors repeat the last one.
+template <int width>
+void pack_columns(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale,
+                  float* out, int64_t out_stride, double* norm) {
+    double total[W] = {};
+    for (int64_t c = 0; c < channels; c += W) {
+        const int64_t left = channels - c;
+        vec block[W] = {};
+        if (left >= W) {
+            const vec centre = load(mean + c);
+            for (int i = 0; i < width; ++i) block[i] = (load(source + (i < count ? i : count - 1) * stride + c) - centre) * scale;
+        } else {
+            for (int i = 0; i < width; ++i) {
+                const float* from = source + (i < count ? i : count - 1) * stride + c;
+                for (int k = 0; k < left; ++k) block[i][k] = (from[k] - mean[c + k]) * scale;
+            }
+        }
+        transpose(block);
+        vec sum = {};
+        for (int k = 0; k < W; ++k) {
+            sum += block[k] * block[k];
+            if (k < left) __builtin_memcpy(out + (c + k) * out_stride, &block[k], width * sizeof(float));
+        }
+        for (int i = 0; i < width; ++i) total[i] += static_cast<double>(sum[i]);
+    }
+    for (int i = 0; i < width && i < count; ++i) norm[i] = total[i];
+}
+
+template <int P>
+void pack(const float* source, int64_t stride, int64_t count, int64_t channels, const float* mean, float scale, float* panel,
+          double* norm) {
+    auto columns = [&](auto width, int first) {
+        // A block that starts past the last vector repeats that one, as the rest of a started block does.
+        const int64_t begin = first < count ? first : count - 1;
+        double unused[W];
+        pack_columns<width.value>(source + begin * stride, stride, count - begin, channels, mean, scale, panel + first, P,
+                                  first < count ? norm + first : unused);
+    };
+    for (int first = 0; first + W <= P; first += W) columns(Known<W>{}, first);
+    if constexpr (P % W != 0) columns(Known<P % W>{}, P - P % W);
+}
+
+double centre_row(const float* source, int64_t channels, const float* mean, float scale, float* row) {
+    double norm = 0.0;
+    int64_t c = 0;
+    for (; c + 16 <= channels; c += 16) {
+        vec sum = {};
+        for (int64_t i = c; i < c + 16; i += W) {
+            const vec value = (load(source + i) - load(mean + i)) * scale;
+            store(row + i, value);
+            sum += value * value;
+        }
+        norm += static_cast<double>(sum_of(sum));
+    }
+    float sum = 0.0f;
+    for (; c < channels; ++c) {
+        row[c] = (source[c] - mean[c]) * scale;
+        sum += row[c] * row[c];
+    }
+    for (; c % 16; ++c) row[c] = 0.0f;
+    return norm + static_cast<double>(sum);
+}
+
+void rows_of(const float* channels, int64_t stride, int64_t count, float* rows, int64_t row_step) {
+    for (int64_t first = 0; first < count; first += W)
+        for (int part = 0; part < 16; part += W) {
+            vec block[W];
+            for (int i = 0; i < W; ++i) block[i] = load(channels + (part + i) * stride + first);
+            transpose(block);
+            for (int i = 0; i < W && first + i < count; ++i) store(rows + (first + i) * row_step + part, block[i]);
+        }
+}
+
+void neighbour_products(const float* stage, int64_t stride, int64_t channels, int64_t count, int64_t down, float* sums) {
+    for (int64_t i = 0; i < count; i += W) {
+        vec own = {}, right = {}, below = {}, diagonal = {}, antidiagonal = {};
+        for (int64_t c = 0; c < channels; ++c) {
+            const float* const at = stage + c * stride + i;
+            const vec here = load(at);
+            own += here * here;
+            if (!down) continue;
+            const vec next = load(at + 1), under = load(at + down);
+            right += here * next;
+            below += here * under;
+            diagonal += here * load(at + down + 1);
+            antidiagonal += next * under;
+        }
+        store(sums + i, own);
+        store(sums + stride + i, right);
+        store(sums + 2 * stride + i, below);
+        store(sums + 3 * stride + i, diagonal);
+        store(sums + 4 * stride + i, antidiagonal);
+    }
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // The kernels of one instruction set: compiled once for each, which gives the sizes of kernels_vector.inl, the table's name in
-// FASTSPADE_SET, and in FASTSPADE_INTEGERS whether int8 and int16 pay.
+// FASTSPADE_SET, and in FASTSPADE_INTEGERS what pays: nothing (0), int8 (1), int16 as well (2).
 
 // GCC's own AVX-512 header sets off these warnings (GCC bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
@@ -11,10 +11,7 @@
 #include "cpu/kernels_integer.inl"
 #endif
 #include "cpu/kernels_interpolation.inl"
-#include "cpu/kernels_lists.inl"
-#include "cpu/kernels_pack.inl"
 #include "cpu/kernels_product.inl"
-#include "cpu/kernels_projected.inl"
 #include "cpu/kernels_rows.inl"
 
 #define FASTSPADE_TEXT_OF(name) #name
@@ -30,9 +27,9 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .lanes = L,
         .rows = N,
         .product = product,
-        .vector_products = vector_products,
-        .refine = refine,
-        .refined_rows = refined_rows,
+        .vector_products = {vector_products<1>, vector_products<L>},
+        .refine = {refine<8>, refine<16>},
+        .refined_rows = {refined_rows<8>, refined_rows<16>},
         .panel_hits = panel_hits,
         .interpolate_lanes = interpolate_lanes,
         .patches_left = patches_left,
@@ -40,11 +37,8 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .cells_left = cells_left,
         .values_left = {values_left<false>, values_left<true>},
         .scan = scan,
-        .rows_left = rows_left,
-        .count = count,
         .count_lanes = count_lanes,
         .dot = dot,
-        .project = project,
         .near_rows = near_rows,
         .pack_lanes = pack<L>,
         .pack_rows = pack<N>,
@@ -52,7 +46,7 @@ const Kernels& FASTSPADE_TABLE(FASTSPADE_SET)() {
         .rows_of = rows_of,
         .neighbour_products = neighbour_products,
 #if FASTSPADE_INTEGERS
-        .integer_hits = {integer_hits<1>, integer_hits<2>},
+        .integer_hits = {integer_hits<1>, FASTSPADE_INTEGERS == 2 ? integer_hits<2> : nullptr},
         .round_row = {round_row<1>, round_row<2>},
 #endif
     };

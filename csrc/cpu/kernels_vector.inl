@@ -7,15 +7,29 @@
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
-#define FASTSPADE_INLINE inline __attribute__((always_inline))
+#define FASTSPADE_INLINE_LAMBDA __attribute__((always_inline))
+#define FASTSPADE_INLINE inline FASTSPADE_INLINE_LAMBDA
 
 namespace fastspade::cpu {
 namespace {
 
 constexpr int W = FASTSPADE_FLOATS, V = FASTSPADE_LANE_VECTORS, N = FASTSPADE_ROWS, L = W * V;
-constexpr int64_t run = 128;  // equals core/rounding.hpp's run_length: the error bound counts on it
+constexpr int64_t run = 128;  // equals core/candidates.hpp's run_length: the error bound counts on it
+
+// A number that the compiler knows, for functions that are compiled once for each; 0 where it is known at run time alone.
+template <int number>
+struct Known {
+    static constexpr int value = number;
+};
+// body(Known<n>), n being 1 or 2, for which loops are unrolled, or 0.
+template <class Body>
+FASTSPADE_INLINE auto with_known(int n, Body&& body) {
+    return n == 2 ? body(Known<2>{}) : n == 1 ? body(Known<1>{}) : body(Known<0>{});
+}
 
 typedef float vec __attribute__((vector_size(W * 4)));
 typedef int32_t veci __attribute__((vector_size(W * 4)));

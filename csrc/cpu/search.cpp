@@ -3,11 +3,12 @@
 #include "cpu/search.hpp"
 
 #include <algorithm>
-#include <utility>
+#include <numeric>
 #include <vector>
 
-#include "cpu/few_queries.hpp"
-#include "cpu/search_state.hpp"
+#include "cpu/block_ranking.hpp"
+#include "cpu/thread_team.hpp"
+#include "cpu/tile_search.hpp"
 
 namespace fastspade::cpu {
 
@@ -19,6 +20,11 @@ constexpr int64_t chunk_bytes = 4 << 20;
 constexpr int64_t gram_bytes = 10 << 20;
 constexpr int64_t candidate_bytes = 16 << 20;
 constexpr int64_t block_pixels = 4096;
+
+// How many pixels a block and a chunk have.
+struct Steps {
+    int64_t block, chunk;
+};
 
 // With several levels, blocks and chunks are whole rows, and the Gram matrices between them must fit.
 Steps whole_rows(const Problem& problem, const std::vector<LevelGroup>& groups, Steps wanted) {
@@ -55,96 +61,101 @@ Steps plan_steps(const Problem& problem, const std::vector<LevelGroup>& groups, 
     return steps;
 }
 
-}  // namespace
+class Search {
+  public:
+    explicit Search(const Problem& problem) : meeting_(problem), team_(problem.threads) {
+        for (ExactDistance& exact : exact_) tiles_.emplace_back(meeting_, exact);
+    }
 
-Search::Search(const Problem& problem)
-    : problem_(problem),
-      kernels_(kernels()),
-      groups_(group_levels(problem)),
-      centring_(choose_centring(problem, groups_)),
-      window_(problem),
-      steps_(plan_steps(problem, groups_, kernels_)),
-      team_(problem.threads),
-      block_(problem, groups_, centring_, projection_, kernels_),
-      chunk_(groups_, centring_, projection_, kernels_, Side::gallery),
-      cells_(groups_),
-      gram_(groups_, kernels_),
-      chooser_(problem, groups_, kernels_),
-      repeats_(problem, groups_, chunk_),
-      exact_(static_cast<size_t>(team_.size()), ExactDistance(problem, groups_)),
-      ranking_(problem, groups_, team_, exact_, steps_.chunk) {
-    if (several() && problem_.prune) projection_.fit(problem_, groups_[0], centring_.mean[0], centring_.scale, kernels_);
-    for (ExactDistance& exact : exact_)
-        scratch_.push_back({CoarseTile(groups_, kernels_, gram_, cells_, block_.region, chunk_), exact});
-}
+    Statistics run() {
+        const int64_t pixels = problem_.query[0].pixels();
+        for (int64_t image = 0; image < problem_.query[0].images(); ++image)
+            for (int64_t first = 0; first < pixels; first += steps_.block)
+                search_block(image, first, std::min(first + steps_.block, pixels));
+        return statistics_;
+    }
 
-Statistics Search::run() {
-    const int64_t pixels = problem_.query[0].pixels();
-    for (int64_t image = 0; image < problem_.query[0].images(); ++image)
-        for (int64_t first = 0; first < pixels; first += steps_.block)
-            search_block(image, first, std::min(first + steps_.block, pixels));
-    return statistics_;
-}
+  private:
+    void search_block(int64_t image, int64_t first, int64_t last) {
+        const int64_t gallery_pixels = problem_.gallery[0].pixels();
+        meeting_.block.start(team_, image, first, last, meeting_.chooser.may_evaluate());
+        meeting_.gram.plan_queries(meeting_.block);
+        meeting_.chooser.start_block();
+        for (int64_t slot = 0; slot < problem_.gallery_count; ++slot)
+            for (int64_t begin = 0; begin < gallery_pixels; begin += steps_.chunk) {
+                poll(problem_);
+                meeting_.slot = static_cast<int32_t>(slot);
+                meeting_.chunk.cover(gallery_image(problem_, image, slot), begin, std::min(begin + steps_.chunk, gallery_pixels));
+                const Range near = meeting_.block.near(0, meeting_.block.pixels(), meeting_.chunk);
+                if (near.begin < near.end) search_chunk();
+            }
+        statistics_.exact_pairs += ranking_.rank(meeting_.block, image);
+    }
 
-void Search::search_block(int64_t image, int64_t first, int64_t last) {
-    const int64_t gallery_pixels = problem_.gallery[0].pixels();
-    block_image_ = image;
-    block_.start(team_, image, first, last, chooser_.may_evaluate());
-    gram_.plan_queries(block_);
-    chooser_.start_block();
-    for (int64_t slot = 0; slot < problem_.gallery_count; ++slot)
-        for (int64_t begin = 0; begin < gallery_pixels; begin += steps_.chunk) {
-            poll(problem_);
-            chunk_.cover(gallery_image(problem_, image, slot), begin, std::min(begin + steps_.chunk, gallery_pixels));
-            const Range near = window_.near(block_.region, 0, block_.pixels(), chunk_);
-            if (near.begin < near.end) search_chunk(slot);
+    void pack_chunk() {
+        const bool panels = meeting_.chooser.mode() == Mode::float32;
+        meeting_.chunk.pack(team_, panels ? kernels_.rows : 0, !panels, meeting_.setting.several() ? kernels_.lanes : 0);
+    }
+
+    void search_chunk() {
+        meeting_.repeats.forget();
+        pack_chunk();
+        meeting_.block.widen_limits(meeting_.chunk);
+        if (meeting_.setting.several()) {
+            if (meeting_.chooser.directly()) meeting_.gram.mix_queries(team_, meeting_.block);
+            meeting_.gram.multiply(team_, meeting_.block, meeting_.chunk, meeting_.chooser.directly());
+            meeting_.cells.take_norms(meeting_.chunk);
         }
-    statistics_.exact_pairs += ranking_.rank(block_, image);
-}
+        if (meeting_.chooser.wants_probe()) {
+            meeting_.chooser.probed(probe());
+            if (meeting_.chooser.mode() == Mode::float32) pack_chunk();
+        }
+        if (meeting_.chooser.integers()) {
+            const int bytes = meeting_.chooser.mode() == Mode::int8 ? 1 : 2;
+            if (meeting_.block.numbers.bytes() != bytes)
+                meeting_.block.numbers.build(team_, meeting_.block.region, kernels_, Side::query, bytes);
+            meeting_.chunk_numbers.build(team_, meeting_.chunk, kernels_, Side::gallery, bytes);
+        }
+        team_.run(meeting_.block.tiles(), [&](int64_t index, int thread) {
+            TileSearch& tile = tiles_[static_cast<size_t>(thread)];
+            if (tile.start(index)) tile.search();
+        });
+        ChunkCounts counts{meeting_.chunk.pixels(), meeting_.block.pixels() * meeting_.chunk.pixels(), 0, 0, 0, 0, 0, 0};
+        counts.cells = meeting_.setting.several() ? meeting_.block.tiles() * meeting_.chunk.rows() * meeting_.cells.count() : 0;
+        for (TileSearch& tile : tiles_) tile.give_counts(counts, statistics_.exact_pairs);
+        statistics_.pairs += counts.pairs;
+        statistics_.fine_pairs += counts.left;
+        if (meeting_.chooser.mode() == Mode::int8) statistics_.int8_pairs += counts.left;
+        if (meeting_.chooser.mode() == Mode::int16) statistics_.int16_pairs += counts.left;
+        meeting_.chooser.next(counts);
+    }
 
-void Search::pack_chunk() {
-    const bool panels = chooser_.mode() == Mode::float32;
-    chunk_.pack(team_, panels ? kernels_.rows : 0, !panels, several() ? kernels_.lanes : 0);
-}
+    // The share of pairs the coarse levels leave in the running, tried on a few tiles spread over the block.
+    double probe() {
+        const int64_t tiles = meeting_.block.tiles(), tried = std::min<int64_t>(4, tiles);
+        std::vector<int64_t> left(static_cast<size_t>(tried));
+        team_.run(tried, [&](int64_t i, int thread) {
+            TileSearch& tile = tiles_[static_cast<size_t>(thread)];
+            tile.start(i * tiles / tried);
+            left[static_cast<size_t>(i)] = tile.left_by_coarse_levels();
+        });
+        return static_cast<double>(std::accumulate(left.begin(), left.end(), int64_t{0})) /
+               static_cast<double>(tried * kernels_.lanes * meeting_.chunk.pixels());
+    }
 
-void Search::search_chunk(int64_t slot) {
-    repeats_.forget();
-    pack_chunk();
-    block_.widen_limits(chunk_, std::max(projection_.slack(), Quantised::slack));
-    if (several()) {
-        if (chooser_.directly()) gram_.mix_queries(team_, block_);
-        gram_.multiply(team_, block_, chunk_, chooser_.directly());
-        cells_.take_norms(chunk_);
-    }
-    if (chooser_.wants_probe()) {
-        chooser_.probed(probe());
-        if (chooser_.mode() == Mode::float32) pack_chunk();
-    }
-    if (chooser_.integers()) {
-        const int bytes = chooser_.mode() == Mode::int8 ? 1 : 2;
-        if (block_.numbers.bytes() != bytes) block_.numbers.build(team_, block_.region, kernels_, Side::query, bytes);
-        chunk_numbers_.build(team_, chunk_, kernels_, Side::gallery, bytes);
-    }
-    team_.run(block_.tiles(), [&](int64_t index, int thread) {
-        Tile tile = tile_at(index, slot, scratch_[static_cast<size_t>(thread)]);
-        if (tile.near.begin < tile.near.end) search_tile(tile);
-    });
-    ChunkCounts counts{chunk_.pixels(), block_.pixels() * chunk_.pixels(), 0, 0, 0, 0, 0, 0};
-    counts.cells = several() ? block_.tiles() * chunk_.rows() * cells_.count() : 0;
-    for (Scratch& scratch : scratch_) {
-        counts.left += std::exchange(scratch.left, 0);
-        counts.evaluated += std::exchange(scratch.evaluated, 0);
-        counts.cells_bounded += std::exchange(scratch.coarse.cells_bounded, 0);
-        counts.cells_left += std::exchange(scratch.coarse.cells_left, 0);
-        counts.cells_by_coarsest += std::exchange(scratch.coarse.cells_by_coarsest, 0);
-        statistics_.exact_pairs += std::exchange(scratch.exact_pairs, 0);
-    }
-    statistics_.pairs += counts.pairs;
-    statistics_.fine_pairs += counts.left;
-    if (chooser_.mode() == Mode::int8) statistics_.int8_pairs += counts.left;
-    if (chooser_.mode() == Mode::int16) statistics_.int16_pairs += counts.left;
-    chooser_.next(counts);
-}
+    Meeting meeting_;
+    const Problem& problem_ = meeting_.setting.problem;
+    const Kernels& kernels_ = meeting_.setting.kernels;
+    const Steps steps_ = plan_steps(problem_, meeting_.setting.groups, kernels_);
+    ThreadTeam team_;
+    std::vector<ExactDistance> exact_ =
+        std::vector<ExactDistance>(static_cast<size_t>(team_.size()), ExactDistance(problem_, meeting_.setting.groups));
+    std::vector<TileSearch> tiles_;  // one a thread, as those
+    BlockRanking ranking_{meeting_.setting, team_, exact_, steps_.chunk};
+    Statistics statistics_;
+};
+
+}  // namespace
 
 Statistics search(const Problem& problem) {
     return !windowed(problem) && suits_few_queries(problem) ? search_few_queries(problem) : Search(problem).run();

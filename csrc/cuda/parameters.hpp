@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "core/mixing.hpp"
+#include "core/exact_kernels.hpp"
 #include "core/upsampling.hpp"
 #include "core/tensor_view.hpp"
 #include "cuda/tensor_map.hpp"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/mixing.hpp"
+#include "core/exact_kernels.hpp"
 #include "cuda/tiling.hpp"
 
 namespace fastspade::cuda {

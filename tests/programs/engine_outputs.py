@@ -13,7 +13,7 @@ from search_cases import CASES, gallery_index, pyramid
 
 from fastspade import build_info, knn, pyramid_knn
 
-SIMD = ("generic", "generic_integer", "avx2", "avx512", "avx512_vnni", "neon")
+SIMD = ("generic", "generic_integer", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "neon", "neon_dot")
 
 
 def vectors(count: int, channels: int, seed: int) -> torch.Tensor:

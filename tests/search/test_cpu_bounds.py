@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from engine_outputs import SIMD
 
 PROGRAM = """
 import sys
@@ -44,7 +45,7 @@ print("ok")
 
 
 @pytest.mark.slow  # every pair of four searches, once more without bounds
-@pytest.mark.parametrize("simd", ["generic", "generic_integer", "avx2", "avx512", "avx512_vnni", "neon"])
+@pytest.mark.parametrize("simd", SIMD)
 def test_what_bounds_rule_out_is_never_an_answer(simd):
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, simd],

@@ -13,35 +13,16 @@ import pytest
 pytestmark = pytest.mark.slow  # compiles for another processor
 
 ROOT = Path(__file__).parents[2]
-CORE = (
-    "core/exact",
-    "core/exact_kernels",
-    "cpu/block_ranking",
-    "cpu/cells",
-    "cpu/centring",
-    "cpu/chunk_repeats",
-    "cpu/coarse_tile",
-    "cpu/dispatch",
-    "cpu/few_queries",
-    "cpu/gram",
-    "cpu/mode",
-    "cpu/projection",
-    "cpu/quantised",
-    "cpu/query_block",
-    "cpu/region",
-    "cpu/search",
-    "cpu/search_tiles",
-    "cpu/thread_team",
-)
-# As CMakeLists.txt has them: floats a vector, vectors a lane and a row panel, whether integers pay; options.
-KERNELS = {"generic": ((4, 2, 4, 0), []), "generic_integer": ((4, 2, 4, 1), [])}
+CORE = ("core/exact_kernels", "cpu/dispatch", "cpu/few_queries", "cpu/search")
+# As CMakeLists.txt has them: floats a vector, vectors a lane and a row panel, which integers pay; options.
+KERNELS = {"generic": ((4, 2, 4, 0), []), "generic_integer": ((4, 2, 4, 2), [])}
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
 X86 = {
     "avx2": ((8, 2, 6, 0), ["-mavx2", "-mfma"]),
     "avx512": ((16, 2, 14, 0), AVX512),
-    "avx512_vnni": ((16, 2, 14, 1), [*AVX512, "-mavx512vnni"]),
+    "avx512_vnni": ((16, 2, 14, 2), [*AVX512, "-mavx512vnni"]),
 }
-NEON = {"neon": ((4, 4, 6, 0), [])}
+NEON = {"neon": ((4, 4, 6, 0), []), "neon_dot": ((4, 4, 6, 1), ["-march=armv8.2-a+dotprod"])}
 SIZES = ("FLOATS", "LANE_VECTORS", "ROWS", "INTEGERS")
 
 
@@ -84,5 +65,5 @@ def test_neon_gives_the_same_bits(tmp_path):
     arm = build(cross, "FASTSPADE_NEON", KERNELS | NEON, folders[1])
     wanted = run([here], "generic")
     assert wanted.count("\n") > 5000
-    for simd in ("neon", "generic"):
+    for simd in ("neon", "neon_dot", "generic"):
         assert run([emulator, arm], simd) == wanted

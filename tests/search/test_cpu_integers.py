@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow  # a process per instruction set
 
 
-@pytest.fixture(scope="module", params=["generic_integer", "avx512_vnni"])
+@pytest.fixture(scope="module", params=["generic_integer", "avx2_vnni", "avx512_vnni"])
 def counts(request):
     """What integer_searches.py counted; it compares every search with the float64 reference itself."""
     script = str(Path(__file__).parents[1] / "programs" / "integer_searches.py")
