@@ -20,6 +20,7 @@ from tiny import picture
 
 from fastspade.search.cuda import has_cuda_engine
 
+LONGEST = ("cuda", "search", "ray")  # folders that take minutes: begun first, so that no process ends long after the others
 FEW = 4  # processes at most that plain `pytest` starts: each holds torch
 HELPERS = [str(Path(__file__).parent / name) for name in ("support", "programs")]  # on sys.path by pyproject.toml
 
@@ -40,8 +41,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A folder's tests run in one process: they share what is slow to make, and Ray is started in one process only."""
+    """A folder's tests run in one process: they share what is slow to make, and Ray is started in one process only. Folders are
+    begun in the order in which they were collected, not those of most tests first."""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
 
     class ByFolder(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
@@ -84,7 +88,8 @@ def folder(tmp_path, normal):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """What uses the emulated CUDA engine waits for it to be compiled, and so is slow. Tests that need a GPU say why they do not
-    run."""
+    run. The longest folders come first."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.parent.name) in LONGEST else len(LONGEST))
     reason = None
     if not torch.cuda.is_available():
         reason = "no CUDA device"
