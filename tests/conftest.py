@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         write_faults()
     if session.config.getoption("--write-durations"):
         write()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def handlers_left_alone() -> Iterator[None]:
+    """A library that a test file starts may keep a signal handler of its own: the files after it would fail by it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import tiny
@@ -16,11 +17,13 @@ def cluster(request):
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     for module in (tiny, request.module):
         ray.cloudpickle.register_pickle_by_value(module)  # workers do not know the tests' modules
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(
         num_cpus=getattr(request.module, "CPUS", 2), include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
     )
     yield
     ray.shutdown()
+    signal.signal(signal.SIGTERM, handler)  # Ray's own outlives its shutdown, and with it this process's later tests
     for module in (tiny, request.module):
         ray.cloudpickle.unregister_pickle_by_value(module)
 
