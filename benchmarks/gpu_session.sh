@@ -5,7 +5,8 @@
 #
 #   smoke   a dozen small searches on each path against float64: PASS or the first wrong value, in under a minute
 #   first   the operators' and engines' tests on each path, the short benchmarks
-#   second  the full and real benchmarks, torch.profiler's tables, ncu
+#   second  the full and real benchmarks, what benchmarks/cuda_model.py calculates beside what it measures, torch.profiler's
+#           tables, ncu
 #   third   compute-sanitizer on each path, tests/cuda/test_cuda.py
 #
 # Each builds first, unless build/gpu-site is there. A step ends after STEP_SECONDS (540): what is left is shared by its runs to
@@ -138,6 +139,7 @@ second() {
     # Both paths side by side with the rivals; `first` has shown that they answer.
     run bench_full 240 python3 benchmarks/search_cuda.py --cases full --paths $(paths) --out "$kept/search_full.json"
     run bench_real 90 python3 benchmarks/search_cuda.py --cases real --paths $(paths) --out "$kept/search_real.json"
+    run model 60 python3 benchmarks/cuda_model.py --here --output "$kept/cuda_model.json"
     for path in $(paths); do
         run "profile_$path" 45 env FASTSPADE_CUDA_PATH="$path" python3 benchmarks/profile_cuda.py
     done
@@ -176,7 +178,7 @@ for name in $([ "$step" = all ] && echo smoke first second third || echo "$step"
     case $name in
         smoke) weight_left=$((300 + 30 * count)) ;;
         first) weight_left=$((300 + 90 + 240 * count)) ;;
-        second) weight_left=$((300 + 240 + 90 + 135 * count)) ;;
+        second) weight_left=$((300 + 240 + 90 + 60 + 135 * count)) ;;
         third) weight_left=$((300 + 300 * count + 150)) ;;
     esac
     build || break

@@ -1,5 +1,5 @@
 """The benchmarks for a GPU, as far as the CPU can tell: every rival's path, the Triton kernel under its interpreter, what the
-share of float64's neighbours notices, the profiler's table and the smoke test."""
+share of float64's neighbours notices, the profiler's table, the model's comparison and the smoke test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +160,68 @@ def test_every_kernel_of_the_engine_has_its_place_in_the_table():
     sources = (BENCHMARKS.parent / "csrc" / "cuda").glob("*.cuh")
     kernels = {name for source in sources for name in re.findall(r"FASTSPADE_KERNEL\([^)]*\) (\w+_kernel)\(", source.read_text())}
     assert len(kernels) >= 9 and {name for name in kernels if part_of(name) == "other"} == set()
+
+
+# As torch tells of an H200; the clock is in kHz.
+H200 = {"name": "NVIDIA H200", "multi_processor_count": 132, "shared_memory_per_block_optin": 232448, "clock_rate": 1980000}
+H200 |= {"major": 9, "minor": 0, "_hidden": 0}
+
+
+@pytest.mark.parametrize("path", ["sm80", "sm90a"])
+@pytest.mark.parametrize("device", ["NVIDIA H200", "NVIDIA B200"])
+def test_the_model_is_compared_with_a_search_of_each_form(emulated, monkeypatch, capsys, path, device):
+    import cuda_model
+
+    monkeypatch.setenv("FASTSPADE_CUDA_PATH", path)
+    monkeypatch.setattr(cuda_model, "PAPER", ((130, 16, 16), (40, 8, 8), (20, 4, 4)))
+    monkeypatch.setattr(cuda_model, "IMAGES", 2)
+    emulated.set_device(232448, 4, True)
+    stored = json.loads((BENCHMARKS / "results" / "cuda_model.json").read_text())["instructions"]
+    properties = SimpleNamespace(**{**H200, "name": device})
+    found = cuda_model.compared_here(emulated, torch.device("cpu"), properties, stored, 1)
+    assert found["path"] == path and found["properties"] == {name: properties.__dict__[name] for name in H200 if name[0] != "_"}
+    assert [row["asked"] for row in found["rows"]] == [row["form"] for row in found["rows"]] == ["whole", "projections"]
+    for row in found["rows"]:
+        assert set(row) == {
+            "device", "asked", "form", "refined", "assumed", "uncertain_rows", "measured_ms", "measured_by", "call",
+            "times", "binds", "milliseconds", "measured / predicted",
+        }  # fmt: skip
+        assert row["device"] == device and row["measured_ms"] == row["call"][row["measured_by"]] > 0
+        if device == "NVIDIA B200":
+            assert row["times"] is row["binds"] is row["milliseconds"] is row["measured / predicted"] is None
+            continue
+        assert set(row["times"]) == {"products", "second-level cache", "shared memory", "instructions"}
+        assert row["milliseconds"] == row["times"][row["binds"]] == max(row["times"].values()) > 0
+        assert row["measured / predicted"] == pytest.approx(row["measured_ms"] / row["milliseconds"])
+    whole, projections = found["rows"]
+    assert whole["refined"] == whole["assumed"] == 1 and 0 < projections["refined"] < 0.2 and 0 < projections["assumed"] < 0.01
+    assert ("not in the table" in capsys.readouterr().out) == (device == "NVIDIA B200")
+
+
+def test_the_kernel_s_own_time_is_what_is_compared_where_the_profiler_sees_it(emulated, monkeypatch):
+    import cuda_model
+
+    monkeypatch.setattr(cuda_model, "PAPER", ((130, 16, 16), (40, 8, 8)))
+    monkeypatch.setattr(cuda_model, "IMAGES", 1)
+    emulated.set_device(232448, 1, True)
+    kernels = [("search_sm90_kernel<4>", 6000.0, 3), ("finish_kernel", 900.0, 3), ("search_kernel<4, 64>", 3000.0, 3)]
+    monkeypatch.setattr(cuda_model, "kernels_of", lambda *_: (kernels, 5.0))
+    for one in cuda_model.measured(emulated, torch.device("cpu"), 3).values():
+        assert one["measured_by"] == "kernel_ms" and one["measured_ms"] == 3.0
+
+
+def test_a_device_has_its_own_limits_and_its_chip_s_rates():
+    import cuda_model
+
+    found, h100 = cuda_model.known(SimpleNamespace(**H200)), cuda_model.DEVICES[1]
+    assert (found.name, found.limits, found.gigahertz) == ("NVIDIA H200", (232448, 132, True), 1.98)
+    assert (h100.name, found.multiply_adds, found.l2) == ("H100", h100.multiply_adds, h100.l2)
+    older = {name: value for name, value in H200.items() if name != "clock_rate"}
+    a100 = {**older, "name": "NVIDIA A100-SXM4-80GB", "major": 8}
+    assert cuda_model.known(SimpleNamespace(**a100)).gigahertz == 1.41 and not cuda_model.known(SimpleNamespace(**a100)).limits[2]
+    assert cuda_model.known(SimpleNamespace(**{**H200, "name": "NVIDIA L4"})).multiply_adds == 512
+    for name in ("NVIDIA L40S", "NVIDIA GeForce RTX 4090", "NVIDIA H20"):
+        assert cuda_model.known(SimpleNamespace(**{**H200, "name": name})) is None
 
 
 @pytest.mark.slow
