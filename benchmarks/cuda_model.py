@@ -265,15 +265,12 @@ def model(engine: ModuleType, instructions: Instructions) -> list[dict[str, obje
 
 
 def known(properties: Any) -> Device | None:
-    """The device that torch has these properties of, with its own limits and clock and its chip's rates; None: not in the table."""
+    """The device that torch has these properties of, with its own multiprocessors and clock, and its chip's rates; None: not in the table."""
     names = [SAME_CHIP.get(word, word) for word in re.split(r"[\s-]", properties.name)]
     for device in DEVICES:
         if device.name in names:
-            limits = (
-                properties.shared_memory_per_block_optin,
-                properties.multi_processor_count,
-                (properties.major, properties.minor) == (9, 0),
-            )
+            shared_bytes, _, sm90a = device.limits  # a chip's, too
+            limits = (shared_bytes, properties.multi_processor_count, sm90a)
             clock = getattr(properties, "clock_rate", 0) / 1e6 or device.gigahertz  # older torch does not tell it
             return replace(device, name=properties.name, limits=limits, gigahertz=clock)
     return None
