@@ -265,7 +265,7 @@ def model(engine: ModuleType, instructions: Instructions) -> list[dict[str, obje
 
 
 def known(properties: Any) -> Device | None:
-    """The device that torch has these properties of, with its own multiprocessors and clock, and its chip's rates; None: not in the table."""
+    """The device that has these properties, with its own multiprocessors and clock and its chip's rates; None: not in the table."""
     names = [SAME_CHIP.get(word, word) for word in re.split(r"[\s-]", properties.name)]
     for device in DEVICES:
         if device.name in names:

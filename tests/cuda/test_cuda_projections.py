@@ -68,6 +68,17 @@ def test_a_value_that_is_not_finite_spoils_no_direction(emulated):
     assert found[2][FINE] < pairs_of(query, gallery) / 5
 
 
+def test_rows_beyond_the_image_list_nothing_where_bounds_are_not_numbers(engine):
+    """They would have their pairs refined, which reads beyond the operands."""
+    query, gallery = real(6)
+    query = [level[:, :, :1, :1].contiguous() for level in query[:1]]
+    gallery = [level[:6].contiguous() for level in gallery[:1]]
+    gallery[0][4] = float("nan")
+    found = search_cuda(query, gallery, None, 1, None, 1, False, engine=engine, check=False)
+    assert found[0].isnan().all() and found[1].item() == 4 * 256
+    assert found[2][FINE] <= pairs_of(query, gallery)
+
+
 # -- the counts, against plain NumPy
 
 
