@@ -70,8 +70,10 @@ struct RowLists {
         if (limit < terms[row].limit) terms[row].limit = limit;
     }
 
-    // False where the list is full: cut back, then try again.
-    FASTSPADE_DEVICE bool append(const SearchParameters& p, int row, float value, uint32_t place) {
+    // False where the list is full: cut back, then try again. Rows beyond the image keep nothing; a bound that is no number gets
+    // past their limit.
+    FASTSPADE_DEVICE bool append(const SearchParameters& p, const RowRange& range, int row, float value, uint32_t place) {
+        if (row >= range.valid) return true;
         const int at = atomic_add(&tallies[row].count, 1);
         if (at >= p.capacity) return false;
         lists[static_cast<int64_t>(row) * p.capacity + at] = make_key(value, place);

@@ -180,7 +180,7 @@ search_kernel(const SearchParameters p) {
                             const int at = warp_column + (j >> 1) * 8 + (lane & 3) * 2 + (j & 1);
                             // Without a place it is here because a query that is not finite makes every bound a NaN.
                             if (columns[at].place == no_place ||
-                                list.append(p, warp_row + i * 8 + group_of_lane, value, columns[at].place))
+                                list.append(p, range, warp_row + i * 8 + group_of_lane, value, columns[at].place))
                                 value = bits_float(0x7f800000u);
                             else
                                 full = survivors = true;

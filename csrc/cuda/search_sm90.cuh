@@ -257,7 +257,7 @@ FASTSPADE_DEVICE void sm90_append(const SearchParameters& s, const RowRange& ran
                         if (i == bit) value = share.at(i % own_pixels, chunk, i / own_pixels);
                     // One that is no candidate is here because a query that is not finite makes every bound a NaN.
                     if (own.candidates >> v & 1u &&
-                        !list.append(s, share_query(lane, chunk, bit / own_pixels), value, own.first + v * own.apart)) {
+                        !list.append(s, range, share_query(lane, chunk, bit / own_pixels), value, own.first + v * own.apart)) {
                         full = survivors = true;
                         continue;
                     }
