@@ -21,6 +21,15 @@ struct Tap {
     double high_weight = 0.0;
 };
 
+// a * b + c, rounded twice, on the device too: where it rounds decides which rows are read, and with what weights.
+FASTSPADE_HOST_DEVICE inline double product_and_sum(double a, double b, double c) {
+#ifdef __CUDA_ARCH__
+    return __dadd_rn(__dmul_rn(a, b), c);
+#else
+    return a * b + c;
+#endif
+}
+
 FASTSPADE_HOST_DEVICE inline Tap axis_tap(int64_t i, int64_t source, int64_t target, Upsample mode) {
     Tap tap;
     if (source == target) {
@@ -33,7 +42,7 @@ FASTSPADE_HOST_DEVICE inline Tap axis_tap(int64_t i, int64_t source, int64_t tar
         tap.low = tap.high = static_cast<int32_t>(nearest < source ? nearest : source - 1);
     } else {
         const double scale = static_cast<double>(source) / static_cast<double>(target);
-        const double unclamped = scale * (static_cast<double>(i) + 0.5) - 0.5;
+        const double unclamped = product_and_sum(scale, static_cast<double>(i) + 0.5, -0.5);
         const double position = unclamped > 0.0 ? unclamped : 0.0;
         const int64_t whole = static_cast<int64_t>(position), low = whole < source ? whole : source - 1;
         tap.low = tap.high = static_cast<int32_t>(low);

@@ -120,6 +120,15 @@ def test_tensor_cores_and_asynchronous_copies_are_used(code):
             assert not re.search(r"\b(LDL|STL)\b", text), "local memory in the search"
 
 
+def test_interpolation_rounds_where_the_cpu_s_does(code):
+    """No product of a size's ratio and a position is fused with the half pixel that is taken off."""
+    for architecture, functions in code.items():
+        for text in functions:
+            halves = re.findall(r"\b(DADD|DFMA) [^;]*, -0\.5 ;", text)
+            assert "DFMA" not in halves, (architecture, text.splitlines()[0])
+            assert kind(text.splitlines()[0]) not in ("finish", "redo", "equal", "operand", "terms", "schedule") or halves
+
+
 def loads_before_use(text: str) -> list[int]:
     """How many loads of features (all others are not LDG.CONSTANT) are under way where the first of them is used, from use to
     use through one kernel's machine code. A value is loaded by one of two instructions, of two and of four bytes."""
