@@ -109,8 +109,10 @@ def test_a_host_gallery_is_streamed(pinned, monkeypatch):
 
 @pytest.mark.parametrize("chosen", [False, True])
 def test_a_pinned_gallery_is_streamed_without_waiting(chosen, monkeypatch):
-    """With gallery_index in host memory, where the host reads which images to bring."""
+    """Up to the answer, which is waited for to be checked. With gallery_index in host memory, where the host reads which images to
+    bring."""
     monkeypatch.setattr("fastspade.search.streamed.PART_BYTES", 1)
+    monkeypatch.setattr("fastspade.search.streamed.check_answer", lambda *_: None)
     query, gallery = on_gpu(2, 1), [level.pin_memory() for level in pyramid(CASE, 4, 2)]
     index = torch.tensor([[3, 1, 2], [2, 1, 3]]) if chosen else None  # neighbouring images: sent as they lie
     on_device = None if index is None else index.cuda()
