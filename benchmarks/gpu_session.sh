@@ -127,7 +127,8 @@ first() {
     run test_operators 90 python3 -m pytest -q -m gpu tests/search/test_operators.py -p no:cacheprovider
     for path in $(paths); do
         run "test_engines_$path" 120 env FASTSPADE_CUDA_PATH="$path" \
-            python3 -m pytest -q -m gpu tests/search/test_engines.py tests/cuda/test_cuda_layouts.py -p no:cacheprovider
+            python3 -m pytest -q -m gpu tests/search/test_engines.py tests/cuda/test_cuda_layouts.py \
+            tests/cuda/test_cuda_same_bits.py -p no:cacheprovider
     done
     for path in $(paths); do
         run "bench_short_$path" 120 env FASTSPADE_CUDA_PATH="$path" python3 benchmarks/search_cuda.py --cases short --out "$kept/search_short_$path.json"

@@ -1,11 +1,13 @@
-"""The CUDA engine's kernels, on the emulated device, return the CPU engine's bits: distances and indices of random searches.
-FASTSPADE_SEARCHES says how many; the default keeps the suite short, and 4000 have been run.
+"""The CUDA engine's kernels, on the emulated device and on a GPU, return the CPU engine's bits: distances and indices of random
+searches. FASTSPADE_SEARCHES says how many; the default keeps the suite short, and 4000 have been run on the emulated device.
 """
 
 from __future__ import annotations
 
 import os
 import random
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,33 +71,58 @@ def search_of(seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor], int, t
     )
 
 
-def differing(engine, seeds) -> list[int]:
+def emulated_search(engine, seed, query, gallery, kappa, index, upsample, bfloat16):
     engine.set_device(232448, 8)
-    found = []
-    for seed in seeds:
-        query, gallery, kappa, index, upsample, bfloat16 = search_of(seed)
-        engine.set_seed(seed % 6)
-        expected = search_cpu(query, gallery, kappa, index, upsample)
-        answer = search_cuda(query, gallery, None, kappa, index, upsample, True, bfloat16, engine)
-        if not (torch.equal(answer[0], expected[0]) and torch.equal(answer[1], expected[1])):
-            found.append(seed)
-    return found
+    engine.set_seed(seed % 6)
+    return search_cuda(query, gallery, None, kappa, index, upsample, True, bfloat16, engine)[:2]
+
+
+def gpu_search(seed, query, gallery, kappa, index, upsample, bfloat16):
+    sides = ([level.cuda() for level in side] for side in (query, gallery))
+    found = search_cuda(*sides, None, kappa, None if index is None else index.cuda(), upsample, True, bfloat16)
+    return found[0].cpu(), found[1].cpu()
+
+
+@pytest.fixture(params=[pytest.param("emulated", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)])
+def search(request):
+    return gpu_search if request.param == "cuda" else partial(emulated_search, request.getfixturevalue("emulated"))
+
+
+def same_bits(search, seed, query, gallery, kappa, index=None, upsample=1, bfloat16=False) -> bool:
+    expected = search_cpu(query, gallery, kappa, index, upsample)
+    found = search(seed, query, gallery, kappa, index, upsample, bfloat16)
+    return torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
 @pytest.mark.parametrize("first", range(0, SEARCHES, 1000))
-def test_random_searches(emulated, first):
-    assert differing(emulated, range(first, min(first + 1000, SEARCHES))) == []
+def test_random_searches(search, first):
+    assert [seed for seed in range(first, min(first + 1000, SEARCHES)) if not same_bits(search, seed, *search_of(seed))] == []
 
 
 @pytest.mark.parametrize("ratio", [2, 3], ids=["by_weights", "by_steps"])
 @pytest.mark.parametrize("channels", [7, 8, 9, 31, 300])
-def test_both_ways_of_mixing_with_channels_around_whole_lanes(emulated, ratio, channels):
+def test_both_ways_of_mixing_with_channels_around_whole_lanes(search, ratio, channels):
     """Two levels of one resolution share their sums: the second goes on in the lane where the first ends."""
-    emulated.set_device(232448, 8)
-    emulated.set_seed(0)
     generator = torch.Generator().manual_seed(channels)
     shapes = [(5, 2 * ratio, 2 * ratio), (channels, 2, 2), (3, 2, 2)]
     query, gallery = ([torch.randn(n, *shape, generator=generator) for shape in shapes] for n in (1, 2))
-    expected = search_cpu(query, gallery, 5, None, 1)
-    answer = search_cuda(query, gallery, None, 5, None, 1, True, engine=emulated)
-    assert torch.equal(answer[0], expected[0]) and torch.equal(answer[1], expected[1])
+    assert same_bits(search, 0, query, gallery, 5)
+
+
+def slopes(size: int) -> list[torch.Tensor]:
+    """Three pixels brought to `size`, whose value is where they lie: positions that two sizes share differ by how they round."""
+    return [torch.zeros(1, 1, size, size), torch.arange(3.0).expand(1, 2, 3, 3).contiguous()]
+
+
+def test_positions_round_alike(search):
+    sides = [slopes(size) for size in (7, 9, 11, 13)]
+    assert all(same_bits(search, 0, query, gallery, 2) for query in sides for gallery in sides)
+
+
+def test_a_fused_position_is_noticed(emulated, tmp_path: Path):
+    """As a GPU's compiler would have it."""
+    from emulated_engine import build
+
+    fused = build(tmp_path, {"csrc/core/upsampling.hpp": ("return a * b + c;", "return __builtin_fma(a, b, c);")}, ["engine"])
+    with pytest.raises(AssertionError):
+        test_positions_round_alike(partial(emulated_search, fused))
