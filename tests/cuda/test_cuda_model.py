@@ -54,6 +54,15 @@ def test_the_stored_figures_are_the_model_s(rows, stored):
         assert {name: pytest.approx(value) if isinstance(value, float) else value for name, value in row.items()} == found
 
 
+@pytest.mark.parametrize("others", [{}, {"80": ["search_kernelIN11HalfOperandELi4ELi64EE of 80"]}], ids=["one", "two"])
+def test_an_engine_built_for_one_architecture_has_its_instructions_counted(cuda_model, monkeypatch, others):
+    hopper = ["search_sm90_kernelINS0_11HalfOperandELi3EEE of 90a", "finish_kernel of 90a"]
+    code = {"90": ["search_kernelIN11HalfOperandELi4ELi64EE of 90", "search_kernelIN15BFloat16OperandELi4ELi64EE of 90"]}
+    monkeypatch.setattr(cuda_model, "dumped", lambda *_: {**code, "90a": list(hopper), **others})
+    monkeypatch.setattr(cuda_model, "main_loop", lambda text: text.split()[-1])
+    assert cuda_model.instructions_of("") == {"sm80 128 64": "80" if others else "90", "sm90a 96 64": "90a"}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not has_cuda_engine(), reason="this build of fastspade has no CUDA engine")
 def test_the_stored_instructions_are_about_the_machine_code_s(cuda_model, stored):
