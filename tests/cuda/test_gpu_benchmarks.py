@@ -177,6 +177,7 @@ def test_the_model_is_compared_with_a_search_of_each_form(emulated, monkeypatch,
     emulated.set_device(232448, 4, True)
     stored = json.loads((BENCHMARKS / "results" / "cuda_model.json").read_text())["instructions"]
     properties = SimpleNamespace(**{**H200, "name": device})
+    counts = cuda_model.counts(cuda_model.planned(emulated, torch.device("cpu")), stored)
     found = cuda_model.compared_here(emulated, torch.device("cpu"), properties, stored, 1)
     assert found["path"] == path and found["properties"] == {name: properties.__dict__[name] for name in H200 if name[0] != "_"}
     assert [row["asked"] for row in found["rows"]] == [row["form"] for row in found["rows"]] == ["whole", "projections"]
@@ -190,6 +191,7 @@ def test_the_model_is_compared_with_a_search_of_each_form(emulated, monkeypatch,
             assert row["times"] is row["binds"] is row["milliseconds"] is row["measured / predicted"] is None
             continue
         assert set(row["times"]) == {"products", "second-level cache", "shared memory", "instructions"}
+        assert row["times"] == cuda_model.predicted(cuda_model.known(properties), counts[row["form"]])
         assert row["milliseconds"] == row["times"][row["binds"]] == max(row["times"].values()) > 0
         assert row["measured / predicted"] == pytest.approx(row["measured_ms"] / row["milliseconds"])
     whole, projections = found["rows"]
