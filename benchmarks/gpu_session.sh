@@ -130,6 +130,7 @@ first() {
             python3 -m pytest -q -m gpu tests/search/test_engines.py tests/cuda/test_cuda_layouts.py \
             tests/cuda/test_cuda_same_bits.py -p no:cacheprovider
     done
+    run test_projections 60 python3 -m pytest -q -m gpu tests/cuda/test_cuda_projections.py -p no:cacheprovider
     for path in $(paths); do
         run "bench_short_$path" 120 env FASTSPADE_CUDA_PATH="$path" python3 benchmarks/search_cuda.py --cases short --out "$kept/search_short_$path.json"
     done
@@ -178,7 +179,7 @@ step_end=$seconds
 for name in $([ "$step" = all ] && echo smoke first second third || echo "$step"); do
     case $name in
         smoke) weight_left=$((300 + 30 * count)) ;;
-        first) weight_left=$((300 + 90 + 240 * count)) ;;
+        first) weight_left=$((300 + 60 + 90 + 240 * count)) ;;
         second) weight_left=$((300 + 240 + 90 + 60 + 135 * count)) ;;
         third) weight_left=$((300 + 300 * count + 150)) ;;
     esac

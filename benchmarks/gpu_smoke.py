@@ -60,6 +60,8 @@ def cases(device: torch.device) -> Iterator[Case]:
     yield check("bfloat16", [level.bfloat16() for level in query], [level.bfloat16() for level in gallery], 3)
     large = [pyramid(FINE, n, seed, 1e4) for n, seed in ((1, 8), (2, 9))]
     yield check("large values", *large, 2)
+    falling = [[level / torch.arange(1.0, 131)[:, None, None] for level in pyramid(FLAT, n, 11 + n)] for n in (1, 3)]
+    yield check("a few directions hold most", *falling, 3)  # projections are searched
     dark = [[level.clone() for level in side] for side in (query, gallery)]
     for level in (level for side in dark for level in side):
         level[:, :, : level.shape[2] // 2] = 0

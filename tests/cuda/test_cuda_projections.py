@@ -45,6 +45,21 @@ def test_the_answer_has_the_cpu_engine_s_bits_and_few_pairs_are_looked_at(engine
         assert found[2][FINE] < pairs_of(query, gallery) * (0.2 if kappa < 90 and data != "copies" else 1)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", ["sm80", "sm90a"])
+@pytest.mark.parametrize(("data", "kappa"), [*((data, 1) for data in SETS), ("real", 5), ("low_rank", 90)])
+def test_on_a_gpu_the_answer_has_the_cpu_engine_s_bits_too(monkeypatch, path, data, kappa):
+    if path == "sm90a" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the sm_90a search needs compute capability 9.0")
+    monkeypatch.setenv("FASTSPADE_CUDA_PATH", path)
+    query, gallery = SETS[data]()
+    expected = search_cpu(query, gallery, kappa, None, 1)
+    found = search_cuda([level.cuda() for level in query], [level.cuda() for level in gallery], None, kappa, None, 1, True)
+    assert torch.equal(found[0].cpu(), expected[0]) and torch.equal(found[1].cpu(), expected[1])
+    if kappa < 90 and data != "copies":
+        assert found[2][FINE] < pairs_of(query, gallery)
+
+
 @pytest.mark.parametrize("levels", [((130, 13, 17), (40, 7, 9), (20, 4, 5)), ((256, 12, 13),)], ids=["three", "one"])
 def test_random_features_are_multiplied_whole(engine, levels):
     query, gallery = random(levels, 1, 1), random(levels, 3, 2)

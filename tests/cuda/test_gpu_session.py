@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None or shutil.which("ti
 
 RUNS = {
     "smoke": "build smoke_sm80 smoke_sm90a",
-    "first": "build test_operators test_engines_sm80 test_engines_sm90a bench_short_sm80 bench_short_sm90a",
+    "first": "build test_operators test_engines_sm80 test_engines_sm90a test_projections bench_short_sm80 bench_short_sm90a",
     "second": "build bench_full bench_real model profile_sm80 profile_sm90a ncu_sm80 ncu_sm90a",
     "third": "build sanitize_memcheck_sm80 sanitize_memcheck_sm90a sanitize_racecheck_sm80 sanitize_racecheck_sm90a test_cuda",
 }
