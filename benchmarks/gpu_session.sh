@@ -166,8 +166,9 @@ third() {
             # Every tensor in an allocation of its own, so that memcheck sees its end.
             run "sanitize_${tool}_$path" 150 env FASTSPADE_CUDA_PATH="$path" PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
                 compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 \
-                python3 -m pytest -q -x -m gpu tests/search/test_engines.py tests/cuda/test_cuda_layouts.py -p no:cacheprovider \
-                -k "test_matches_float64_brute_force and ($small) or test_layout_matches_float64_brute_force and $device"
+                python3 -m pytest -q -x -m gpu tests/search/test_engines.py tests/cuda/test_cuda_projections.py \
+                tests/cuda/test_cuda_layouts.py -p no:cacheprovider \
+                -k "test_matches_float64_brute_force and ($small) or test_on_a_gpu and one_level and $path or test_layout_matches_float64_brute_force and $device"
         done
     done
     run test_cuda 150 python3 -m pytest -q tests/cuda/test_cuda.py -m "slow or not slow" -p no:cacheprovider
