@@ -200,10 +200,14 @@ def test_exactly_as_many_pairs_are_refined_as_a_plain_count_says(engine):
 
 @pytest.mark.parametrize("data", SETS)
 def test_as_many_pairs_are_ranked_as_without_projections(emulated, data, tmp_path: Path):
-    from emulated_engine import build
+    from emulated_engine import build, kernels_of
 
     query, gallery = SETS[data]()
-    whole = build(tmp_path, {"csrc/cuda/project.cuh": ("told >= 0.75 * whole", "told >= 4.0 * whole")}, ["engine"])
+    whole = build(
+        tmp_path,
+        {"csrc/cuda/project.cuh": ("told >= 0.75 * whole", "told >= 4.0 * whole")},
+        {"changed": kernels_of("project.cuh")},
+    )
     for engine in (emulated, whole):
         engine.set_device(232448, 4)
         engine.set_seed(1)
