@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from interrupted_command import begin
 from tiny import picture
 
 from fastspade import Spade
@@ -20,7 +20,8 @@ from fastspade.files.signals import Terminated, keeps_handler, sigterm_raises
 
 pytestmark = pytest.mark.slow  # interrupts many processes
 
-SCRIPT = Path(__file__).parents[1] / "programs" / "interrupted_command.py"
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["interrupted_command"])  # torch is imported once, and not by every command
 RUNNING = ["--device", "cpu", "--num-workers", "1", "--batch-size", "2", "--quiet"]
 FIT = ["--backbone", "efficientnet_lite0", "--k", "2", "--resize", "64", "--crop", "64", *RUNNING]
 SIGNALS = {signal.SIGINT: (130, "interrupted", "Ctrl-C"), signal.SIGTERM: (143, "terminated", "SIGTERM")}
@@ -45,16 +46,23 @@ def fitted(images, tmp_path_factory):
     return place
 
 
-def interrupted(moment: str, number: signal.Signals, command: list[str], before: str = "") -> tuple[int, str]:
-    """Runs a command, and sends it a signal at a moment of its work. Its exit status, and what it wrote to stderr."""
-    shell = ["sh", "-c", f'{before} exec "$@"', "sh", sys.executable, str(SCRIPT), *moment.split(), *command]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(shell, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        reached = "here\n" in iter(process.stdout.readline, "")  # lines that the command prints may come before
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)  # ends its input too, so that it goes on
-    assert reached, errors
-    return process.returncode, errors
+def interrupted(moment: str, number: signal.Signals, command: list[str], ignored: bool = False) -> tuple[int | None, str]:
+    """Runs a command, and sends it a signal at a moment of its work. Its exit status, and what it wrote to stderr. ignored: whether
+    it starts with SIGTERM ignored."""
+    (its_input, ours), (output, its_output), (errors, its_errors) = (processes.Pipe(duplex=False) for _ in range(3))
+    theirs = (its_input, its_output, its_errors)
+    process = processes.Process(target=begin, args=(theirs, ignored, *moment.split(), *command))
+    process.start()
+    for stream in theirs:
+        stream.close()
+    with open(output.fileno(), closefd=False) as lines, open(errors.fileno(), closefd=False) as told:
+        reached = "here\n" in lines  # lines that the command prints may come before
+        os.kill(process.pid, number)
+        ours.close()  # so that it goes on
+        said = told.read()
+    process.join(60)
+    assert reached, said
+    return process.exitcode, said
 
 
 def command(kind: str, place: Path, images: Path) -> list[str]:
@@ -118,7 +126,7 @@ def test_the_interrupted_command_can_be_run_again(tmp_path, images, fitted, kind
 
 def test_a_sigterm_that_is_ignored_stays_ignored(tmp_path, images, fitted):
     wanted = command("fit to a file", tmp_path, images)
-    status, errors = interrupted("read 9", signal.SIGTERM, wanted, before="trap '' TERM;")
+    status, errors = interrupted("read 9", signal.SIGTERM, wanted, ignored=True)
     assert status == 0 and all(line.startswith("fastspade: warning: there are 12 normal images") for line in errors.splitlines())
     assert len(Spade.load(tmp_path / "model.safetensors", device="cpu").bank) == 12
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from emulated_engine import build
+from emulated_engine import UNITS, build, kernels_of, searches
 from planted_faults import in_a_process_of_its_own
 from search_cases import Case, nearly_equal, pyramid
 from search_checks import assert_exact
@@ -19,14 +19,18 @@ pytestmark = pytest.mark.slow  # compiles an engine for every planted fault
 
 CASE = Case("mutation", ((40, 18, 13), (70, 9, 7), (20, 4, 3)), images=3, kappa=2)
 
-# What is compiled anew for a fault in a file.
-UNITS = {
-    "csrc/cuda/tile.cuh": ["sm80"],
-    "csrc/cuda/search.cuh": ["sm80"],
-    "csrc/cuda/search_sm90.cuh": ["sm90"],
-    "csrc/cuda/row_lists.cuh": ["sm80", "engine"],
-    "csrc/cuda/tiling.hpp": ["sm80", "plan", "plan_sm90", "engine"],
-    "csrc/cuda/finish.cuh": ["engine"],
+# What is compiled anew for a fault in a file: of the search kernels, those that the cases below run.
+SM80 = {
+    "changed": searches(*(f"template void search_kernel<HalfOperand, 2, {step}>(const SearchParameters);" for step in (64, 32)))
+}
+SM90 = {"changed": searches("template void search_sm90_kernel<HalfOperand, 4>(FASTSPADE_BY_REFERENCE Sm90Parameters);")}
+TILING = {name: UNITS[name] for name in ("plan", "plan_sm90")} | {"kernels": kernels_of("schedule.cuh")}
+COMPILED = {
+    "csrc/cuda/tile.cuh": SM80,
+    "csrc/cuda/search.cuh": SM80,
+    "csrc/cuda/row_lists.cuh": SM80,
+    "csrc/cuda/tiling.hpp": SM80 | TILING,
+    "csrc/cuda/finish.cuh": {"changed": kernels_of("finish.cuh")},
 }
 
 MUTANTS = {
@@ -182,7 +186,7 @@ def test_the_kernels_as_they_are_have_no_fault(emulated, sm90):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_fault_is_found(name, tmp_path: Path):
     path, text, other = MUTANTS[name]
-    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {path: (text, other)}, UNITS[path]))
+    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {path: (text, other)}, COMPILED[path]))
 
 
 def test_the_sm90_case_does_what_the_mutants_need(emulated):
@@ -202,4 +206,4 @@ def test_the_sm90_case_does_what_the_mutants_need(emulated):
 
 @pytest.mark.parametrize("name", SM90_MUTANTS)
 def test_a_planted_fault_in_the_sm90_search_is_found(name, tmp_path: Path):
-    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {KERNEL: SM90_MUTANTS[name]}, UNITS[KERNEL]), True)
+    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {KERNEL: SM90_MUTANTS[name]}, SM90), True)

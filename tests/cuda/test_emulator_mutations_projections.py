@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated_engine import build
+from emulated_engine import build, kernels_of, searches
 from planted_faults import in_a_process_of_its_own
 from projected_features import DEVICES, copies, low_rank
 
@@ -16,7 +16,10 @@ from fastspade.search.cuda import search_cuda
 pytestmark = pytest.mark.slow  # compiles an engine for every planted fault
 
 PROJECT, LISTS, TILE = "csrc/cuda/project.cuh", "csrc/cuda/row_lists.cuh", "csrc/cuda/tile.cuh"
-UNITS = {PROJECT: ["engine"], LISTS: ["sm80", "sm80_bfloat16"], TILE: ["sm80", "sm80_bfloat16"]}
+SEARCH = searches(
+    *(f"template void search_kernel<{operand}, 4, 64>(const SearchParameters);" for operand in ("HalfOperand", "BFloat16Operand"))
+)
+COMPILED = {PROJECT: {"changed": kernels_of("project.cuh")}, LISTS: {"changed": SEARCH}, TILE: {"changed": SEARCH}}
 MUTANTS = {
     "bound_by_projections_too_tight": (PROJECT, "0x1p-32 * norm) * (1.0 + 0x1p-20);", "0x1p-32 * norm) / 1.01;"),
     "last_channels_not_multiplied": (TILE, "if (k * 16 >= channels)", "if (k * 16 + 16 >= channels)"),
@@ -60,4 +63,4 @@ def test_the_kernels_as_they_are_have_no_fault(emulated):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_fault_is_found(name, tmp_path: Path):
     path, text, other = MUTANTS[name]
-    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {path: (text, other)}, UNITS[path]))
+    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {path: (text, other)}, COMPILED[path]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated_engine import build
+from emulated_engine import build, kernels_of
 from planted_faults import in_a_process_of_its_own
 from search_cases import Case, nearly_equal, pyramid
 
@@ -62,6 +62,9 @@ MUTANTS = {
     "places_beyond_the_copies_emptied_too_early": (FINISH, "int i = count + more + lane;", "int i = count + lane;"),
     "kept_by_one_warp_s_first_lanes": (FINISH, "ranked += count_bits(found);", "ranked += found != 0u;"),
 }
+# What is compiled anew for a fault in a file: the kernels that it is in.
+COMPILED = {path: {"changed": kernels_of("redo.cuh")} for path in (REDO, PRODUCTS, FINISH)}
+ALL = {"changed": kernels_of("sequence.hpp")}
 CASE = Case("redo", ((40, 8, 8), (16, 4, 4), (70, 2, 2)), images=12)
 INDEX = torch.tensor([[7, 3, 11, 7, 7], [0, 1, 2, 9, 9]])
 
@@ -128,4 +131,4 @@ def test_the_kernels_as_they_are_have_no_fault(emulated):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_fault_is_found(name, tmp_path: Path):
     path, text, other = MUTANTS[name]
-    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {path: (text, other)}, ["engine"]))
+    assert in_a_process_of_its_own(assert_sound, build(tmp_path, {path: (text, other)}, COMPILED.get(path, ALL)))

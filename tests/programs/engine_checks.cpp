@@ -57,7 +57,7 @@ const std::vector<Case>& cases() {
          2,
          2,
          Upsample::bilinear},
-        {"several bands", {{24, 40, 41}, {16, 20, 21}, {8, 10, 11}}, 1, 2, 2, Upsample::bilinear},
+        {"several bands", {{24, 27, 41}, {16, 14, 21}, {8, 7, 11}}, 1, 2, 2, Upsample::bilinear},
         {"few vectors", {{131, 301, 1}}, 1, 1, 5, Upsample::nearest, 0, 3},
         {"few short vectors", {{3, 301, 1}}, 1, 1, 1, Upsample::nearest, 0, 1},
         {"many neighbours", {{48, 9, 8}, {20, 5, 4}}, 1, 2, 64, Upsample::bilinear},
@@ -159,10 +159,11 @@ int check_failures() {
 int check_layouts() {
     int searches = 0, wrong = 0;
     int64_t ruled_out = 0;
-    for (const Case& c : cases())
+    for (const Case& c : cases()) {
+        Found wanted;
         for (Layout layout : layouts) {
-            const Layout plain = repeats(layout) ? layout : Layout::planes;  // repeated values are others
-            const Found wanted = search(c, inputs(c, DType::float32, plain), 1, false);
+            if (layout == Layout::planes || repeats(layout))  // repeated values are others
+                wanted = search(c, inputs(c, DType::float32, layout), 1, false);
             for (DType dtype : {DType::float32, DType::float16, DType::bfloat16}) {
                 const Inputs in = inputs(c, dtype, layout);
                 for (bool prune : {true, false}) {
@@ -176,6 +177,7 @@ int check_layouts() {
                 }
             }
         }
+    }
     std::printf("%d searches, %d wrong; %lld pairs ruled out\n", searches, wrong, static_cast<long long>(ruled_out));
     return wrong != 0 || ruled_out == 0;
 }

@@ -1,6 +1,5 @@
 """A fastspade command that stops at a moment of its work and says so, until its standard input ends: a test can interrupt it there.
-
-    python interrupted_command.py read|sync N fit DIR -o MODEL ...
+begin() runs it in a process of its own, forked from one that has imported this module, and torch with it.
 
 read: when it reads its N-th image, in a thread of its own. sync: when it waits for the N-th file to be on the disk, in the
 main thread, with that file half-written.
@@ -9,13 +8,15 @@ main thread, with that file half-written.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.thread import _WorkItem
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
 
 import fastspade.images.items
 from fastspade.cli import main
@@ -51,10 +52,14 @@ def stopping(real: Callable[..., Any], left: int) -> Callable[..., Any]:
     return call
 
 
-if __name__ == "__main__":
-    moment, number, *command = sys.argv[1:]
+def begin(streams: tuple[Connection, ...], ignored: bool, moment: str, number: str, *command: str) -> NoReturn:
+    """streams: standard input, output and error. ignored: whether what starts the command had SIGTERM ignored."""
+    for place, stream in enumerate(streams):
+        os.dup2(stream.fileno(), place)
+    if ignored:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if moment == "read":
         fastspade.images.items.read_file = stopping(fastspade.images.items.read_file, int(number))
     else:
         os.fsync = stopping(os.fsync, int(number))
-    sys.exit(main(command))
+    sys.exit(main(list(command)))

@@ -93,7 +93,15 @@ def test_parquet_of_bytes(model, photos, tmp_path):
     """Row groups that fit no part; a struct with the bytes, as data-set hubs write them."""
     files = sorted(photos.rglob("*.png"))
     write_table(tmp_path / "in.parquet", files, row_group_size=3, struct=True)
-    done = score(str(tmp_path / "in.parquet"), model, output=tmp_path / "out", batch_size=4, images_per_part=8, name_column="id")
+    done = score(
+        str(tmp_path / "in.parquet"),
+        model,
+        output=tmp_path / "out",
+        batch_size=4,
+        images_per_part=8,
+        name_column="id",
+        concurrency=1,
+    )
     assert (done.images, done.parts) == (22, 3)
     rows = rows_of(tmp_path / "out")
     assert [row["name"] for row in rows] == [file.name for file in files]
@@ -118,7 +126,7 @@ def test_other_file_systems(model, photos, tmp_path):
 
 def test_fsspec_file_systems(model, photos, tmp_path):
     fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
-    options = dict(filesystem=fsspec.filesystem("file"), batch_size=4, images_per_part=8)
+    options = dict(filesystem=fsspec.filesystem("file"), batch_size=4, images_per_part=8, concurrency=1)
     assert score(str(photos), model, output=tmp_path / "out", **options).images == 22
     assert score(str(photos), model, output=tmp_path / "out", **options).resumed == 3
     rows, expected = rows_of(tmp_path / "out"), model.score(str(photos))
@@ -145,7 +153,7 @@ def test_unreadable_images_are_recorded_or_stop_the_run(model, photos, tmp_path)
     for i in range(6):
         (folder / f"{i}.png").write_bytes(b"no picture" if i in (1, 4, 5) else (photos / "a" / f"0{i}.png").read_bytes())
     with pytest.raises(ImageReadError, match=r"1\.png"):
-        score(str(folder), model, output=tmp_path / "stopped", images_per_part=6)
+        score(str(folder), model, output=tmp_path / "stopped", images_per_part=6, concurrency=1)
     done = score(str(folder), model, output=tmp_path / "out", skip_bad=True, images_per_part=2, concurrency=1)
     assert (done.images, done.parts, done.unreadable) == (6, 3, 3)
     rows = rows_of(tmp_path / "out")
@@ -360,11 +368,18 @@ def test_a_bank_lies_once_a_node_in_memory_that_its_actors_map(tmp_path, photos)
                 if low <= address < high:
                     return line.split(maxsplit=5)[5]
 
-    for name in ray.get([mapped_file.remote([kept]) for _ in range(2)]):
-        assert "plasma" in name
+    assert "plasma" in ray.get(mapped_file.remote([kept]))
     fitted.save(tmp_path / "m.safetensors")
     some = [str(file) for file in sorted(photos.rglob("*.png"))[:4]]
-    score(some, tmp_path / "m.safetensors", output=tmp_path / "out", backbone=TinyNet(), batch_size=4, images_per_part=2)
+    score(
+        some,
+        tmp_path / "m.safetensors",
+        output=tmp_path / "out",
+        backbone=TinyNet(),
+        batch_size=4,
+        images_per_part=2,
+        concurrency=1,
+    )
     assert [row["score"] for row in rows_of(tmp_path / "out")] == [image.score for image in fitted.score(some).images]
 
 

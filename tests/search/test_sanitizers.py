@@ -59,34 +59,31 @@ def thread(tmp_path_factory):
     return build("thread", tmp_path_factory.mktemp("thread"))
 
 
-def start(program: Path, what: str, simd: str | None = None) -> subprocess.Popen[str]:
+def run(program: Path, what: str, simd: str | None = None) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("SAN_OPTIONS")}
     environment |= {} if simd is None else {"FASTSPADE_SIMD": simd}
-    return subprocess.Popen([program, what], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.run([program, what], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_nothing_is_read_or_written_outside_its_memory(address):
-    usable = [simd for simd in SIMD if start(address, "name", simd).communicate()[0].strip() == simd]
+    usable = [simd for simd in SIMD if run(address, "name", simd).stdout.strip() == simd]
     assert "generic" in usable
-    running = {simd: start(address, "layouts", simd) for simd in usable}
-    said = {simd: process.communicate()[0] for simd, process in running.items()}
-    for simd, process in running.items():
-        assert process.returncode == 0, said[simd][-4000:]
-        assert said[simd].count(", 0 ") == 3, said[simd]  # layouts, numbers of neighbours, failures
+    for simd in usable:  # one by one: threads of several that wait for each other would take processors from those that work
+        ended = run(address, "layouts", simd)
+        assert ended.returncode == 0, ended.stdout[-4000:]
+        assert ended.stdout.count(", 0 ") == 3, ended.stdout  # layouts, numbers of neighbours, failures
 
 
 def test_threads_do_not_race(thread):
-    process = start(thread, "concurrent")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said[-4000:]
-    assert "searches at once, 0 wrong" in said
+    ended = run(thread, "concurrent")
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    assert "searches at once, 0 wrong" in ended.stdout
 
 
 @pytest.mark.parametrize("misuse", FOUND)
 def test_a_planted_fault_is_found(misuse, request, record_fault):
     program = request.getfixturevalue("thread" if misuse == "shared-output" else "address")
-    process = start(program, misuse)
-    said, _ = process.communicate()
-    assert process.returncode != 0 and FOUND[misuse] in said
+    ended = run(program, misuse)
+    assert ended.returncode != 0 and FOUND[misuse] in ended.stdout
     tried = "the CPU engine under sanitizers, given a shape that lies, an odd address or an output that two searches share"
     record_fault(tried, 1, "found, the program ends")

@@ -32,4 +32,4 @@ def in_a_process_of_its_own(check: Callable[..., None], *arguments) -> list[str]
     with os.fdopen(ours) as pipe:
         told = pipe.read()
     _, status = os.waitpid(child, 0)
-    return json.loads(told) if status == 0 else [f"ended with status {status}"]
+    return json.loads(told) if status == 0 else [f"ended with status {os.waitstatus_to_exitcode(status)}"]

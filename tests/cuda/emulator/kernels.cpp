@@ -1,8 +1,8 @@
-// One kind of search kernels, named on the command line: FASTSPADE_KIND is a macro of kernels.hpp, FASTSPADE_OPERAND a type.
+// Search kernels, which are named on the command line.
 #include "kernels.hpp"
 
 namespace fastspade::cuda {
 
-FASTSPADE_KIND(, FASTSPADE_OPERAND)
+FASTSPADE_KERNELS
 
 }  // namespace fastspade::cuda

@@ -108,6 +108,9 @@ struct Machine {
     std::vector<std::unique_ptr<Fibre>> fibres;
     std::vector<Warp> warps;
     Fibre* current = nullptr;
+    int warp = 0;               // its
+    std::array<int, 32> lanes;  // of a warp, in the order in which they run
+    size_t next_lane = 0;       // place in that order
     Context scheduler;
     std::vector<char> memory;
     char* shared = nullptr;

@@ -20,9 +20,20 @@ bool lands_at_once() {
     return machine.random() & 1u;
 }
 
+Fibre* next_ready_lane() {
+    while (machine.next_lane < 32) {
+        Fibre& fibre = *machine.fibres[static_cast<size_t>(machine.warp * 32 + machine.lanes[machine.next_lane++])];
+        if (fibre.state == State::ready) return &fibre;
+    }
+    return nullptr;
+}
+
+// The next lane of the warp goes on at once: by way of the scheduler every switch would be two.
 void give_way() {
     Fibre& fibre = *machine.current;
-    fibre.context.switch_to(machine.scheduler);
+    Fibre* const next = machine.error ? nullptr : next_ready_lane();
+    if (next) machine.current = next;
+    fibre.context.switch_to(next ? next->context : machine.scheduler);
 }
 
 void check_shared(const void* address, size_t bytes, size_t alignment, const char* what) {
@@ -180,6 +191,21 @@ void perform(Collective kind, Slot* const (&slots)[32]) {
     }
 }
 
+// Carries out a collective at which all lanes of a warp are. Apart from where they wait, which happens 31 times as often.
+[[gnu::noinline]] void complete(Collective kind, Warp& warp, int first) {
+    warp.arrived = 0;
+    Slot* slots[32];
+    for (int lane = 0; lane < 32; ++lane) {
+        Fibre& member = *machine.fibres[static_cast<size_t>(first + lane)];
+        slots[lane] = &member.slot;
+        member.state = State::ready;
+    }
+    if (kind >= Collective::product_half && kind <= Collective::product_wait)
+        perform_products(warp, first, slots, kind);
+    else
+        perform(kind, slots);
+}
+
 void enter() {
     Fibre& fibre = *machine.current;
     try {
@@ -221,13 +247,13 @@ void run_block() {
         // Stacks start at different offsets: at equal ones, all would compete for the same few lines of the caches.
         fibre.context.start(fibre.stack.get(), stack_bytes - static_cast<size_t>(t % 64) * 320, enter);
     }
-    std::vector<int> order(static_cast<size_t>(warps)), lanes(32);
+    std::vector<int> order(static_cast<size_t>(warps));
     for (int i = 0; i < warps; ++i) order[static_cast<size_t>(i)] = seed == 1 ? warps - 1 - i : i;
-    for (int i = 0; i < 32; ++i) lanes[static_cast<size_t>(i)] = seed == 1 ? 31 - i : i;
+    for (int i = 0; i < 32; ++i) machine.lanes[static_cast<size_t>(i)] = seed == 1 ? 31 - i : i;
     while (machine.alive > 0) {
         if (seed > 1) {
             std::shuffle(order.begin(), order.end(), random);
-            std::shuffle(lanes.begin(), lanes.end(), random);
+            std::shuffle(machine.lanes.begin(), machine.lanes.end(), random);
         }
         bool ran = false;
         run_async();
@@ -239,15 +265,13 @@ void run_block() {
             // A warp runs as far as it can: the widest gap between warps that barriers allow. Drawn orders sometimes stop
             // earlier.
             for (bool again = true; again;) {
-                again = false;
-                for (int lane : lanes) {
-                    Fibre& fibre = *machine.fibres[static_cast<size_t>(warp * 32 + lane)];
-                    if (fibre.state != State::ready) continue;
-                    machine.current = &fibre;
-                    machine.scheduler.switch_to(fibre.context);
-                    if (machine.error) std::rethrow_exception(machine.error);
-                    again = ran = true;
-                }
+                machine.warp = warp;
+                machine.next_lane = 0;
+                machine.current = next_ready_lane();
+                again = machine.current != nullptr;
+                if (again) machine.scheduler.switch_to(machine.current->context);  // back once no lane is left to run
+                if (machine.error) std::rethrow_exception(machine.error);
+                ran = ran || again;
                 if (seed > 1 && random() % 64 == 0) break;
             }
         }
@@ -307,22 +331,9 @@ void warp_rendezvous(Collective kind) {
     else if (warp.kind != kind)
         throw std::runtime_error(std::string(name_of(kind)) + " meets lanes of its warp at " + name_of(warp.kind) + ", " +
                                  where(fibre));
-    if (++warp.arrived < 32) {
-        fibre.state = State::at_warp;
-        give_way();
-        return;
-    }
-    warp.arrived = 0;
-    Slot* slots[32];
-    for (int lane = 0; lane < 32; ++lane) {
-        Fibre& member = *machine.fibres[static_cast<size_t>(first + lane)];
-        slots[lane] = &member.slot;
-        member.state = State::ready;
-    }
-    if (kind >= Collective::product_half && kind <= Collective::product_wait)
-        perform_products(warp, first, slots, kind);
-    else
-        perform(kind, slots);
+    if (++warp.arrived == 32) return complete(kind, warp, first);
+    fibre.state = State::at_warp;
+    give_way();
 }
 
 float operand_value(bool bfloat16, uint32_t bits) { return bfloat16 ? BFloat16ToFloat{}(bits) : half_table()[bits & 0xffffu]; }
