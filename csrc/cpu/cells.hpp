@@ -20,8 +20,7 @@ class Cells {
     // Of one level, as the kernels want them.
     struct Taps {
         std::vector<NodeTap> rows, columns;
-        std::vector<NodeTap> patches;  // the nodes that a patch's columns read
-        std::vector<NodeTap> cells;    // those at which a cell's least value may lie, `a_cell` each
+        std::vector<NodeTap> cells;  // those at which a cell's least value may lie, `a_cell` each
         int a_cell = 1;
     };
 
@@ -57,17 +56,14 @@ class Cells {
         float* cell_norm = norm_.reserve(chunk.rows() * count());
         for (int64_t row = 0; row < chunk.rows(); ++row)
             for (int64_t cell = 0; cell < count(); ++cell) *cell_norm++ = least(chunk.coarse_norm(), row, {cell, cell + 1});
-        auto take_patches = [&](const float* norm, Buffer<float>& buffer) {
-            float* out = buffer.reserve(chunk.rows() * patches());
-            for (const Range& rows : patch_rows_)
-                for (const Range& cells : patch_cells_) {
-                    *out = infinity;
-                    for (int64_t row = rows.begin; row < rows.end; ++row) *out = std::min(*out, least(norm, row, cells));
-                    ++out;
-                }
-        };
-        take_patches(chunk.coarse_norm(), patch_norm_);
-        take_patches(chunk.coarsest_norm(), coarsest_patch_norm_);
+        float* out = patch_norm_.reserve(chunk.rows() * patches());
+        for (const Range& rows : patch_rows_)
+            for (const Range& cells : patch_cells_) {
+                *out = infinity;
+                for (int64_t row = rows.begin; row < rows.end; ++row)
+                    *out = std::min(*out, least(chunk.coarsest_norm(), row, cells));
+                ++out;
+            }
     }
 
     int64_t count() const { return static_cast<int64_t>(first_column_.size()) - 1; }  // of a row
@@ -82,13 +78,10 @@ class Cells {
     Range cells_of_patch(int64_t patch) const { return patch_cells_[static_cast<size_t>(patch)]; }
     const std::vector<Range>& patch_rows() const { return patch_rows_; }
     const Taps& taps(size_t group) const { return taps_[group]; }
-    // The least of chunk.coarse_norm() in each cell of a row, in each patch of a patch row.
+    const NodeTap* patch_nodes() const { return patch_nodes_.data(); }
+    // The least of chunk.coarse_norm() in each cell of a row, of chunk.coarsest_norm() in each patch of a patch row.
     const float* norms(int64_t row) const { return norm_.data() + row * count(); }
     const float* patch_norms(size_t patch_row) const { return patch_norm_.data() + static_cast<int64_t>(patch_row) * patches(); }
-    // The same of chunk.coarsest_norm().
-    const float* coarsest_patch_norms(size_t patch_row) const {
-        return coarsest_patch_norm_.data() + static_cast<int64_t>(patch_row) * patches();
-    }
 
   private:
     void find_cells() {
@@ -103,8 +96,7 @@ class Cells {
         for (size_t x = 0, end; x < coarsest.size(); x = end) {
             for (end = x + 1; end < coarsest.size() && coarsest[end].low == coarsest[x].low;) ++end;
             patch_cells_.push_back({at(static_cast<int64_t>(x)), at(static_cast<int64_t>(end) - 1) + 1});
-            for (size_t g = 1; g < taps_.size(); ++g)
-                taps_[g].patches.push_back({taps_[g].columns[x].low, taps_[g].columns[end - 1].high, 0.0f});
+            patch_nodes_.push_back({coarsest[x].low, coarsest[end - 1].high, 0.0f});
         }
     }
 
@@ -123,12 +115,13 @@ class Cells {
         }
     }
 
-    std::vector<Taps> taps_;                          // [group]
-    std::vector<int32_t> first_column_;               // of each cell, and the end
-    std::vector<Range> patch_cells_;                  // which a patch has parts of
-    std::vector<Range> patch_rows_;                   // of the chunk
-    Buffer<float> norm_;                              // [row][cell]
-    Buffer<float> patch_norm_, coarsest_patch_norm_;  // [patch row][patch]
+    std::vector<Taps> taps_;             // [group]
+    std::vector<int32_t> first_column_;  // of each cell, and the end
+    std::vector<Range> patch_cells_;     // which a patch has parts of
+    std::vector<NodeTap> patch_nodes_;   // which of the coarsest level's nodes its columns read
+    std::vector<Range> patch_rows_;      // of the chunk
+    Buffer<float> norm_;                 // [row][cell]
+    Buffer<float> patch_norm_;           // [patch row][patch]
 };
 
 }  // namespace fastspade::cpu

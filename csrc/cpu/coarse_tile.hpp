@@ -62,13 +62,11 @@ class CoarseTile {
             const Range rows{std::max(all.begin, wanted.rows.begin), std::min(all.end, wanted.rows.end)};
             if (rows.begin >= rows.end) continue;
             Range cells = wanted.cells;
-            if (wanted.by_patches) cells = cells_of_patches(coarsest, cells_.coarsest_patch_norms(patch_row), rows, cells, limit);
+            if (wanted.by_patches) cells = cells_of_patches(patch_row, rows, cells, limit);
             if (cells.begin >= cells.end) continue;
             cells_by_coarsest += (rows.end - rows.begin) * (cells.end - cells.begin);
             if (gram_.coarsest_alone())
                 for (size_t g = 1; g < coarsest; ++g) interpolate_queries(g, tile, rows, cells_.columns(cells));
-            if (wanted.by_patches && coarsest > 1) cells = cells_of_patches(1, cells_.patch_norms(patch_row), rows, cells, limit);
-            if (cells.begin >= cells.end) continue;
             if (ready && left_count_ == 0) first_value_ = rows.begin * width_;  // in the cache, again and again
             for (int64_t row = rows.begin; row < rows.end; ++row) {
                 const int64_t listed = wanted.by_cells ? bound_cells(row, cells, limit) : 0;
@@ -96,7 +94,7 @@ class CoarseTile {
     // Each lane's smallest value, and where it lies; -1 where there is none.
     float smallest[max_lanes];
     int32_t nearest[max_lanes];
-    int64_t cells_by_coarsest = 0, cells_bounded = 0, cells_left = 0;  // since the chunk began
+    int64_t cells_by_coarsest = 0, cells_left = 0;  // since the chunk began
 
   private:
     struct Level {                    // of one coarse level
@@ -128,26 +126,20 @@ class CoarseTile {
                                            nodes);
     }
 
-    // The cells, among `cells`, of the patches that the levels from `first_group` on leave to some query of the tile in `rows` of
-    // a patch row.
-    Range cells_of_patches(size_t first_group, const float* norms, Range rows, Range cells, const float* limit) {
-        std::vector<NodeRows> levels;
-        int64_t columns = 0;
-        for (size_t g = first_group; g < groups_.size(); ++g) {
-            const Range down = node_rows(g, rows);
-            const int64_t width = chunk_.coarse(g).width;
-            levels.push_back({nodes_of(g, down.begin), down.end - down.begin, width, cells_.taps(g).patches.data()});
-            columns += width;
-        }
-        listed_patches_.resize(static_cast<size_t>(cells_.patches() + 1));
+    // The cells, among `cells`, of the patches that the coarsest level leaves to some query of the tile in `rows` of a patch row.
+    Range cells_of_patches(size_t patch_row, Range rows, Range cells, const float* limit) {
+        const size_t coarsest = groups_.size() - 1;
+        const Range down = node_rows(coarsest, rows);
+        const int64_t width = chunk_.coarse(coarsest).width;
+        const NodeRows level{nodes_of(coarsest, down.begin), down.end - down.begin, width, cells_.patch_nodes()};
         int64_t begin = 0, end = cells_.patches();
         while (cells_.cells_of_patch(begin).end <= cells.begin) ++begin;
         while (cells_.cells_of_patch(end - 1).begin >= cells.end) --end;
-        const int64_t left = kernels_.patches_left(levels.data(), static_cast<int>(levels.size()), norms, begin, end, limit,
-                                                   patch_columns_.reserve(columns * kernels_.lanes), listed_patches_.data());
-        if (left == 0) return {0, 0};
-        return {std::max(cells.begin, cells_.cells_of_patch(listed_patches_[0]).begin),
-                std::min(cells.end, cells_.cells_of_patch(listed_patches_[static_cast<size_t>(left) - 1]).end)};
+        kernels_.patches_left(level, cells_.patch_norms(patch_row), limit, patch_columns_.reserve(width * kernels_.lanes), &begin,
+                              &end);
+        if (begin == end) return {0, 0};
+        return {std::max(cells.begin, cells_.cells_of_patch(begin).begin),
+                std::min(cells.end, cells_.cells_of_patch(end - 1).end)};
     }
 
     // Lists those of a fine row's cells whose least value some limit leaves.
@@ -164,7 +156,6 @@ class CoarseTile {
         listed_cells_.resize(static_cast<size_t>(cells_.count() + 1));
         const int64_t listed = kernels_.cells_left(pairs_.data(), static_cast<int>(pairs_.size()), cells_.norms(row), cells.begin,
                                                    cells.end, limit, listed_cells_.data());
-        cells_bounded += cells.end - cells.begin;
         cells_left += listed;
         return listed;
     }
@@ -232,7 +223,7 @@ class CoarseTile {
     std::vector<Level> levels_{groups_.size()};            // [group]
     std::vector<RowPair> pairs_ = std::vector<RowPair>(groups_.size() - 1);
     Buffer<float> values_, patch_columns_;
-    std::vector<int32_t> listed_patches_, listed_cells_, left_;
+    std::vector<int32_t> listed_cells_, left_;
     int64_t left_count_ = 0, first_value_ = 0;
 };
 

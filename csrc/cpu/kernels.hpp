@@ -11,14 +11,12 @@ namespace fastspade::cpu {
 constexpr int max_lanes = 64;
 constexpr int max_rows = 16;
 
-// Which of a Gram matrix's rows a query pixel is mixed from.
-struct LaneTaps {
+struct LaneTaps {  // which of a Gram matrix's rows a query pixel is mixed from
     int32_t row[4];
     float weight[4];
 };
 
-// How a row or column of the finest grid reads a coarse level's nodes.
-struct NodeTap {
+struct NodeTap {  // how a row or column of the finest grid reads a coarse level's nodes
     int32_t low, high;
     float high_weight;
 };
@@ -30,8 +28,7 @@ struct RowPair {
     const NodeTap* columns;  // where the rows are not spread but hold nodes
 };
 
-// Some rows of a coarse level's nodes, and which of their columns belong to a patch: low to high.
-struct NodeRows {
+struct NodeRows {  // some rows of a coarse level's nodes, and which of their columns belong to a patch: low to high
     const float* nodes;
     int64_t rows, width;
     const NodeTap* patches;
@@ -83,10 +80,10 @@ struct Kernels {
     // out[column][lane] = bias[lane] + sum over taps of weight * gram[row * stride + column], for columns [first, last).
     void (*interpolate_lanes)(const float* gram, int64_t stride, const LaneTaps* taps, int64_t first, int64_t last,
                               const float* bias, float* out);
-    // Lists the patches of [begin, end) for which norm[patch] + the sum over levels of the least node is not above some lane's
-    // limit; returns how many. columns: scratch, [all levels' columns][lane].
-    int64_t (*patches_left)(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end,
-                            const float* limit, float* columns, int32_t* list);
+    // Narrows [begin, end) to where the first and the last patch lie for which norm[patch] + the least node is not above some
+    // lane's limit. columns: scratch, [column][lane].
+    void (*patches_left)(const NodeRows& level, const float* norm, const float* limit, float* columns, int64_t* begin,
+                         int64_t* end);
     // One row of a coarse level, nodes[node][lane]: out[cell][lane] = the least value at the cell's taps, for cells [begin, end).
     // With the columns as cells of one tap it spreads the row over them.
     void (*least_of_cells)(const float* nodes, const NodeTap* taps, int taps_a_cell, int64_t begin, int64_t end, float* out);

@@ -1,5 +1,4 @@
 // Interpolating Gram matrices: over the query's pixels, then over the gallery's columns and rows, with bounds on cells first.
-//
 #pragma once
 
 #include "cpu/kernels_vector.inl"
@@ -42,45 +41,32 @@ void interpolate_lanes(const float* gram, int64_t stride, const LaneTaps* taps, 
     }
 }
 
-int64_t patches_left(const NodeRows* levels, int level_count, const float* norm, int64_t begin, int64_t end, const float* limit,
-                     float* columns, int32_t* list) {
-    float* least_of_column = columns;
-    for (int l = 0; l < level_count; ++l) {
-        const int64_t length = levels[l].width * L;
-        const int64_t first = levels[l].patches[begin].low * L, last = (levels[l].patches[end - 1].high + 1) * L;
-        for (int64_t i = first; i < last; i += W) {
-            vec least = load(levels[l].nodes + i);
-            for (int64_t row = 1; row < levels[l].rows; ++row) {
-                const vec here = load(levels[l].nodes + row * length + i);
+void patches_left(const NodeRows& level, const float* norm, const float* limit, float* columns, int64_t* begin, int64_t* end) {
+    const int64_t length = level.width * L, last = (level.patches[*end - 1].high + 1) * L;
+    for (int64_t i = level.patches[*begin].low * L; i < last; i += W) {
+        vec least = load(level.nodes + i);
+        for (int64_t row = 1; row < level.rows; ++row) {
+            const vec here = load(level.nodes + row * length + i);
+            least = here < least ? here : least;
+        }
+        store(columns + i, least);
+    }
+    int64_t first = *end, past = *end;
+    for (int64_t patch = *begin; patch < *end; ++patch) {
+        const NodeTap reach = level.patches[patch];
+        uint32_t mask = 0;
+        for (int v = 0; v < V; ++v) {
+            vec least = load(columns + int64_t{reach.low} * L + v * W);
+            for (int64_t node = reach.low + 1; node <= reach.high; ++node) {
+                const vec here = load(columns + node * L + v * W);
                 least = here < least ? here : least;
             }
-            store(least_of_column + i, least);
+            mask |= not_above(least + norm[patch], load(limit + v * W));
         }
-        least_of_column += length;
+        if (mask && first == *end) first = patch;
+        if (mask) past = patch + 1;
     }
-    int64_t count = 0;
-    for (int64_t patch = begin; patch < end; ++patch) {
-        const float* column = columns;
-        vec value[V];
-        for (int v = 0; v < V; ++v) value[v] = splat(norm[patch]);
-        for (int l = 0; l < level_count; ++l) {
-            const NodeTap reach = levels[l].patches[patch];
-            for (int v = 0; v < V; ++v) {
-                vec least = load(column + int64_t{reach.low} * L + v * W);
-                for (int64_t node = reach.low + 1; node <= reach.high; ++node) {
-                    const vec here = load(column + node * L + v * W);
-                    least = here < least ? here : least;
-                }
-                value[v] += least;
-            }
-            column += levels[l].width * L;
-        }
-        uint32_t mask = 0;
-        for (int v = 0; v < V; ++v) mask |= not_above(value[v], load(limit + v * W));
-        list[count] = static_cast<int32_t>(patch);
-        count += mask != 0;
-    }
-    return count;
+    *begin = first, *end = past;
 }
 
 // A node row's value at one column.

@@ -29,11 +29,9 @@ enum class Mode { per_pair, int8, int16, float32 };
 // What one chunk left of its pairs with a block.
 struct ChunkCounts {
     int64_t gallery_pixels, pairs;
-    int64_t left;       // pairs whose finest level had to be looked at
-    int64_t evaluated;  // of these, one by one
-    // Over all tiles of queries: cells, those that the coarsest level's bound leaves, those whose own bounds were taken, and
-    // left.
-    int64_t cells, cells_by_coarsest, cells_bounded, cells_left;
+    int64_t left;                                  // pairs whose finest level had to be looked at
+    int64_t evaluated;                             // of these, one by one
+    int64_t cells, cells_by_coarsest, cells_left;  // of all tiles; left by the coarsest level's bound; left
 };
 
 class ModeChooser {
@@ -60,10 +58,9 @@ class ModeChooser {
         const bool first = first_chunk();
         // Where bounding did not pay, it is tried again now and then.
         const bool retried = first || chunks_ % retry_bounds == 0;
-        const double cells = static_cast<double>(counts.cells);
-        directly_ =
-            (bounds_patches_ || windowed(problem_)) && static_cast<double>(counts.cells_by_coarsest) < directly_share * cells;
-        bounds_patches_ = retried || (bounds_patches_ && static_cast<double>(counts.cells_bounded) < patches_share * cells);
+        const double cells = static_cast<double>(counts.cells), by_coarsest = static_cast<double>(counts.cells_by_coarsest);
+        directly_ = (bounds_patches_ || windowed(problem_)) && by_coarsest < directly_share * cells;
+        bounds_patches_ = retried || (bounds_patches_ && by_coarsest < patches_share * cells);
         bounds_cells_ = retried || (bounds_cells_ && static_cast<double>(counts.cells_left) < cells_share * cells);
         ++chunks_;
         seen_ += counts.gallery_pixels;
@@ -92,9 +89,8 @@ class ModeChooser {
     // Whether all but the coarsest level are multiplied only where a tile needs them.
     bool directly() const { return directly_ && mode_ == Mode::per_pair && (bounds_patches_ || windowed(problem_)); }
 
-    // Whether the chunk at hand should be tried on a few tiles first; then the share of pairs that coarse levels leave.
-    // How well bounds prune, the last chunk tells. For the first one a few tiles are tried, and where panels are bounded in
-    // integers again for the second, when limits are known, and now and then.
+    // Whether the chunk at hand should be tried on a few tiles first: the first one and, where panels are bounded in integers,
+    // the second, when limits are known, and one now and then. Then the share of pairs that coarse levels leave.
     bool wants_probe() const {
         if (!several_ || windowed(problem_)) return false;
         return first_chunk() ? mode_ == Mode::per_pair : integers() && chunks_ % probe_every == 1;

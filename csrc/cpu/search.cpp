@@ -3,7 +3,7 @@
 #include "cpu/search.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <atomic>
 #include <vector>
 
 #include "cpu/block_ranking.hpp"
@@ -120,7 +120,7 @@ class Search {
             TileSearch& tile = tiles_[static_cast<size_t>(thread)];
             if (tile.start(index)) tile.search();
         });
-        ChunkCounts counts{meeting_.chunk.pixels(), meeting_.block.pixels() * meeting_.chunk.pixels(), 0, 0, 0, 0, 0, 0};
+        ChunkCounts counts{meeting_.chunk.pixels(), meeting_.block.pixels() * meeting_.chunk.pixels(), 0, 0, 0, 0, 0};
         counts.cells = meeting_.setting.several() ? meeting_.block.tiles() * meeting_.chunk.rows() * meeting_.cells.count() : 0;
         for (TileSearch& tile : tiles_) tile.give_counts(counts, statistics_.exact_pairs);
         statistics_.pairs += counts.pairs;
@@ -133,14 +133,13 @@ class Search {
     // The share of pairs the coarse levels leave in the running, tried on a few tiles spread over the block.
     double probe() {
         const int64_t tiles = meeting_.block.tiles(), tried = std::min<int64_t>(4, tiles);
-        std::vector<int64_t> left(static_cast<size_t>(tried));
+        std::atomic<int64_t> left{0};
         team_.run(tried, [&](int64_t i, int thread) {
             TileSearch& tile = tiles_[static_cast<size_t>(thread)];
             tile.start(i * tiles / tried);
-            left[static_cast<size_t>(i)] = tile.left_by_coarse_levels();
+            left += tile.left_by_coarse_levels();
         });
-        return static_cast<double>(std::accumulate(left.begin(), left.end(), int64_t{0})) /
-               static_cast<double>(tried * kernels_.lanes * meeting_.chunk.pixels());
+        return static_cast<double>(left) / static_cast<double>(tried * kernels_.lanes * meeting_.chunk.pixels());
     }
 
     Meeting meeting_;

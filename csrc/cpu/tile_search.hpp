@@ -69,8 +69,7 @@ class TileSearch {
         chooser_.integers() ? panels_tile() : per_pair_tile();
     }
 
-    // How many pairs the coarse levels leave in the running. Each query's limit is taken from the true distance at its coarse
-    // winner, as search() will do.
+    // How many pairs the coarse levels leave, where each query's limit is the distance at its coarse winner, as in search().
     int64_t left_by_coarse_levels() {
         coarse_.compute(index_, {{0, chunk_.rows()}, {0, meeting_.cells.count()}, false, false}, limit_);
         float limit[max_lanes];
@@ -86,7 +85,6 @@ class TileSearch {
     void give_counts(ChunkCounts& counts, int64_t& exact_pairs) {
         counts.left += std::exchange(left_, 0);
         counts.evaluated += std::exchange(evaluated_, 0);
-        counts.cells_bounded += std::exchange(coarse_.cells_bounded, 0);
         counts.cells_left += std::exchange(coarse_.cells_left, 0);
         counts.cells_by_coarsest += std::exchange(coarse_.cells_by_coarsest, 0);
         exact_pairs += std::exchange(exact_pairs_, 0);
