@@ -47,7 +47,7 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-@pytest.mark.parametrize("ranks, case", [(2, "same_bits"), (3, "same_bits,uneven,errors")])
+@pytest.mark.parametrize("ranks, case", [(2, "same_bits,uneven,errors"), (3, "same_bits,uneven,errors")])
 def test_ranks_give_the_bits_of_one_process(images, ranks, case):
     for told in images.glob("passed-*"):
         told.unlink()

@@ -41,7 +41,7 @@ def same_bits(folder: Path) -> None:
     """Fitted and loaded models of several shapes against one process."""
     rank = dist.get_rank()
     normal, test = str(folder / "normal"), str(folder / "test")
-    several = (
+    for options in (
         dict(k=3, kappa=1),
         dict(k=7, kappa=40, upsample="nearest"),  # more images than any rank holds
         dict(k=1, k_image=5, kappa=3, local_average=True, storage_dtype="float16"),  # ranks without any of the K images
@@ -50,8 +50,7 @@ def same_bits(folder: Path) -> None:
         dict(k=3, image_score="relative", reflect_border=True, augment="flips"),
         dict(k=2, roi=[(0.2, 0.1), (0.9, 0.1), (0.9, 0.8)], image_score="max"),
         dict(k=2, roi="auto", image_score="max"),
-    )
-    for options in several if dist.get_world_size() > 2 else several[:2]:
+    ):
         whole = tiny_spade(**options).fit(normal)
         split = distributed(**options).fit(normal)
         assert split.bank.names == whole.bank.names and split.bank.ids == whole.bank.ids
@@ -72,12 +71,12 @@ def same_bits(folder: Path) -> None:
 
 
 def uneven(folder: Path) -> None:
-    """Three ranks with many images, one, and none; duplicates on different ranks, so that distances tie."""
+    """Ranks with many images, one, and none; duplicates on different ranks, so that distances tie."""
     ranks, test = Ranks(30), [picture(100 + i) for i in range(3)]
     pictures = [picture(i % 4) for i in range(9)]  # images 0, 4 and 8 are alike, and so on
     whole = tiny_spade(k=6, kappa=9).fit(pictures)
     now = whole.bank.snapshot
-    for counts in [8, 1, 0], [0, 1, 8], [0, 9, 0]:
+    for counts in ([8, 1, 0], [0, 1, 8], [0, 9, 0]) if ranks.size == 3 else ([8, 1], [0, 9]):
         start = sum(counts[: ranks.rank])
         mine = torch.arange(start, start + counts[ranks.rank])
         names = [now.names[i] for i in mine.tolist()]
