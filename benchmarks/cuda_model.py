@@ -5,11 +5,11 @@ calculation, beside what a GPU takes where there is one.
     python benchmarks/cuda_model.py --here    # this machine's GPU alone
 
 Forms: "whole" multiplies all channels of the finest level. "projections" has 31 directions and the rest's norm in its place, and
-looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. Two are not built.
-Both multiply the coarse levels at their own resolution on both sides, too, for tiles that are patches of pixels, and expand the
-products by matrices of interpolation weights on the matrix units. "expanded" multiplies what a tile's coarse pixels need anew for
-every tile of queries; "kept" multiplies all pairs of coarse pixels once, into memory, and each tile reads its share. No GPU is
-needed, but cuobjdump and an engine built for sm_80 and sm_90a.
+looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. Two are not built;
+they have directions of the whole interpolated descriptor, and the rest's norm, in the place of all levels, and interpolate nothing.
+"whole_63" reads the coordinates on 190 further directions, and the norm of what is left then, of the pairs that the first 63 leave.
+"whole_127" reads all channels of one pair each time a list is cut back, and ranks what is left. No GPU is needed, but cuobjdump and
+an engine built for sm_80 and sm_90a.
 
 Where there is a GPU, the same search is measured on it, of features for which the engine takes "whole" and of some for which it
 takes "projections", and each is compared with what is calculated for this GPU's plan, multiprocessors and clock.
@@ -33,6 +33,7 @@ import torch
 from machine import write
 from profile_cuda import kernels_of, part_of
 from timing import measure
+from whole_projections import LIST
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -53,10 +54,21 @@ PROJECTED = 32  # channels of projections
 # 31360 gallery pixels a list, of which a fifth of 50 images has as many.
 LEFT = {"aligned": 2.3e-3, "brick": 1.9e-3, "grass": 2.1e-3}
 REFINED_BYTES = 2 * PAPER[0][0] + 2 * PROJECTED + 32  # a pair's 16-bit gallery vector, its projections, and terms of both
+# Directions of the whole descriptor: what bytes whole_projections.py's counts come to, the most of any photographs whose lists are as
+# long. Coordinates, two norms and terms of a pair; or the channels of one, coarse levels' at four pixels each.
+COUNTED = [
+    row
+    for row in json.loads(Path(__file__).with_name("results").joinpath("whole_projections.json").read_text())["rows"]
+    if row["data"] != "stored"
+]
+WHOLE_REFINED = {
+    63: max(row["refined"] for row in COUNTED if row["directions"] == 63) * (2 * 192 + 32),
+    127: max(row["cuts_alone"] for row in COUNTED if row["directions"] == 127)
+    / LIST
+    * (2 * (PAPER[0][0] + 4 * sum(channels for channels, _, _ in PAPER[1:])) + 32),
+}
 EPILOGUE_BYTES = {"sm80": (16, 4), "sm90a": (7, 4)}  # of shared memory a pair: coarse values; terms of rows and columns
-SECTOR = 32  # bytes of the second-level cache that are read at least
 REACHED = 0.8  # of the matrix units' peak, as large matrix products do
-PATCH = 8  # pixels on a side: a tile of 64 rows or columns has one, of 128 two
 Instructions = dict[str, dict[str, dict[str, int]]]
 
 
@@ -82,98 +94,51 @@ SAME_CHIP = {"H200": "H100", "GH200": "H100"}
 
 
 class Product(NamedTuple):
-    """So many times, of gallery rows by query columns over channels; `fresh` where the operands come from outside the chip."""
+    """So many times, of gallery rows by query columns over channels."""
 
     times: float
     rows: int
     columns: int
     channels: int
-    fresh: bool = True
     multiplied: int = 0  # channels, with padding; 0: as many
 
 
 class Form(NamedTuple):
-    """For each gallery image and tile of queries: products, tiles of coarse values written on chip and whether lanes interpolate
-    from them, bytes that are read and written otherwise; `pairs` of these, without padding."""
+    """For each gallery image and tile of queries: products, tiles of the finest level and of coarse ones; `pairs` of these, without
+    padding, and bytes that refinement reads a pair."""
 
     products: list[Product]
     pairs: float
     finest: float
     coarse: float
-    lanes: bool = True
-    l2: float = 0.0
-    shared: float = 0.0
+    refined: float = 0.0
 
 
-def side(pixels: int, ratio: int) -> int:
-    """Coarse pixels that bilinear interpolation reads for a run of fine ones, aligned to the ratio."""
-    return pixels // ratio + 2
-
-
-def padded(count: int, unit: int = 16) -> int:
-    return -(-count // unit) * unit
-
-
-def built(strides: list[int], rows: int, projected: bool, step: int) -> Form:
+def forms(strides: list[int], rows: int, step: int) -> dict[str, Form]:
+    """step: channels that a product of projections has at least."""
     tiles = [-(-h * w // stride) for (_, h, w), stride in zip(PAPER, strides, strict=True)]
-    finest = Product(tiles[0], TILE_PIXELS, rows, PAPER[0][0])
-    if projected:
-        finest = Product(tiles[0], TILE_PIXELS, rows, PROJECTED, multiplied=step)
-    coarse = [Product(n, TILE_PIXELS, rows, c) for n, (c, _, _) in zip(tiles[1:], PAPER[1:], strict=True)]
-    return Form([finest, *coarse], PAPER[0][1] * PAPER[0][2] * rows, tiles[0], sum(tiles[1:]))
-
-
-def expanded(strides: list[int], rows: int) -> Form:
-    """Tiles are patches of 8 x 8 pixels on both sides."""
-    form = built(strides, rows, True, PROJECTED)
-    patches, products, shared = rows // PATCH**2, [form.products[0]], 0.0
-    for coarse, (_, height, _) in zip(form.products[1:], PAPER[1:], strict=True):
-        reads = side(PATCH, PAPER[0][1] // height) ** 2
-        products += [
-            coarse._replace(columns=padded(patches * reads, 8)),
-            Product(coarse.times * patches, TILE_PIXELS, PATCH**2, padded(reads), fresh=False),  # over the queries
-            Product(form.finest * 2, TILE_PIXELS // 2, rows, padded(reads), fresh=False),  # over the gallery
-        ]
-        shared += coarse.times * TILE_PIXELS * (patches * reads + rows) * 2
-    return form._replace(products=products, coarse=2 * form.coarse, lanes=False, shared=shared)
-
-
-def kept(rows: int) -> Form:
-    """Tiles are patches of 16 x 8 pixels or, of 64 queries, 8 x 8; in memory queries lie side by side."""
-    height, width = PAPER[0][1:]
-    wide = rows // PATCH
-    tiles = -(-width // 16) * (height // PATCH)
-    shares = height * width / (-(-width // wide) * (height // PATCH))  # queries of a tile that are real
-    products, l2, shared = [Product(tiles, TILE_PIXELS, rows, PROJECTED)], 0.0, 0.0
-    for channels, coarse, _ in PAPER[1:]:
-        ratio = height // coarse
-        reads = [side(n, ratio) * side(PATCH, ratio) for n in (16, wide)]
-        # All pairs of coarse pixels, in tiles of 128 by 128; this tile's part of them.
-        part = shares / (height * width)
-        products.append(Product(part * coarse**2 / 128 * (padded(coarse**2, 128) / 128), 128, 128, channels))
-        products += [
-            Product(tiles, padded(reads[0], 64), rows, padded(reads[1]), fresh=False),
-            Product(tiles, TILE_PIXELS, rows, padded(reads[0]), fresh=False),
-        ]
-        run = side(wide, ratio) * 2  # bytes of queries side by side, anywhere in sectors
-        l2 += part * coarse**4 * 2 + tiles * reads[0] * side(PATCH, ratio) * (run + SECTOR - 2)
-        shared += tiles * (2 * reads[0] * reads[1] + reads[0] * rows) * 2
-    return Form(products, height * width * shares, tiles, 2.0 * tiles, False, l2, shared)
+    whole, *coarse = [Product(n, TILE_PIXELS, rows, c) for n, (c, _, _) in zip(tiles, PAPER, strict=True)]
+    projections = whole._replace(channels=PROJECTED, multiplied=step)
+    counted = PAPER[0][1] * PAPER[0][2] * rows, tiles[0]
+    return {
+        "whole": Form([whole, *coarse], *counted, sum(tiles[1:])),
+        "projections": Form([projections, *coarse], *counted, sum(tiles[1:]), max(LEFT.values()) * REFINED_BYTES),
+        **{f"whole_{n}": Form([whole._replace(channels=n + 1)], *counted, 0, read) for n, read in WHOLE_REFINED.items()},
+    }
 
 
 def issued(parts: dict[str, dict[str, int]], path: str, rows: int, step: int, form: Form) -> float:
     """Instructions of a warp, a pair."""
     of = {name: sum(classes.values()) for name, classes in parts.items()}
     # What a step copies and multiplies, of the kernel's own tiles.
-    multiplied = sum(p.times * p.rows * p.columns * (p.multiplied or p.channels) for p in form.products) / (
-        TILE_PIXELS * rows * step
-    )
-    copied = sum(p.times * -(-p.channels // step) * (p.rows + p.columns) for p in form.products if p.fresh) / (TILE_PIXELS + rows)
+    tile = TILE_PIXELS * rows * step
+    multiplied = sum(p.times * p.rows * p.columns * (p.multiplied or p.channels) for p in form.products) / tile
+    copied = sum(p.times * -(-p.channels // step) for p in form.products)
     levels = [PAPER[0][1] // height for _, height, _ in PAPER[1:]]
     if path == "sm90a":
-        # Both the first step and the others have products; a thread's four pixels read rows, each mixed into some of them.
+        # Both the first step and the others have products; a thread's four pixels read 4 / r + 2 rows, each mixed into some of them.
         work = of["products"] / 2 * multiplied + of["step"] * copied
-        taps = sum(of["taps"] + side(4, r) * of["rows"] + 2 * of["mixed"] for r in levels)
+        taps = sum(of["taps"] + (4 // r + 2) * of["rows"] + 2 * of["mixed"] for r in levels)
         threads = 128
     else:
         work = (
@@ -181,7 +146,7 @@ def issued(parts: dict[str, dict[str, int]], path: str, rows: int, step: int, fo
         )  # half of the warps prepare columns
         taps = len(levels) * of["taps"]
         threads = 256
-    finest = of["tile"] + (taps if form.lanes else 0)
+    finest = of["tile"] + (taps if form.coarse else 0)
     return (work + finest * form.finest + of["coarse"] * form.coarse) * threads / 32 / form.pairs
 
 
@@ -203,23 +168,15 @@ def counts(plan: CudaPlan, instructions: Instructions) -> dict[str, dict[str, fl
 
     found = {}
     values, terms = EPILOGUE_BYTES[path]
-    forms = {
-        "whole": built(strides, rows, False, step),
-        "projections": built(strides, rows, True, step if path == "sm90a" else PROJECTED),
-        "expanded": expanded(strides, rows),
-        "kept": kept(rows),
-    }
-    for name, form in forms.items():
-        left = 0.0 if name == "whole" else max(LEFT.values()) * REFINED_BYTES
+    for name, form in forms(strides, rows, step if path == "sm90a" else PROJECTED).items():
         multiplied = [(p, p.times * (p.multiplied or p.channels)) for p in form.products]
+        copied = sum(2 * p.times * p.channels * (p.rows + p.columns) for p in form.products)
         found[name] = {
             "multiply_adds": sum(n * p.rows * p.columns for p, n in multiplied) / form.pairs,
-            "l2_bytes": (sum(2 * p.times * p.channels * (p.rows + p.columns) for p in form.products if p.fresh) + form.l2)
-            / form.pairs
-            + left,
-            "shared_bytes": (sum(n / 16 * operand_bytes(p) for p, n in multiplied) + form.shared) / form.pairs
+            "l2_bytes": copied / form.pairs + form.refined,
+            "shared_bytes": sum(n / 16 * operand_bytes(p) for p, n in multiplied) / form.pairs
             + terms
-            + (values if form.lanes else 0),
+            + (values if form.coarse else 0),
             "issue_slots": issued(instructions[f"{path} {rows} {step}"], path, rows, step, form),
         }
     return found

@@ -43,9 +43,8 @@ def test_a_pair_multiplied_whole_costs_what_its_page_says(rows):
 
 def test_forms_that_do_less_take_less_time(rows):
     for device in ("A100", "H100", "L4"):
-        times = {form: rows[device, form]["milliseconds"] for form in ("whole", "projections", "expanded", "kept")}
-        assert times["whole"] > times["projections"] > max(times["expanded"], times["kept"])
-    assert min(rows["H100", form]["milliseconds"] for form in ("expanded", "kept")) > 0.4
+        times = [rows[device, form]["milliseconds"] for form in ("whole", "projections", "whole_127", "whole_63")]
+        assert times == sorted(times, reverse=True)
 
 
 def test_the_stored_figures_are_the_model_s(rows, stored):
