@@ -121,8 +121,9 @@ def test_positions_round_alike(search):
 
 def test_a_fused_position_is_noticed(emulated, tmp_path: Path):
     """As a GPU's compiler would have it."""
-    from emulated_engine import build
+    from emulated_engine import UNITS, build
 
-    fused = build(tmp_path, {"csrc/core/upsampling.hpp": ("return a * b + c;", "return __builtin_fma(a, b, c);")}, ["engine"])
+    fault = {"csrc/core/upsampling.hpp": ("return a * b + c;", "return __builtin_fma(a, b, c);")}
+    fused = build(tmp_path, fault, {"engine": UNITS["engine"]})
     with pytest.raises(AssertionError):
         test_positions_round_alike(partial(emulated_search, fused))

@@ -120,7 +120,9 @@ def assert_sound(engine) -> None:
             assert exact <= bounded + len(found[0]) * max(kappa + 8, kappa * 3 // 2), "many ranked"
             if index is None and make is not uniform and seed < 2:
                 assert filtered == uncertain * (CASE.images * 64 if make is crowded else 616), "not all pairs filtered once"
-            elif seed == 0 or make is uniform:
+            elif index is not None and make is crowded:
+                assert filtered <= uncertain * 4 * 64, "images named again filtered again"
+            if index is not None and seed == 0 or make is uniform:
                 assert (uncertain > 0) == (make is crowded), f"{uncertain} rows not certified"
 
 
