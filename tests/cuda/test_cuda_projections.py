@@ -90,16 +90,15 @@ def test_a_gallery_prepared_for_one_search_is_projected_where_pairs_are_many(eng
 
 
 def test_images_are_projected_a_few_at_a_time(emulated):
-    """Native projections are kept of 32 MB of images: here of two gallery images, of eight."""
-    levels = ((130, 92, 93), (40, 46, 47), (100, 20, 30))
-    query, gallery = low_rank(levels, 8)
-    query = [level[:, :, : level.shape[2] // 10, : level.shape[3] // 10].repeat(5, 1, 1, 1) for level in query]
-    query[0][3] += 0.1
+    """Native projections are kept of 32 MB of images: here of two gallery images, of three."""
+    levels = ((130, 92, 93), (40, 46, 47), (70, 20, 30))
+    query, gallery = low_rank(levels, 3)
+    query = [level[:, :, : level.shape[2] // 10, : level.shape[3] // 10].contiguous() for level in query]
     expected = search_cpu(query, gallery, 1, None, 1)
     emulated.set_device(232448, 4)
     found = search(query, gallery, 1, emulated)
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
-    assert found[2][FINE] < pairs_of(query, gallery) / 50
+    assert found[2][FINE] < pairs_of(query, gallery) / 20
 
 
 def test_a_value_that_is_not_finite_spoils_no_direction(emulated):
@@ -128,12 +127,16 @@ def directions(gallery: list[np.ndarray]) -> np.ndarray:
     """(channels, 253) or fewer, as fastspade.search.cuda says of them; gallery: (images, height, width, channels) of each level."""
     images, height, width = gallery[0].shape[:3]
     count = images * height * width
-    at = np.arange(512) * (int(0.6180339887498949 * count) | 1) % count
+    at = np.arange(1024) * (int(0.6180339887498949 * count) | 1) % count
     y, x = at // width % height, at % width
     parts = [level[at // (height * width), y * level.shape[1] // height, x * level.shape[2] // width] for level in gallery]
     sample = np.concatenate(parts, axis=1).astype(float)
     sample -= sample.mean(0)
-    return np.linalg.qr((sample[:253] @ sample.T @ sample).T)[0]
+    found = sample[:253]
+    for _ in range(2):
+        found = found @ sample.T @ sample
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return np.linalg.qr(found.T)[0]
 
 
 def squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:

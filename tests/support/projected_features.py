@@ -51,11 +51,11 @@ def low_rank(levels, images: int) -> tuple[Side, Side]:
     return side(1, 1), side(images, 2)
 
 
-def copies(channels: int = 400) -> tuple[Side, Side]:
-    """An image, and a gallery of nearly equal ones of which the last is the image itself. A twentieth of the variance lies beyond
-    what 63 directions hold, and of 400 channels some of it beyond 253; what is nearest differs by a thousandth."""
+def copies(channels: int = 700) -> tuple[Side, Side]:
+    """An image, and a gallery of nearly equal ones of which the last is the image itself. A twenty-fifth of the variance lies beyond
+    what 48 directions hold, and of 700 channels most of it beyond 253; what is nearest differs by a thousandth."""
     generator = torch.Generator().manual_seed(3)
-    weights = torch.cat([torch.ones(48), torch.full((channels - 48,), (48 / (channels - 48) / 20) ** 0.5)])
+    weights = torch.cat([torch.ones(48), torch.full((channels - 48,), (48 / (channels - 48) / 25) ** 0.5)])
     basis = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0] * weights
     image = torch.einsum("dc,nchw->ndhw", basis, torch.randn(1, channels, 13, 12, generator=generator))
     noise = torch.einsum("dc,nchw->ndhw", basis, torch.randn(4, channels, 13, 12, generator=generator))

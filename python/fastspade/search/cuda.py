@@ -32,7 +32,7 @@ PATHS = {"auto": 0, "sm80": 1, "sm90a": 2}
 COUNTERS = ("uncertain_rows", "exact_pairs", "filtered_pairs", "bounded_pairs", "fine_pairs")
 # Columns of the directions in csrc/cuda/project.cuh: 63 and 190 that are some, and three that are spare.
 DIRECTIONS = [*range(63), *range(64, 254)]
-DIRECTION_COLUMNS, DIRECTION_SAMPLES = 256, 512
+DIRECTION_COLUMNS, DIRECTION_SAMPLES = 256, 1024
 # Pairs of pixels that take longer to search than directions take to be found: galleries of fewer, prepared for one search, are not
 # projected.
 PROJECTED_PAIRS = 1 << 32
@@ -138,7 +138,7 @@ def prepare_gallery_cuda(
     )
     _translated(engine.cuda_prepare_gallery, engine, **common, prepared=prepared.data_ptr())
     if layout["native_bytes"] > 0:
-        along = _directions(gallery)
+        along = find_directions(gallery)
         place = layout["directions_offset"]
         prepared[place : place + along.numel() * 4].view(torch.float32).view(along.shape).copy_(along)
         native = torch.empty(layout["native_bytes"], dtype=torch.uint8, device=where)
@@ -160,10 +160,10 @@ def prepare_gallery_cuda(
     return prepared
 
 
-def _directions(gallery: list[torch.Tensor]) -> torch.Tensor:
+def find_directions(gallery: list[torch.Tensor]) -> torch.Tensor:
     """(all channels, DIRECTION_COLUMNS) float32: orthonormal directions along which the pixels' descriptors differ most, and zeros.
 
-    They are sampled descriptors, multiplied once by the sample's covariance and made orthonormal. Coarse levels are read without
+    They are sampled descriptors, multiplied twice by the sample's covariance and made orthonormal. Coarse levels are read without
     interpolation: any directions are right, and these hold nearly as much of real features' variance as principal ones.
     """
     images, _, height, width = gallery[0].shape
@@ -175,9 +175,12 @@ def _directions(gallery: list[torch.Tensor]) -> torch.Tensor:
     sample = torch.cat(parts, dim=1)
     sample = torch.where(sample.isfinite().all(1, keepdim=True), sample, 0.0)
     sample = sample - sample.mean(0)
-    found = torch.linalg.qr((sample[: len(DIRECTIONS)] @ sample.T @ sample).T).Q
+    found = sample[: len(DIRECTIONS)]
+    for _ in range(2):
+        found = torch.nn.functional.normalize(found @ sample.T @ sample)
+    orthonormal = torch.linalg.qr(found.T).Q
     along = torch.zeros(sample.shape[1], DIRECTION_COLUMNS, device=sample.device)
-    along[:, DIRECTIONS[: found.shape[1]]] = found.float()
+    along[:, DIRECTIONS[: orthonormal.shape[1]]] = orthonormal.float()
     return along
 
 
