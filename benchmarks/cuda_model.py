@@ -4,10 +4,12 @@ calculation, beside what a GPU takes where there is one.
     python benchmarks/cuda_model.py [--output benchmarks/results/cuda_model.json]
     python benchmarks/cuda_model.py --here    # this machine's GPU alone
 
-Forms: "whole" multiplies all channels of the finest level, and coarser ones at their resolution. "projections" has 63 directions of
-the whole interpolated descriptor, and the rest's norm, in the place of all levels; it reads the coordinates on 190 further directions,
-and the norm of what is left then, of the pairs that the first 63 leave. The engine takes it where they tell most of the distance. No
-GPU is needed, but cuobjdump and an engine built for sm_80 and sm_90a.
+Forms: "whole" multiplies all channels of the finest level. "projections" has 31 directions and the rest's norm in its place, and
+looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. Two are not built;
+they have directions of the whole interpolated descriptor, and the rest's norm, in the place of all levels, and interpolate nothing.
+"whole_63" reads the coordinates on 190 further directions, and the norm of what is left then, of the pairs that the first 63 leave.
+"whole_127" reads all channels of one pair each time a list is cut back, and ranks what is left. No GPU is needed, but cuobjdump and
+an engine built for sm_80 and sm_90a.
 
 Where there is a GPU, the same search is measured on it, of features for which the engine takes "whole" and of some for which it
 takes "projections", and each is compared with what is calculated for this GPU's plan, multiprocessors and clock.
@@ -28,10 +30,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from features import REAL
 from machine import write
 from profile_cuda import kernels_of, part_of
 from timing import measure
+from whole_projections import LIST
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -47,15 +49,24 @@ if TYPE_CHECKING:
 PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
 IMAGES = 50
 TILE_PIXELS = 128  # of the gallery
-PROJECTED, REFINING = 64, 192  # channels of projections, and of what refines them
-# Share of pairs that are refined: the most of any photographs in projections.py whose lists are as long as those of 50 images. Bytes of
-# a pair's second operand, and terms of both.
-LEFT = max(
-    row["refined"]
-    for row in json.loads(Path(__file__).with_name("results").joinpath("projections.json").read_text())["rows"]
-    if row["data"] in REAL and row["directions"] == PROJECTED - 1
-)
-REFINED_BYTES = 2 * REFINING + 32
+PROJECTED = 32  # channels of projections
+# Share of pairs that are refined, of real features of 144 + 240 + 672 channels, as test_cuda_projections.listed counts: kappa = 1,
+# 31360 gallery pixels a list, of which a fifth of 50 images has as many.
+LEFT = {"aligned": 2.3e-3, "brick": 1.9e-3, "grass": 2.1e-3}
+REFINED_BYTES = 2 * PAPER[0][0] + 2 * PROJECTED + 32  # a pair's 16-bit gallery vector, its projections, and terms of both
+# Directions of the whole descriptor: what bytes whole_projections.py's counts come to, the most of any photographs whose lists are as
+# long. Coordinates, two norms and terms of a pair; or the channels of one, coarse levels' at four pixels each.
+COUNTED = [
+    row
+    for row in json.loads(Path(__file__).with_name("results").joinpath("whole_projections.json").read_text())["rows"]
+    if row["data"] != "stored"
+]
+WHOLE_REFINED = {
+    63: max(row["refined"] for row in COUNTED if row["directions"] == 63) * (2 * 192 + 32),
+    127: max(row["cuts_alone"] for row in COUNTED if row["directions"] == 127)
+    / LIST
+    * (2 * (PAPER[0][0] + 4 * sum(channels for channels, _, _ in PAPER[1:])) + 32),
+}
 EPILOGUE_BYTES = {"sm80": (16, 4), "sm90a": (7, 4)}  # of shared memory a pair: coarse values; terms of rows and columns
 REACHED = 0.8  # of the matrix units' peak, as large matrix products do
 Instructions = dict[str, dict[str, dict[str, int]]]
@@ -89,6 +100,7 @@ class Product(NamedTuple):
     rows: int
     columns: int
     channels: int
+    multiplied: int = 0  # channels, with padding; 0: as many
 
 
 class Form(NamedTuple):
@@ -102,13 +114,16 @@ class Form(NamedTuple):
     refined: float = 0.0
 
 
-def forms(strides: list[int], rows: int) -> dict[str, Form]:
+def forms(strides: list[int], rows: int, step: int) -> dict[str, Form]:
+    """step: channels that a product of projections has at least."""
     tiles = [-(-h * w // stride) for (_, h, w), stride in zip(PAPER, strides, strict=True)]
     whole, *coarse = [Product(n, TILE_PIXELS, rows, c) for n, (c, _, _) in zip(tiles, PAPER, strict=True)]
+    projections = whole._replace(channels=PROJECTED, multiplied=step)
     counted = PAPER[0][1] * PAPER[0][2] * rows, tiles[0]
     return {
         "whole": Form([whole, *coarse], *counted, sum(tiles[1:])),
-        "projections": Form([whole._replace(channels=PROJECTED)], *counted, 0, LEFT * REFINED_BYTES),
+        "projections": Form([projections, *coarse], *counted, sum(tiles[1:]), max(LEFT.values()) * REFINED_BYTES),
+        **{f"whole_{n}": Form([whole._replace(channels=n + 1)], *counted, 0, read) for n, read in WHOLE_REFINED.items()},
     }
 
 
@@ -117,7 +132,7 @@ def issued(parts: dict[str, dict[str, int]], path: str, rows: int, step: int, fo
     of = {name: sum(classes.values()) for name, classes in parts.items()}
     # What a step copies and multiplies, of the kernel's own tiles.
     tile = TILE_PIXELS * rows * step
-    multiplied = sum(p.times * p.rows * p.columns * p.channels for p in form.products) / tile
+    multiplied = sum(p.times * p.rows * p.columns * (p.multiplied or p.channels) for p in form.products) / tile
     copied = sum(p.times * -(-p.channels // step) for p in form.products)
     levels = [PAPER[0][1] // height for _, height, _ in PAPER[1:]]
     if path == "sm90a":
@@ -153,8 +168,8 @@ def counts(plan: CudaPlan, instructions: Instructions) -> dict[str, dict[str, fl
 
     found = {}
     values, terms = EPILOGUE_BYTES[path]
-    for name, form in forms(strides, rows).items():
-        multiplied = [(p, p.times * p.channels) for p in form.products]
+    for name, form in forms(strides, rows, step if path == "sm90a" else PROJECTED).items():
+        multiplied = [(p, p.times * (p.multiplied or p.channels)) for p in form.products]
         copied = sum(2 * p.times * p.channels * (p.rows + p.columns) for p in form.products)
         found[name] = {
             "multiply_adds": sum(n * p.rows * p.columns for p, n in multiplied) / form.pairs,
@@ -257,7 +272,7 @@ def compared(
                 "device": name,
                 "asked": asked,
                 **one,
-                "assumed": LEFT if one["form"] == "projections" else 1.0,
+                "assumed": max(LEFT.values()) if one["form"] == "projections" else 1.0,
                 "times": times,
                 "binds": max(times, key=times.__getitem__) if times else None,
                 "milliseconds": slowest,

@@ -22,7 +22,7 @@ from fastspade.search import PreparedGallery
 PARTS = {
     "search": r"search_(sm90_)?kernel",
     "finish": r"(finish|redo|repeat)_kernel",
-    "preparation": r"(centre|largest|scale|operand|project|coordinate|told|terms|schedule|equal)_kernel|[Mm]emset",
+    "preparation": r"(centre|largest|scale|operand|direction|orthonormal|project|told|terms|schedule|equal)_kernel|[Mm]emset",
 }
 
 

@@ -295,24 +295,23 @@ def cuda_model() -> str:
     return _markdown(header, rows) + f"\n\n*`{record['machine']['command']}`*"
 
 
-def projections() -> str:
+def whole_projections() -> str:
     """What bounds by projections of whole descriptors leave, by the number of directions."""
-    record = _read("projections.json")
+    record = _read("whole_projections.json")
     rows = [
         [
             f"{row['data']}, {' + '.join(map(str, row['channels']))} channels",
-            f"{row['directions']}",
-            f"{100 * row['held']:.1f} %",
-            f"{100 * row['told']:.1f} %",
+            f"{row['directions']}" + (" of the finest level" if row["form"] == "finest" else ""),
+            f"{100 * row['held']:.1f} %" if "held" in row else "",
             f"{100 * row['left']:.4f} %",
-            f"{100 * row['rows_with_more_than_9_left']:.0f} %",
-            f"{row['open']:.1f}",
-            f"{100 * row['refined']:.2f} %" if "refined" in row else "",
+            *(f"{100 * row[f'rows_with_more_than_{keep}_left']:.0f} %" for keep in (9, 32)),
+            *(f"{100 * row[name]:.2f} %" if name in row else "" for name in ("refined_exactly", "refined")),
+            f"{row['cuts_alone']:.1f}" if "cuts_alone" in row else "",
         ]
         for row in record["rows"]
     ]
-    header = ["features", "directions", "variance held", "distance told", "pairs left by the true minimum"]
-    header += ["rows with more than 9 left", "least upper bound / least distance", "refined"]
+    header = ["features", "directions", "variance held", "pairs left by the true minimum", "rows with more than 9 left", "32"]
+    header += ["refined, limits exact", "refined, limits by 253 (175)", "cut back, 32 kept"]
     return _markdown(header, rows) + f"\n\n*`{record['machine']['command']}`*"
 
 
@@ -332,7 +331,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "storage": storage,
     "determinism": determinism,
     "cuda_model": cuda_model,
-    "projections": projections,
+    "whole_projections": whole_projections,
     "options": options,
 }
 

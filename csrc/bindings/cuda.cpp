@@ -23,10 +23,6 @@ struct CudaBackend {
                                 const std::vector<TensorView>& levels, char* base) {
         cuda::prepare_gallery(device, stream, layout, levels, base);
     }
-    static void project_gallery(int device, void* stream, const cuda::OperandLayout& layout,
-                                const std::vector<TensorView>& levels, char* base, char* native) {
-        cuda::project_gallery(device, stream, layout, levels, base, native);
-    }
     static void compare_equals(int device, void* stream, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels,
                                const int64_t* hashes, const int64_t* order, uint8_t* same) {
         cuda::compare_equals(device, stream, layout, levels, hashes, order, same);

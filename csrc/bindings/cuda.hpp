@@ -52,25 +52,19 @@ void define_cuda(pybind11::module_& module) {
                         views[l].width() == planned[l].width,
                     name, "[", std::to_string(l), "] has another shape than planned");
     };
-    static const auto plan = [](int device, const std::vector<LevelShape>& gallery, int64_t images, int upsample, bool bfloat16,
-                                bool projected) {
+    static const auto plan = [](int device, const std::vector<LevelShape>& gallery, int64_t images, int upsample, bool bfloat16) {
         require(images >= 1, "the gallery must hold at least one image");
         check_choice(upsample, 2, "upsample");
-        return plan_gallery(gallery, images, static_cast<Upsample>(upsample), bfloat16, projected, Backend::limits(device));
+        return plan_gallery(gallery, images, static_cast<Upsample>(upsample), bfloat16, Backend::limits(device));
     };
 
     module.def(
         "cuda_gallery_layout",
-        [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16, bool projected) {
-            const OperandLayout layout = plan(device, shapes_of(gallery), images, upsample, bfloat16, projected);
-            py::dict told;
-            told["bytes"] = layout.bytes;
-            told["equals_offset"] = layout.equals_offset;
-            told["directions_offset"] = layout.directions_offset;
-            told["native_bytes"] = layout.native_bytes;
-            return told;
+        [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16) {
+            const OperandLayout layout = plan(device, shapes_of(gallery), images, upsample, bfloat16);
+            return std::pair{layout.bytes, layout.equals_offset};
         },
-        py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"), py::arg("projected"));
+        py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"));
 
     py::class_<CudaPlan, std::shared_ptr<CudaPlan>>(module, "CudaPlan", py::module_local())
         .def("__getitem__", [](const CudaPlan& at, const std::string& name) -> py::object {
@@ -103,10 +97,10 @@ void define_cuda(pybind11::module_& module) {
 
     module.def(
         "cuda_search_plan",
-        [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16, bool projected, const Shapes& query,
+        [](int device, const Shapes& gallery, int64_t images, int upsample, bool bfloat16, const Shapes& query,
            int64_t query_images, int64_t slots, int64_t kappa, bool chosen, int path) {
             const Device limits = Backend::limits(device);
-            using Key = std::tuple<std::array<int, 4>, Shapes, Shapes, std::array<int64_t, 4>, std::array<int, 5>>;
+            using Key = std::tuple<std::array<int, 4>, Shapes, Shapes, std::array<int64_t, 4>, std::array<int, 4>>;
             static std::mutex guard;
             static std::map<Key, std::shared_ptr<CudaPlan>> known;
             constexpr size_t most_known = 256;
@@ -114,10 +108,10 @@ void define_cuda(pybind11::module_& module) {
                           gallery,
                           query,
                           {images, query_images, slots, kappa},
-                          {upsample, bfloat16, projected, chosen, path}};
+                          {upsample, bfloat16, chosen, path}};
             const std::lock_guard<std::mutex> hold(guard);
             if (const auto found = known.find(key); found != known.end()) return found->second;
-            const OperandLayout layout = plan(device, shapes_of(gallery), images, upsample, bfloat16, projected);
+            const OperandLayout layout = plan(device, shapes_of(gallery), images, upsample, bfloat16);
             require(query.size() == gallery.size(), "query and gallery need the same number of levels");
             require(query_images >= 1 && slots >= 1 && kappa >= 1, "query_images, slots and kappa must be at least 1");
             const std::vector<LevelShape> levels = shapes_of(query);
@@ -127,55 +121,34 @@ void define_cuda(pybind11::module_& module) {
             if (known.size() >= most_known) known.clear();
             return known[key] = planned;
         },
-        py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"), py::arg("projected"),
-        py::arg("query"), py::arg("query_images"), py::arg("slots"), py::arg("kappa"), py::arg("chosen"), py::arg("path"));
-
-    // What the calls that prepare a gallery share: its levels, and how it is laid out.
-    static const auto laid_out = [](int device, const std::vector<Described>& gallery, int upsample, bool bfloat16,
-                                    bool projected) {
-        const std::vector<TensorView> levels = checked_pyramid(gallery, "gallery");
-        return std::pair{levels, plan(device, shapes_of_views(levels), levels[0].images(), upsample, bfloat16, projected)};
-    };
+        py::arg("device"), py::arg("gallery"), py::arg("images"), py::arg("upsample"), py::arg("bfloat16"), py::arg("query"),
+        py::arg("query_images"), py::arg("slots"), py::arg("kappa"), py::arg("chosen"), py::arg("path"));
 
     module.def(
         "cuda_prepare_gallery",
-        [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample, bool bfloat16, bool projected,
-           uintptr_t prepared) {
-            const auto [levels, layout] = laid_out(device, gallery, upsample, bfloat16, projected);
+        [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample, bool bfloat16, uintptr_t prepared) {
+            const std::vector<TensorView> levels = checked_pyramid(gallery, "gallery");
             require(prepared != 0, "prepared has no memory");
+            const OperandLayout layout = plan(device, shapes_of_views(levels), levels[0].images(), upsample, bfloat16);
             py::gil_scoped_release release;
             Backend::prepare_gallery(device, reinterpret_cast<void*>(stream), layout, levels, reinterpret_cast<char*>(prepared));
         },
-        py::arg("device"), py::arg("stream"), py::arg("gallery"), py::arg("upsample"), py::arg("bfloat16"), py::arg("projected"),
-        py::arg("prepared"));
-
-    module.def(
-        "cuda_project_gallery",
-        [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample, bool bfloat16, bool projected,
-           uintptr_t prepared, uintptr_t native) {
-            const auto [levels, layout] = laid_out(device, gallery, upsample, bfloat16, projected);
-            require(layout.projected, "this gallery has no projections");
-            require(prepared != 0 && native != 0, "prepared and native need memory");
-            py::gil_scoped_release release;
-            Backend::project_gallery(device, reinterpret_cast<void*>(stream), layout, levels, reinterpret_cast<char*>(prepared),
-                                     reinterpret_cast<char*>(native));
-        },
-        py::arg("device"), py::arg("stream"), py::arg("gallery"), py::arg("upsample"), py::arg("bfloat16"), py::arg("projected"),
-        py::arg("prepared"), py::arg("native"));
+        py::arg("device"), py::arg("stream"), py::arg("gallery"), py::arg("upsample"), py::arg("bfloat16"), py::arg("prepared"));
 
     module.def(
         "cuda_compare_equals",
-        [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample, bool bfloat16, bool projected,
-           uintptr_t hashes, uintptr_t order, uintptr_t same) {
-            const auto [levels, layout] = laid_out(device, gallery, upsample, bfloat16, projected);
+        [](int device, uintptr_t stream, const std::vector<Described>& gallery, int upsample, bool bfloat16, uintptr_t hashes,
+           uintptr_t order, uintptr_t same) {
+            const std::vector<TensorView> levels = checked_pyramid(gallery, "gallery");
             require(hashes != 0 && order != 0 && same != 0, "hashes, order and same need memory");
+            const OperandLayout layout = plan(device, shapes_of_views(levels), levels[0].images(), upsample, bfloat16);
             py::gil_scoped_release release;
             Backend::compare_equals(device, reinterpret_cast<void*>(stream), layout, levels,
                                     reinterpret_cast<const int64_t*>(hashes), reinterpret_cast<const int64_t*>(order),
                                     reinterpret_cast<uint8_t*>(same));
         },
-        py::arg("device"), py::arg("stream"), py::arg("gallery"), py::arg("upsample"), py::arg("bfloat16"), py::arg("projected"),
-        py::arg("hashes"), py::arg("order"), py::arg("same"));
+        py::arg("device"), py::arg("stream"), py::arg("gallery"), py::arg("upsample"), py::arg("bfloat16"), py::arg("hashes"),
+        py::arg("order"), py::arg("same"));
 
     module.def(
         "cuda_search",

@@ -19,7 +19,7 @@ struct Cursor {
 // whole.
 FASTSPADE_DEVICE int in_ring(int place, const SearchGroup& group) { return place < group.ring ? place : place - group.ring; }
 
-// Whether projections are multiplied in the place of all groups.
+// Whether the finest group's projections are multiplied in its place.
 FASTSPADE_DEVICE bool projecting(const SearchParameters& p) { return p.told && tells(p.told); }
 
 FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
@@ -34,10 +34,10 @@ FASTSPADE_DEVICE void open_job(const SearchParameters& p, Cursor& c) {
 FASTSPADE_DEVICE void open_unit(const SearchParameters& p, Cursor& c, int query_image) {
     for (; c.unit < p.slots * p.segments; c.unit += p.splits) {
         const int slot = c.unit / p.segments, segment = c.unit - slot * p.segments;
-        const int64_t image = image_of_slot(p, query_image, slot), jobs = projecting(p) ? p.projected_jobs : p.job_count;
+        const int64_t image = image_of_slot(p, query_image, slot);
         c.image = static_cast<int>(image);
-        c.job = static_cast<int>(jobs * segment / p.segments);
-        c.last_job = static_cast<int>(jobs * (segment + 1) / p.segments);
+        c.job = static_cast<int>(static_cast<int64_t>(p.job_count) * segment / p.segments);
+        c.last_job = static_cast<int>(static_cast<int64_t>(p.job_count) * (segment + 1) / p.segments);
         if (image >= 0 && c.job < c.last_job) {
             open_job(p, c);
             return;

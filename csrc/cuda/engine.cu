@@ -130,12 +130,6 @@ void prepare_gallery(int device, void* stream, const OperandLayout& layout, cons
     prepare_gallery(on, layout, levels, base);
 }
 
-void project_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base,
-                     char* native) {
-    Stream on(device, stream, [&] { return "gallery " + text_of(levels); });
-    project_gallery(on, layout, levels, base, native);
-}
-
 void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels,
                     const int64_t* hashes, const int64_t* order, uint8_t* same) {
     Stream on(device, stream, [&] { return "gallery " + text_of(levels); });

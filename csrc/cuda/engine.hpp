@@ -33,11 +33,6 @@ CudaVersions cuda_versions();
 // Fills `base` (layout.bytes of device memory) from the gallery's levels.
 void prepare_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base);
 
-// Fills in projections, once the directions lie in `base`, at layout.directions_offset; `native` is layout.native_bytes of device
-// memory.
-void project_gallery(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base,
-                     char* native);
-
 // Whether pixels equal the ones before them in an order of all pixels by the hashes that prepare_gallery left (EqualParameters).
 void compare_equals(int device, void* stream, const OperandLayout& layout, const std::vector<TensorView>& levels,
                     const int64_t* hashes, const int64_t* order, uint8_t* same);

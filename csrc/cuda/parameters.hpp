@@ -18,16 +18,14 @@ constexpr int step_channels = 64;  // channels per pipeline step; operands are p
 constexpr int short_step = 32;     // the same where shared memory is short (search.cuh)
 constexpr int search_threads = 256;
 constexpr int pipeline_stages = 3;
-constexpr int directions = 256;  // that descriptors are projected on (project.cuh), the spare ones' places included
-constexpr int first_directions = 64,
-              more_directions = directions - first_directions;                // searched; and what refines what they leave
-constexpr int projected_group = max_groups, refining_group = max_groups + 1;  // where a search's groups have these
+constexpr int projected_channels = 32;            // 31 principal directions of the finest level, and the norm of the rest
+constexpr int projected_group = max_groups;       // where a search's groups have them
 constexpr int told_pairs = 128;                   // of gallery pixels, which decide whether projections are searched
 constexpr int redo_pairs = 512;                   // that a block looks at, at a time
 constexpr int patch_width = 8, patch_height = 4;  // pixels; a tile of the sm_90a search has four patches
 constexpr float scaled_norm = 64.0f;              // every image is scaled by a power of two so that no vector's norm exceeds this
 
-// Whether projections are searched, by of how many of told_pairs they tell most of the distance.
+// Whether projections are searched, by how many of told_pairs they told most of the distance of.
 FASTSPADE_HOST_DEVICE inline bool tells(const int* told) { return 2 * *told >= told_pairs; }
 
 // One level as the caller holds it: any strides (in elements), any of the three types.
@@ -80,20 +78,16 @@ struct PrepareParameters {
     int level_group[max_levels], level_offset[max_levels];  // where each level's channels go
     int centre_offset[max_levels];                          // where each level's channels lie in `centre`
     float* centre;                                          // (all channels): subtracted from both sides
-    uint32_t* largest;  // (images, levels): bits of the largest squared norm of a centred native vector
-    float* scale;       // (images): power of two
-    Terms* terms;       // (images, height * width)
-    uint64_t* hashes;   // (images, height * width), of descriptors; null for queries
+    uint32_t* largest;       // (images, levels): bits of the largest squared norm of a centred native vector
+    float* scale;            // (images): power of two
+    Terms* terms;            // (images, height * width)
+    OperandGroup projected;  // the finest group's projections; data null where its channels are few
+    Terms* projected_terms;  // as terms, with them in that group's place
+    double* directions;      // (the finest group's channels, projected_channels), orthonormal, the last zeros
+    int* told;               // of told_pairs, those whose projections tell most of their distance
+    uint64_t* hashes;        // (images, height * width), of descriptors; null for queries
     bool gallery;
     bool bfloat16;
-    // Projections of whole descriptors; `projected` null: there are none. Native pixels of images [first, first + count) at a
-    // time.
-    uint16_t *projected, *refining;  // (images, height * width, first_directions or more_directions)
-    Terms* projected_terms;          // (images, height * width); the length is that of what all directions leave
-    const float* along;              // (all channels, directions), orthonormal, spare ones zeros
-    float* native;                   // (native pixels of `count` images, directions), the coarsest level first
-    int64_t first, count;
-    int* told;  // of told_pairs, those whose projections tell most of their distance
 };
 
 struct SearchGroup {
@@ -113,10 +107,10 @@ struct alignas(16) AxisTap {
 };
 
 struct SearchParameters {
-    SearchGroup groups[max_groups + 2];  // finest first; the last two: projections of whole descriptors
+    SearchGroup groups[max_groups + 1];  // finest first; the last: the finest one's projections
     int group_count;
     const AxisTap* taps;                             // as the schedule's
-    const Terms *query_terms[2], *gallery_terms[2];  // the second: projections'
+    const Terms *query_terms[2], *gallery_terms[2];  // the second: with projections in the finest group's place
     const int* told;                                 // as PrepareParameters', or null: no projections
     bool bfloat16;
     const float *query_scale, *gallery_scale;
@@ -124,12 +118,12 @@ struct SearchParameters {
     int repeat_words;
     const int64_t* gallery_index;  // (query images, slots) ascending, or null; see slots.cuh
     int64_t gallery_images;
-    int slots, segments;                         // gallery images per query; pieces that an image is cut into
-    int query_pixels, query_tiles;               // tiles per image
-    int first_tile;                              // of the launch's first block, over all query images
-    int height, width;                           // the gallery's finest grid
-    const uint32_t* jobs;                        // group << 28 | column tile, in order; see schedule.cuh
-    int job_count, projected_jobs;               // of an image; where projections are searched
+    int slots, segments;            // gallery images per query; pieces that an image is cut into
+    int query_pixels, query_tiles;  // tiles per image
+    int first_tile;                 // of the launch's first block, over all query images
+    int height, width;              // the gallery's finest grid
+    const uint32_t* jobs;           // group << 28 | column tile, in order; see schedule.cuh
+    int job_count;
     int splits;                                  // blocks that share a query tile
     int kappa, keep, capacity;                   // candidates per row: kept at the end, and room for
     uint64_t* kept;                              // (rows, splits, keep), rows counted from the launch's first tile
@@ -160,9 +154,8 @@ struct FinishParameters {
 };
 
 // What a search counts: rows whose certificate fails, and pairs of such rows that are filtered, first by norms and those that
-// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows; pairs of which more than the first
-// directions is multiplied, those that these leave or, without projections, all. COUNTERS in fastspade/search/cuda.py names them
-// in this order.
+// are left by a 16-bit bound; pairs that are ranked by exact distances, of all rows; pairs whose finest channels are multiplied,
+// those that projections leave or all. COUNTERS in fastspade/search/cuda.py names them in this order.
 enum Counter : int { uncertain_rows, exact_pairs, filtered_pairs, bounded_pairs, fine_pairs };
 
 // Searching failed rows again.
@@ -210,7 +203,7 @@ struct ScheduleParameters {
 // The sm_90a search (search_sm90.cuh) is told more.
 struct Sm90Parameters {
     SearchParameters search;
-    TensorMap query[projected_group + 1], gallery[projected_group + 1];
+    TensorMap query[max_groups + 1], gallery[max_groups + 1];
     int stages, barrier_offset;
     bool patched;
 };

@@ -12,7 +12,6 @@ namespace {
 constexpr int64_t operand_budget = 128ll << 20;   // query operands at a time
 constexpr int64_t workspace_budget = 48ll << 20;  // candidates at a time
 constexpr int64_t redo_budget = 16ll << 20;       // lists of rows being redone
-constexpr int64_t native_budget = 32ll << 20;     // native projections at a time
 constexpr int64_t alignment = 256;
 
 int64_t place(int64_t& end, int64_t bytes) {
@@ -51,21 +50,16 @@ void lay_out(OperandLayout& layout, bool gallery) {
         layout.group_offset[g] = append(end, layout.images * group.height * group.width * group.channels * 2);
     }
     layout.terms_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
-    int64_t channels = 0;
-    for (const LevelShape& level : layout.levels) channels += level.channels;
     if (layout.projected) {
-        layout.projected_offset = append(end, layout.images * pixels * first_directions * 2);
-        layout.refining_offset = append(end, layout.images * pixels * more_directions * 2);
+        layout.projected_offset = append(end, layout.images * pixels * projected_channels * 2);
         layout.projected_terms_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Terms)));
-        if (gallery) layout.directions_offset = append(end, channels * directions * 4);
-        int64_t native = 0;
-        for (const LevelShape& level : layout.levels) native += int64_t{4} * directions * level.height * level.width;
-        layout.native_images = std::clamp<int64_t>(native_budget / native, 1, layout.images);
-        layout.native_bytes = layout.native_images * native;
+        if (gallery) layout.directions_offset = append(end, int64_t{8} * layout.groups[0].channels * projected_channels);
     }
     if (gallery) layout.equals_offset = append(end, layout.images * pixels * static_cast<int64_t>(sizeof(Equals)));
     layout.scale_offset = append(end, layout.images * 4);
     layout.largest_offset = append(end, layout.images * static_cast<int64_t>(layout.levels.size()) * 4);
+    int64_t channels = 0;
+    for (const LevelShape& level : layout.levels) channels += level.channels;
     layout.centre_offset = append(end, channels * 4);
     if (layout.projected && gallery) layout.told_offset = append(end, 4);
     layout.bytes = end;
@@ -136,7 +130,7 @@ int list_capacity(int keep, int rows, int64_t bytes) {
 }
 
 OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images, Upsample upsample, bool bfloat16,
-                           bool projected, const Device& device) {
+                           const Device& device) {
     OperandLayout layout;
     layout.levels = levels;
     layout.height = levels[0].height;
@@ -176,9 +170,7 @@ OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images
         coarse.erase(longest);
     }
     count_channels(layout);
-    int channels = 0;
-    for (const Group& group : layout.groups) channels += group.channels;
-    layout.projected = projected && channels >= directions;
+    layout.projected = layout.groups[0].channels >= 4 * projected_channels;
     layout.mixing = mixing_of(layout);
     for (Group& group : layout.groups) group.mixing = mixing_of(group.height, group.width, layout);
     lay_out(layout, true);
@@ -257,7 +249,6 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
         jobs += coarse_tiles_needed(plan.tiling, finest_tiles(plan.tiling) - 1,
                                     {gallery.groups[g].height, gallery.groups[g].width, plan.stride[g]}, gallery.upsample);
     plan.job_count = static_cast<int>(jobs);
-    plan.projected_jobs = static_cast<int>(finest_tiles(plan.tiling));
     const int64_t units = slots * plan.segments;
     plan.tile_rows = 32 * plan.row_tiles;
     plan.query_tiles = static_cast<int>(ceil_divide(query_pixels, plan.tile_rows));
@@ -289,7 +280,6 @@ SearchPlan plan_search(const OperandLayout& gallery, const std::vector<LevelShap
                                                             static_cast<int64_t>(device.multiprocessors) * 4));
     int64_t end = 0;
     place(end, plan.query.bytes);
-    plan.native_offset = place(end, plan.query.native_bytes);
     const int64_t rows = static_cast<int64_t>(plan.launch_tiles) * plan.tile_rows;
     plan.kept_offset = place(end, plan.launch_tiles * kept_a_tile);
     plan.lists_offset = place(end, plan.launch_tiles * lists_a_tile);

@@ -41,18 +41,16 @@ struct OperandLayout {
     Upsample upsample = Upsample::bilinear;
     bool bfloat16 = false;
     int64_t images = 0;
+    bool projected = false;  // whether projections of the finest group are kept, too
     int64_t group_offset[max_groups] = {};
-    bool projected = false;  // whether projections of whole descriptors are kept, too
-    int64_t projected_offset = 0, refining_offset = 0, projected_terms_offset = 0, directions_offset = 0, told_offset = 0;
-    int64_t native_images = 0, native_bytes = 0;  // projected at a time, and what those need meanwhile
+    int64_t projected_offset = 0, projected_terms_offset = 0, directions_offset = 0, told_offset = 0;
     int64_t terms_offset = 0, equals_offset = 0, scale_offset = 0, largest_offset = 0, centre_offset = 0, bytes = 0;
 };
 
 // The gallery's layout decides which levels stay coarse: those with at most half the finest level's pixels whose rings
-// fit a block's shared memory. The others are interpolated once and join the finest group. `projected`: whether projections
-// are wanted, which descriptors of few channels do not get.
+// fit a block's shared memory. The others are interpolated once and join the finest group.
 OperandLayout plan_gallery(const std::vector<LevelShape>& levels, int64_t images, Upsample upsample, bool bfloat16,
-                           bool projected, const Device& device);
+                           const Device& device);
 
 // The query side of a search in `gallery`: every group on the query's finest grid.
 OperandLayout plan_query(const OperandLayout& gallery, const std::vector<LevelShape>& levels, int64_t images);
@@ -63,7 +61,7 @@ struct SearchPlan {
     OperandLayout query;          // of one batch of query images, at the start of the workspace
     int64_t batch = 1;            // query images prepared at a time
     int row_tiles = 1, tile_rows = 32, query_tiles = 0, launch_tiles = 0;
-    int job_count = 0, projected_jobs = 0, segments = 1, splits = 1, keep = 0, capacity = 0;
+    int job_count = 0, segments = 1, splits = 1, keep = 0, capacity = 0;
     Tiling tiling{};
     bool lists_on_chip = true;
     int step_channels = cuda::step_channels;
@@ -72,7 +70,7 @@ struct SearchPlan {
     int stages = pipeline_stages, barrier_offset = 0;  // sm90a
     int redo_blocks = 0, redo_capacity = 0, repeat_words = 0;
     int64_t kept_offset = 0, limits_offset = 0, lists_offset = 0, failed_offset = 0, failures_offset = 0, redo_offset = 0,
-            native_offset = 0, jobs_offset = 0, taps_offset = 0, repeats_offset = 0, available_offset = 0;
+            jobs_offset = 0, taps_offset = 0, repeats_offset = 0, available_offset = 0;
     int64_t workspace_bytes = 0;
 };
 

@@ -206,7 +206,7 @@ FASTSPADE_KERNEL(prepare_threads, 1) terms_kernel(const PrepareParameters p) {
     if (p.hashes) p.hashes[item] = hash;
     operand = sqrt(operand);
     constexpr double up = 1.0 + 0x1p-20;  // covers the rounding of what follows, and of these terms to float32
-    const double accumulated = 0x1p-19 * (longest / 16 + 16);
+    const double accumulated = 0x1p-19 * (longest / 16 + 16);   // with those of projections (project.cuh)
     const double slack = 0x1p-19 * (norm + operand * operand);  // of the norm's rounding and the epilogue's additions
     Terms terms;
     terms.norm = static_cast<float>(norm - slack);

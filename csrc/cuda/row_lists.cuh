@@ -13,7 +13,8 @@ struct alignas(16) Row {
 };
 
 struct alignas(8) Tally {
-    int count, refined;  // of which the first ones are
+    int count;
+    float margin;  // how far bounds may lie below distances, of the candidates refined so far; -1: none is
 };
 
 constexpr uint32_t no_place = ~0u;  // of columns without a pixel; beyond the 2^32 - 1 pairs that a search numbers
@@ -62,7 +63,7 @@ struct RowLists {
             row_terms = Row{stored.norm, stored.operand, stored.error, bits_float(0x7f7fffffu)};
         }
         terms[row] = row_terms;
-        tallies[row] = {0, 0};
+        tallies[row] = {0, -1.0f};
     }
 
     FASTSPADE_DEVICE void lower_limit(int row, float limit) {
@@ -79,64 +80,52 @@ struct RowLists {
         return true;
     }
 
-    // First row of `rows` among all query images' pixels; the range's would take a register.
-    static FASTSPADE_DEVICE int64_t query_row(const SearchParameters& p, const RowRange& range, int rows, int row) {
-        const int tile = p.first_tile + static_cast<int>(range.local_row / rows);
-        return static_cast<int64_t>(range.query_image) * p.query_pixels +
-               static_cast<int64_t>(tile - range.query_image * p.query_tiles) * rows + row;
-    }
-
-    // A candidate's pixel, and how much larger the query's scale is than its.
-    struct Candidate {
-        int64_t image;
-        int pixel;
-        float ratio;
-    };
-    static FASTSPADE_DEVICE Candidate candidate(const SearchParameters& p, const RowRange& range, uint64_t key) {
-        const uint32_t pixels = static_cast<uint32_t>(p.height * p.width);
-        const int64_t image = image_of_slot(p, range.query_image, static_cast<int>(key_place(key) / pixels));
-        return {image, static_cast<int>(key_place(key) % pixels), p.query_scale[range.query_image] / p.gallery_scale[image]};
-    }
-
-    // Bounds by the first directions become bounds by all, of those of a row's `count` candidates that are not such yet.
+    // Bounds by projections become bounds by all the finest channels, of those of a row's `count` candidates that are not such
+    // yet: what was multiplied in their place is multiplied again and taken off.
     FASTSPADE_DEVICE void refine(const SearchParameters& p, const RowRange& range, int rows, int row, uint64_t* list, int count,
                                  int lane) {
-        const int64_t query = query_row(p, range, rows, row);
-        const int begin = tallies[row].refined;
+        const int tile =
+            p.first_tile + static_cast<int>(range.local_row / rows);  // the range's first query would take a register
+        const int64_t query_row = static_cast<int64_t>(range.query_image) * p.query_pixels +
+                                  static_cast<int64_t>(tile - range.query_image * p.query_tiles) * rows + row;
+        const Terms query = p.query_terms[0][query_row];
+        const Row by_projections = terms[row];
+        const uint32_t pixels = static_cast<uint32_t>(p.height * p.width);
+        float margin = tallies[row].margin < 0.0f ? 0.0f : tallies[row].margin;
+        const int begin = tallies[row].margin < 0.0f ? 0 : p.keep;
 #pragma unroll 1
         for (int first = begin; first < count; first += 4) {
             const int i = first + lane / 8;
             const uint64_t key = list[i < count ? i : first];
-            const Candidate at = candidate(p, range, key);
-            const float product = group_product(p, refining_group, query, at.image, Taps<1>{{at.pixel}, {1.0f}}, lane);
+            const int slot = static_cast<int>(key_place(key) / pixels), pixel = static_cast<int>(key_place(key) % pixels);
+            const int64_t image = image_of_slot(p, range.query_image, slot), at = image * pixels + pixel;
+            const float ratio = p.query_scale[range.query_image] / p.gallery_scale[image];
+            const Terms before = p.gallery_terms[1][at], gallery = p.gallery_terms[0][at];
+            const Taps<1> tap{{pixel}, {1.0f}};
+            const float slack = largest_product(0.0f, query, gallery);
+            const float less = group_product(p, projected_group, query_row, image, tap, lane) -
+                               group_product(p, 0, query_row, image, tap, lane) +
+                               (largest_product(0.0f, by_projections, before) - slack);
+            // The distance is at most this far above: the slack on the other side, what the norms were lessened by, and
+            // roundings.
+            const float norms =
+                query.norm + query.operand * query.operand + ratio * ratio * (gallery.norm + gallery.operand * gallery.operand);
+            const float above = 4.0f * ratio * slack + 0x1p-16f * norms + ratio * 0x1p-20f;
             warp_barrier();  // between reading these and writing them
-            if (i < count && lane % 8 == 0) list[i] = make_key(key_value(key) - 2.0f * at.ratio * product, key_place(key));
+            if (i < count) {
+                if (lane % 8 == 0) list[i] = make_key(key_value(key) + 2.0f * ratio * less, key_place(key));
+                margin = above > margin ? above : margin;
+            }
         }
-        if (lane == 0) atomic_add(p.counters + fine_pairs, static_cast<int64_t>(count - begin));
+        for (int mask = 8; mask < 32; mask <<= 1) {
+            const float other = warp_shuffle_xor(margin, mask);
+            margin = other > margin ? other : margin;
+        }
+        if (lane == 0) {
+            tallies[row].margin = margin;
+            atomic_add(p.counters + fine_pairs, static_cast<int64_t>(count - begin));
+        }
         warp_barrier();
-    }
-
-    // What the kappa-th distance cannot exceed: the most that those of the kappa candidates with the least bounds can be, which
-    // are first in the list.
-    FASTSPADE_DEVICE float farthest(const SearchParameters& p, const RowRange& range, int rows, int row, const uint64_t* list,
-                                    int lane) {
-        const Terms query = p.query_terms[1][query_row(p, range, rows, row)];
-        float most = -bits_float(0x7f800000u);
-        for (int i = lane; i < p.kappa; i += 32) {
-            const Candidate at = candidate(p, range, list[i]);
-            const Terms gallery = p.gallery_terms[1][at.image * p.height * p.width + at.pixel];
-            // Above its bound by the rests' product and the slack on both sides, what the norms were lessened by, and roundings.
-            const float products = query.length * gallery.length + largest_product(0.0f, query, gallery);
-            const float norms = query.norm + query.operand * query.operand +
-                                at.ratio * at.ratio * (gallery.norm + gallery.operand * gallery.operand);
-            const float distance = key_value(list[i]) + 4.0f * at.ratio * products + 0x1p-16f * norms + at.ratio * 0x1p-20f;
-            most = distance <= most ? most : distance == distance ? distance : bits_float(0x7f800000u);
-        }
-        for (int mask = 1; mask < 32; mask <<= 1) {
-            const float other = warp_shuffle_xor(most, mask);
-            most = other > most ? other : most;
-        }
-        return most;
     }
 
     // Every `warps`-th row from the `warp`-th on: its `keep` smallest, and the limit they set: the largest of them or, with
@@ -149,11 +138,11 @@ struct RowLists {
             if (projecting(p)) refine(p, range, rows, row, list, count, lane);
             float reached = key_value(keep_nearest(list, count, p.keep, lane));
             if (projecting(p) && count <= short_list) {  // sorted
-                const float distance = farthest(p, range, rows, row, list, lane);
-                reached = distance < reached ? distance : reached;
+                const float farthest = key_value(list[p.kappa - 1]) + tallies[row].margin;
+                reached = farthest < reached ? farthest : reached;
             }
             if (lane == 0) {
-                tallies[row] = {p.keep, p.keep};
+                tallies[row].count = p.keep;
                 lower_limit(row, reached);
                 if (reached == reached) atomic_min(p.limits + range.local_row + row, ordered_bits(reached));
             }

@@ -1,6 +1,6 @@
 // The order in which a gallery image's Gram tiles are computed: the tiles of the finest group in turn, each preceded by the
-// coarse tiles whose rows it interpolates from and that no earlier tile needed; or, where it is decided here that projections are
-// multiplied, those in turn alone. One list serves all images.
+// coarse tiles whose rows it interpolates from and that no earlier tile needed. One list serves all images. Here it is decided
+// whether the finest group's projections are multiplied in its place.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -14,17 +14,13 @@ FASTSPADE_KERNEL(search_threads, 1) schedule_kernel(const ScheduleParameters p) 
     };
     const bool projecting = p.told && tells(p.told);
     for (int tile = thread_index(); tile < p.tiles; tile += search_threads) {
-        if (projecting) {
-            p.jobs[tile] = static_cast<uint32_t>(projected_group) << 28 | static_cast<uint32_t>(tile);
-            continue;
-        }
         int place = tile;
         for (int g = 1; g < p.group_count; ++g) place += needed(tile - 1, g);
         for (int g = 1; g < p.group_count; ++g) {
             const int done = needed(tile - 1, g), due = needed(tile, g);
             for (int i = done; i < due; ++i) p.jobs[place++] = static_cast<uint32_t>(g) << 28 | static_cast<uint32_t>(i);
         }
-        p.jobs[place] = static_cast<uint32_t>(tile);
+        p.jobs[place] = (projecting ? static_cast<uint32_t>(projected_group) << 28 : 0u) | static_cast<uint32_t>(tile);
     }
     const int axes = p.tiling.width + p.tiling.height;
     for (int i = thread_index(); i < axes * (p.group_count - 1); i += search_threads) {

@@ -60,7 +60,7 @@ search_kernel(const SearchParameters p) {
                        group.gallery + (static_cast<int64_t>(load.image) * group_pixels + load.first) * group.channels +
                            load.step * StepChannels,
                        group.stride < group_pixels - load.first ? group.stride : group_pixels - load.first, group.channels,
-                       thread);
+                       group.channels - load.step * StepChannels, thread);
             advance(p, load, query_image);
         }
         copy_commit();  // empty groups keep the count of groups in step with the count of stages
@@ -74,7 +74,7 @@ search_kernel(const SearchParameters p) {
         gram.clear();
         float ratio = 1.0f;
         const SearchGroup& group = p.groups[use.group];
-        const int group_pixels = group.height * group.width, groups = use.group == projected_group ? 1 : p.group_count;
+        const int group_pixels = group.height * group.width;
         const int end = use.first + group.stride < group_pixels ? use.first + group.stride : group_pixels;
         for (int step = 0; step < use.steps; ++step) {
             copy_wait<pipeline_stages - 2>();
@@ -95,11 +95,11 @@ search_kernel(const SearchParameters p) {
                                 terms.norm * ratio * ratio, terms.operand, terms.error,
                                 static_cast<uint32_t>(slot) * static_cast<uint32_t>(pixels) + static_cast<uint32_t>(pixel)};
                             // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
-                            if (groups > 1) column.norm -= 2.0f * ratio * 0x1p-22f;
+                            if (p.group_count > 1) column.norm -= 2.0f * ratio * 0x1p-22f;
                         }
                         const int y = pixel / p.width;
                         const AxisTap* taps = p.taps;
-                        for (int g = 1; g < groups; ++g, taps += p.width + p.height) {
+                        for (int g = 1; g < p.group_count; ++g, taps += p.width + p.height) {
                             const SearchGroup& coarse = p.groups[g];
                             const AxisTap right = taps[pixel - y * p.width], down = taps[p.width + y];
                             ColumnSample sample{};
@@ -121,7 +121,8 @@ search_kernel(const SearchParameters p) {
             }
             // A warp whose columns all lie beyond the image or the tile has nothing to multiply.
             if (use.first + warp_column < end)
-                gram.template multiply_step<Operand>(shared + stage * Gram::stage_bytes, warp_row, warp_column, lane);
+                gram.template multiply_step<Operand>(shared + stage * Gram::stage_bytes, group.channels - step * StepChannels,
+                                                     warp_row, warp_column, lane);
             stage = stage == pipeline_stages - 1 ? 0 : stage + 1;
         }
 
@@ -151,7 +152,7 @@ search_kernel(const SearchParameters p) {
                 for (int i = 0; i < own; ++i) sum[i] = gram.value[i >> 1][j >> 1][(i & 1) * 2 + (j & 1)];
                 if (use.first + at < pixels)
 #pragma unroll 1
-                    for (int g = 1; g < groups; ++g) {
+                    for (int g = 1; g < p.group_count; ++g) {
                         const ColumnSample sample = samples[(g - 1) * tile_columns + at];
                         Ring::add(shared, sample.place[0] ^ unit, sample.weight[0], sum);
                         if (sample.weight[0] == 1.0f) continue;

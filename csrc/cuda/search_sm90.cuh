@@ -71,9 +71,10 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
     const SearchParameters& s = p.search;
     const Tiling tiling{s.width, s.height, p.patched};
     const int across = patches_across(tiling);
-    for (int g = projecting(s) ? projected_group : 0; g < (projecting(s) ? projected_group + 1 : s.group_count); ++g) {
-        tensor_map_prefetch(p.query[g]);
-        tensor_map_prefetch(p.gallery[g]);
+    for (int g = 0; g < s.group_count; ++g) {
+        const int operands = g == 0 && projecting(s) ? projected_group : g;
+        tensor_map_prefetch(p.query[operands]);
+        tensor_map_prefetch(p.gallery[operands]);
     }
     Cursor c{};
     c.unit = range.split;
@@ -325,7 +326,7 @@ FASTSPADE_DEVICE void sm90_consume(const Sm90Parameters& p, const RowRange& rang
         const bool ahead = c.finest() && before % max_groups == 0;
         // Waits spelt out twice: in a lambda they make the compiler spill.
         if (!ahead) mbarrier_wait(barriers.finish + consumer, turn);
-        if (c.group == 0 && p.patched) {
+        if (c.finest() && p.patched) {
             group_barrier(1 + consumer, 128);  // what this warpgroup's other warps wrote to the rings
                                                // Subnormal halves in the rings round by up to 2^-25: a bound must not suffer.
 #pragma unroll

@@ -69,10 +69,10 @@ inline PrepareParameters prepare_parameters(const OperandLayout& layout, const s
     const bool gallery = base == stored_base;
     p.centre = reinterpret_cast<float*>(stored_base + stored.centre_offset);
     if (layout.projected) {
-        p.projected = reinterpret_cast<uint16_t*>(base + layout.projected_offset);
-        p.refining = reinterpret_cast<uint16_t*>(base + layout.refining_offset);
+        p.projected = {reinterpret_cast<uint16_t*>(base + layout.projected_offset), projected_channels, layout.height,
+                       layout.width, Mixing::none};
         p.projected_terms = reinterpret_cast<Terms*>(base + layout.projected_terms_offset);
-        p.along = reinterpret_cast<float*>(stored_base + stored.directions_offset);
+        p.directions = reinterpret_cast<double*>(stored_base + stored.directions_offset);
         p.told = reinterpret_cast<int*>(stored_base + stored.told_offset);
     }
     p.largest = reinterpret_cast<uint32_t*>(base + layout.largest_offset);
@@ -84,7 +84,7 @@ inline PrepareParameters prepare_parameters(const OperandLayout& layout, const s
     return p;
 }
 
-// Scales, operands and terms, once the centre is known.
+// Scales, operands, terms and projections, once the centre is known.
 template <class Launcher>
 void prepare(Launcher& launcher, const PrepareParameters& p) {
     constexpr int warps = prepare_threads / 32;
@@ -97,22 +97,12 @@ void prepare(Launcher& launcher, const PrepareParameters& p) {
     launcher.launch(operand_kernel, blocks_for(operands, warps), prepare_threads, 0, p);
     const int64_t pixels = p.images * p.pyramid.height * p.pyramid.width;
     launcher.launch(terms_kernel, blocks_for(pixels, warps), prepare_threads, 0, p);
-}
-
-// Projections, once the directions and the rest are there; `native` has memory for so many images' native projections.
-template <class Launcher>
-void project(Launcher& launcher, PrepareParameters p, char* native, int64_t native_images) {
-    constexpr int warps = prepare_threads / 32;
-    p.native = reinterpret_cast<float*>(native);
-    for (; p.first < p.images; p.first += p.count) {
-        p.count = std::min(native_images, p.images - p.first);
-        int64_t blocks = 0;
-        for (int l = 0; l < p.pyramid.level_count; ++l)
-            blocks += blocks_for(p.count * p.pyramid.levels[l].height * p.pyramid.levels[l].width, native_pixels);
-        launcher.launch(project_kernel, blocks, directions, native_pixels * native_channels * 4, p);
-        launcher.launch(coordinate_kernel, blocks_for(p.count * p.pyramid.height * p.pyramid.width, warps), prepare_threads, 0,
-                        p);
+    if (!p.projected.data) return;
+    if (p.gallery) {
+        launcher.launch(direction_kernel, projected_channels, prepare_threads, direction_samples * 8, p);
+        launcher.launch(orthonormal_kernel, 1, orthonormal_threads, (orthonormal_threads + projected_channels) * 8, p);
     }
+    launcher.launch(project_kernel, blocks_for(pixels, warps * pixels_a_warp), prepare_threads, 0, p);
     if (!p.gallery) return;
     launcher.fill(p.told, 0, 4);
     launcher.launch(told_kernel, told_pairs / warps, prepare_threads, 0, p);
@@ -125,13 +115,6 @@ void prepare_gallery(Launcher& launcher, const OperandLayout& layout, const std:
     for (const LevelShape& level : layout.levels) channels += level.channels;
     launcher.launch(centre_kernel, channels, prepare_threads, prepare_threads * 8, p);
     prepare(launcher, p);
-}
-
-// After prepare_gallery, once the directions lie in `base`.
-template <class Launcher>
-void project_gallery(Launcher& launcher, const OperandLayout& layout, const std::vector<TensorView>& levels, char* base,
-                     char* native) {
-    project(launcher, prepare_parameters(layout, levels, 0, layout.images, base, layout, base), native, layout.native_images);
 }
 
 template <class Launcher>
@@ -168,7 +151,7 @@ Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery,
         return launcher.tensor_map(
             TensorBox{data, gallery.bfloat16, 2, {channels, pixels}, {1, channels}, {step_channels, rows}});
     };
-    for (int g = 0; g <= projected_group; ++g) {
+    for (int g = 0; g <= max_groups; ++g) {
         const SearchGroup& group = p.groups[g];
         if (!group.query) continue;
         const int64_t channels = group.channels, width = group.width, height = group.height;
@@ -230,16 +213,11 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
                        plan.ring_offset[g]};
     }
     if (gallery.projected) {
-        const auto operands = [&](int64_t OperandLayout::* offset, int channels) {
-            SearchGroup group = p.groups[0];
-            group.query = reinterpret_cast<uint16_t*>(base + plan.query.*offset);
-            group.gallery = reinterpret_cast<uint16_t*>(stored + gallery.*offset);
-            group.steps = channels / plan.step_channels;
-            group.channels = channels;
-            return group;
-        };
-        p.groups[projected_group] = operands(&OperandLayout::projected_offset, first_directions);
-        p.groups[refining_group] = operands(&OperandLayout::refining_offset, more_directions);
+        p.groups[projected_group] = p.groups[0];
+        p.groups[projected_group].query = reinterpret_cast<uint16_t*>(base + plan.query.projected_offset);
+        p.groups[projected_group].gallery = reinterpret_cast<uint16_t*>(stored + gallery.projected_offset);
+        p.groups[projected_group].steps = 1;
+        p.groups[projected_group].channels = projected_channels;
         p.query_terms[1] = reinterpret_cast<Terms*>(base + plan.query.projected_terms_offset);
         p.gallery_terms[1] = reinterpret_cast<Terms*>(stored + gallery.projected_terms_offset);
         p.told = reinterpret_cast<int*>(stored + gallery.told_offset);
@@ -261,7 +239,6 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     p.width = gallery.width;
     p.jobs = scheduled ? jobs : nullptr;
     p.job_count = plan.job_count;
-    p.projected_jobs = plan.projected_jobs;
     p.splits = plan.splits;
     p.kappa = static_cast<int>(request.kappa);
     p.keep = plan.keep;
@@ -313,9 +290,7 @@ void search(Launcher& launcher, const OperandLayout& gallery, const SearchPlan& 
     const int64_t images = request.query[0].images();
     for (int64_t first = 0; first < images; first += plan.batch) {
         const int64_t count = std::min(plan.batch, images - first);
-        const PrepareParameters prepared = prepare_parameters(plan.query, request.query, first, count, base, gallery, stored);
-        prepare(launcher, prepared);
-        if (gallery.projected) project(launcher, prepared, base + plan.native_offset, plan.query.native_images);
+        prepare(launcher, prepare_parameters(plan.query, request.query, first, count, base, gallery, stored));
         p.gallery_index = f.gallery_index = r.gallery_index =
             request.gallery_index ? request.gallery_index + first * request.slots : nullptr;
         if (first == 0 || request.gallery_index) {

@@ -38,10 +38,12 @@ struct Tile {
         return row * row_bytes + ((piece ^ swizzle) << 4);
     }
 
-    // Starts the copies of one step: rows [0, valid) of each side, `stride` elements apart; rows beyond are zeros.
+    // Starts the copies of one step: rows [0, valid) of each side, `stride` elements apart, and their next `channels`; rows
+    // beyond are zeros, channels beyond are not multiplied.
     static FASTSPADE_DEVICE void load(char* stage, const uint16_t* query, int query_valid, const uint16_t* gallery,
-                                      int gallery_valid, int stride, int thread) {
+                                      int gallery_valid, int stride, int channels, int thread) {
         const int piece = thread % pieces, first = thread / pieces;
+        if (piece * 8 >= channels) return;
         const int from_first = first * stride + piece * 8;
         const auto copy = [&](char* side, const uint16_t* from, int count, int valid_rows) {
 #pragma unroll
@@ -57,12 +59,14 @@ struct Tile {
         copy(stage + query_bytes, gallery, tile_columns, gallery_valid);
     }
 
+    // Multiplies one step's channels, of which there may be fewer than StepChannels.
     template <class Operand>
-    FASTSPADE_DEVICE void multiply_step(const char* stage, int warp_row, int warp_column, int lane) {
+    FASTSPADE_DEVICE void multiply_step(const char* stage, int channels, int warp_row, int warp_column, int lane) {
         const int query = place(warp_row + (lane & 15), lane >> 4);
         const int gallery = query_bytes + place(warp_column + (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
 #pragma unroll
         for (int k = 0; k < StepChannels / 16; ++k) {
+            if (k * 16 >= channels) break;
             uint32_t a[RowTiles][4], b[2][4];
 #pragma unroll
             for (int i = 0; i < RowTiles; ++i) load_matrices(a[i], stage + (query ^ k << 5) + 16 * i * row_bytes);

@@ -26,16 +26,6 @@ class _Counts(TypedDict):
     int16_pairs: int
     exact_pairs: int
 
-# equals_offset: of what tells equal pixels: hashes of 64 bits per pixel, as cuda_prepare_gallery leaves them; then, as a search
-# wants it, two int32 per pixel (Equals in csrc/cuda/parameters.hpp). directions_offset: of what cuda_project_gallery projects on,
-# float32 (all channels, 256); native_bytes: of the memory it needs meanwhile, 0 where there are no projections.
-@type_check_only
-class CudaGalleryLayout(TypedDict):
-    bytes: int
-    equals_offset: int
-    directions_offset: int
-    native_bytes: int
-
 class CudaPlan:
     """path, workspace_bytes and so on, by name (csrc/bindings/cuda.hpp)."""
     def __getitem__(self, name: str) -> Any: ...
@@ -56,9 +46,12 @@ def search_cpu(
     column_radius: int = -1,
 ) -> _Counts: ...
 def cuda_compute_capability(device: int) -> int: ...
+
+# Bytes, and the offset of what tells equal pixels: hashes of 64 bits per pixel, as cuda_prepare_gallery leaves them; then, as a
+# search wants it, two int32 per pixel (Equals in csrc/cuda/parameters.hpp).
 def cuda_gallery_layout(
-    device: int, gallery: Sequence[_Shape], images: int, upsample: int, bfloat16: bool, projected: bool
-) -> CudaGalleryLayout: ...
+    device: int, gallery: Sequence[_Shape], images: int, upsample: int, bfloat16: bool
+) -> tuple[int, int]: ...
 def cuda_versions() -> list[int]: ...  # toolkit, runtime, driver as CUDA numbers them: 1000 * major + 10 * minor
 def cuda_search_plan(
     device: int,
@@ -66,7 +59,6 @@ def cuda_search_plan(
     images: int,
     upsample: int,
     bfloat16: bool,
-    projected: bool,
     query: Sequence[_Shape],
     query_images: int,
     slots: int,
@@ -75,17 +67,7 @@ def cuda_search_plan(
     path: int,
 ) -> CudaPlan: ...
 def cuda_prepare_gallery(
-    device: int, stream: int, gallery: Sequence[_Described], upsample: int, bfloat16: bool, projected: bool, prepared: int
-) -> None: ...
-def cuda_project_gallery(
-    device: int,
-    stream: int,
-    gallery: Sequence[_Described],
-    upsample: int,
-    bfloat16: bool,
-    projected: bool,
-    prepared: int,
-    native: int,
+    device: int, stream: int, gallery: Sequence[_Described], upsample: int, bfloat16: bool, prepared: int
 ) -> None: ...
 def cuda_compare_equals(
     device: int,
@@ -93,7 +75,6 @@ def cuda_compare_equals(
     gallery: Sequence[_Described],
     upsample: int,
     bfloat16: bool,
-    projected: bool,
     hashes: int,
     order: int,
     same: int,

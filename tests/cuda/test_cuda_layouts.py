@@ -49,7 +49,6 @@ def choosable(engine, kernel: str, multiprocessors: int) -> set[tuple]:
                 images=images,
                 upsample=1,
                 bfloat16=False,
-                projected=True,
                 query=query,
                 query_images=1,
                 slots=images,

@@ -18,18 +18,15 @@ DEVICES = {
 Side = list[torch.Tensor]
 
 
-def stored_level(side: str, i: int) -> torch.Tensor:
-    """Level i of a photograph's features, or of others of the same object: (images, channels, height, width)."""
-    stored = np.load(STORED)
-    low, high = (stored[f"{side}{i}_{part}"].astype(np.uint16) for part in ("low", "high"))
-    return torch.from_numpy((low | high << 8).view(np.float16)).float()
-
-
 def real(images: int) -> tuple[Side, Side]:
-    """A corner of these features, 16 x 16 pixels."""
-    query, gallery = (
-        [stored_level(side, i)[:images, :, : 16 >> i, : 16 >> i].contiguous() for i in range(3)] for side in ("query", "gallery")
-    )
+    """A corner of a photograph's features, 16 x 16 pixels, and of others of the same object."""
+    stored = np.load(STORED)
+
+    def level(side: str, i: int) -> torch.Tensor:
+        low, high = (stored[f"{side}{i}_{part}"].astype(np.uint16) for part in ("low", "high"))
+        return torch.from_numpy((low | high << 8).view(np.float16)).float()[:images, :, : 16 >> i, : 16 >> i].contiguous()
+
+    query, gallery = ([level(side, i) for i in range(3)] for side in ("query", "gallery"))
     return query, gallery
 
 
@@ -51,12 +48,12 @@ def low_rank(levels, images: int) -> tuple[Side, Side]:
     return side(1, 1), side(images, 2)
 
 
-def copies(channels: int = 700) -> tuple[Side, Side]:
-    """An image, and a gallery of nearly equal ones of which the last is the image itself. A twenty-fifth of the variance lies beyond
-    what 48 directions hold, and of 700 channels most of it beyond 253; what is nearest differs by a thousandth."""
+def copies() -> tuple[Side, Side]:
+    """An image, and a gallery of nearly equal ones of which the last is the image itself. A fifth of the variance lies beyond
+    the 31 directions, where what is nearest differs by a thousandth."""
     generator = torch.Generator().manual_seed(3)
-    weights = torch.cat([torch.ones(48), torch.full((channels - 48,), (48 / (channels - 48) / 25) ** 0.5)])
-    basis = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0] * weights
-    image = torch.einsum("dc,nchw->ndhw", basis, torch.randn(1, channels, 13, 12, generator=generator))
-    noise = torch.einsum("dc,nchw->ndhw", basis, torch.randn(4, channels, 13, 12, generator=generator))
+    weights = torch.cat([torch.ones(24), torch.full((136,), (24 / 136 / 4) ** 0.5)])
+    basis = torch.linalg.qr(torch.randn(160, 160, generator=generator))[0] * weights
+    image = torch.einsum("dc,nchw->ndhw", basis, torch.randn(1, 160, 13, 12, generator=generator))
+    noise = torch.einsum("dc,nchw->ndhw", basis, torch.randn(4, 160, 13, 12, generator=generator))
     return [image.contiguous()], [torch.cat([image + 0.01 * noise, image]).contiguous()]

@@ -38,8 +38,8 @@ class SearchStatistics:
     """What a search did.
 
     pairs: query pixel and gallery pixel pairs in the search. fine_pairs: those whose finest level was read, in float32, int8
-    or int16, where the coarser levels alone did not rule them out; on CUDA those of which more than 63 projections were read.
-    exact_pairs: those ranked by exact float64 distances.
+    or int16; the coarser levels alone, on CUDA with projections of the finest one, ruled the others out. exact_pairs: those
+    ranked by exact float64 distances.
 
     On CUDA (0 on the CPU) uncertain_rows: query pixels whose 16-bit pass could not be certified; precision="exact" searches
     them again. filtered_pairs: their pairs, filtered by norms; bounded_pairs: those left, of which a 16-bit bound was taken.
@@ -55,7 +55,7 @@ class SearchStatistics:
 
     @property
     def skipped(self) -> float:
-        """Share of pairs that never needed their finest level, on CUDA more than 63 projections."""
+        """Share of pairs that never needed their finest level."""
         return 1.0 - self.fine_pairs / self.pairs
 
 

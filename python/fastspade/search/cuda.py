@@ -20,7 +20,7 @@ from fastspade.search.levels import Shape
 from fastspade.search.validation import check_answer
 
 if TYPE_CHECKING:
-    from fastspade._engine import CudaGalleryLayout, CudaPlan
+    from fastspade._engine import CudaPlan
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,12 +30,6 @@ MAX_LEVELS = 16
 PATHS = {"auto": 0, "sm80": 1, "sm90a": 2}
 # What a search counts, as Counter in csrc/cuda/parameters.hpp; fields of SearchStatistics.
 COUNTERS = ("uncertain_rows", "exact_pairs", "filtered_pairs", "bounded_pairs", "fine_pairs")
-# Columns of the directions in csrc/cuda/project.cuh: 63 and 190 that are some, and three that are spare.
-DIRECTIONS = [*range(63), *range(64, 254)]
-DIRECTION_COLUMNS, DIRECTION_SAMPLES = 256, 1024
-# Pairs of pixels that take longer to search than directions take to be found: galleries of fewer, prepared for one search, are not
-# projected.
-PROJECTED_PAIRS = 1 << 32
 
 
 def has_cuda_engine() -> bool:
@@ -95,13 +89,14 @@ def gallery_bytes_cuda(
 ) -> int:
     """Bytes of what prepare_gallery_cuda makes from `images` pyramids of `shapes` on `device`."""
     engine = compiled_engine() if engine is None else engine
-    return _gallery_layout(shapes, images, device, upsample, bfloat16, True, engine)["bytes"]
+    return _gallery_layout(shapes, images, device, upsample, bfloat16, engine)[0]
 
 
 def _gallery_layout(
-    shapes: Sequence[Shape], images: int, device: torch.device, upsample: int, bfloat16: bool, projected: bool, engine: ModuleType
-) -> CudaGalleryLayout:
-    layout: CudaGalleryLayout = _translated(
+    shapes: Sequence[Shape], images: int, device: torch.device, upsample: int, bfloat16: bool, engine: ModuleType
+) -> tuple[int, int]:
+    """Bytes, and where in them a search reads which pixels are equal."""
+    layout: tuple[int, int] = _translated(
         engine.cuda_gallery_layout,
         engine,
         device=_place(device)[0],
@@ -109,42 +104,28 @@ def _gallery_layout(
         images=images,
         upsample=upsample,
         bfloat16=bfloat16,
-        projected=projected,
     )
     return layout
 
 
 def prepare_gallery_cuda(
-    gallery: list[torch.Tensor], upsample: int, bfloat16: bool, engine: ModuleType | None = None, projected: bool = True
+    gallery: list[torch.Tensor], upsample: int, bfloat16: bool, engine: ModuleType | None = None
 ) -> torch.Tensor:
     """The gallery as the kernels read it, uint8 of one dimension: 16-bit centred features at native resolution, with the
-    norms and rounding bounds of every pixel, which pixels are equal and, if `projected` and channels are many, projections of all
-    descriptors. It serves any number of searches, and stays valid until `gallery` changes.
+    norms and rounding bounds of every pixel, and which pixels are equal. It serves any number of searches, and stays valid until
+    `gallery` changes.
     """
     engine = compiled_engine() if engine is None else engine
     if len(gallery) > MAX_LEVELS:
         raise InputError(f"gallery has {len(gallery)} levels; the CUDA engine takes at most {MAX_LEVELS}")
     device, stream = _place(gallery[0].device)
-    where = gallery[0].device
-    layout = _gallery_layout(_shapes(gallery), gallery[0].shape[0], where, upsample, bfloat16, projected, engine)
-    prepared = torch.empty(layout["bytes"], dtype=torch.uint8, device=where)
+    size, equals = _gallery_layout(_shapes(gallery), gallery[0].shape[0], gallery[0].device, upsample, bfloat16, engine)
+    prepared = torch.empty(size, dtype=torch.uint8, device=gallery[0].device)
     common = dict(
-        device=device,
-        stream=stream,
-        gallery=[describe(level) for level in gallery],
-        upsample=upsample,
-        bfloat16=bfloat16,
-        projected=projected,
+        device=device, stream=stream, gallery=[describe(level) for level in gallery], upsample=upsample, bfloat16=bfloat16
     )
     _translated(engine.cuda_prepare_gallery, engine, **common, prepared=prepared.data_ptr())
-    if layout["native_bytes"] > 0:
-        along = find_directions(gallery)
-        place = layout["directions_offset"]
-        prepared[place : place + along.numel() * 4].view(torch.float32).view(along.shape).copy_(along)
-        native = torch.empty(layout["native_bytes"], dtype=torch.uint8, device=where)
-        _translated(engine.cuda_project_gallery, engine, **common, prepared=prepared.data_ptr(), native=native.data_ptr())
 
-    equals = layout["equals_offset"]
     images, pixels = gallery[0].shape[0], gallery[0].shape[2] * gallery[0].shape[3]
     hashes = prepared[equals : equals + 8 * images * pixels].view(torch.int64)
     table = hashes.view(torch.int32).view(-1, 2)
@@ -158,30 +139,6 @@ def prepare_gallery_cuda(
     )
     table[order] = _equals(order, same, pixels)
     return prepared
-
-
-def find_directions(gallery: list[torch.Tensor]) -> torch.Tensor:
-    """(all channels, DIRECTION_COLUMNS) float32: orthonormal directions along which the pixels' descriptors differ most, and zeros.
-
-    They are sampled descriptors, multiplied twice by the sample's covariance and made orthonormal. Coarse levels are read without
-    interpolation: any directions are right, and these hold nearly as much of real features' variance as principal ones.
-    """
-    images, _, height, width = gallery[0].shape
-    count = images * height * width
-    # Steps of the golden section spread a sample evenly; of images that are not finite it holds zeros.
-    at = torch.arange(DIRECTION_SAMPLES, device=gallery[0].device) * (int(0.6180339887498949 * count) | 1) % count
-    image, y, x = at // (height * width), at // width % height, at % width
-    parts = [level[image, :, y * level.shape[2] // height, x * level.shape[3] // width].double() for level in gallery]
-    sample = torch.cat(parts, dim=1)
-    sample = torch.where(sample.isfinite().all(1, keepdim=True), sample, 0.0)
-    sample = sample - sample.mean(0)
-    found = sample[: len(DIRECTIONS)]
-    for _ in range(2):
-        found = torch.nn.functional.normalize(found @ sample.T @ sample)
-    orthonormal = torch.linalg.qr(found.T).Q
-    along = torch.zeros(sample.shape[1], DIRECTION_COLUMNS, device=sample.device)
-    along[:, DIRECTIONS[: orthonormal.shape[1]]] = orthonormal.float()
-    return along
 
 
 def _equals(order: torch.Tensor, same: torch.Tensor, pixels: int) -> torch.Tensor:
@@ -205,10 +162,9 @@ def plan_cuda(
     bfloat16: bool = False,
     chosen: bool = False,
     engine: ModuleType | None = None,
-    projected: bool = True,
 ) -> CudaPlan:
     """How the search is laid out: the kernel ("path"), workspace bytes, tile and split counts. Made once for calls of the same
-    shapes. chosen: whether a gallery_index names gallery images for every query image. projected: as of the prepared gallery."""
+    shapes. chosen: whether a gallery_index names gallery images for every query image."""
     engine = compiled_engine() if engine is None else engine
     device, _ = _place(query[0].device)
     plan: CudaPlan = _translated(
@@ -219,7 +175,6 @@ def plan_cuda(
         images=gallery[0].shape[0],
         upsample=upsample,
         bfloat16=bfloat16,
-        projected=projected,
         query=_shapes(query),
         query_images=query[0].shape[0],
         slots=slots,
@@ -250,20 +205,17 @@ def search_cuda(
     and come first, and pairs beyond float32 infinity.
     """
     engine = compiled_engine() if engine is None else engine
+    if prepared is None:
+        prepared = prepare_gallery_cuda(gallery, upsample, bfloat16, engine)
     device, stream = _place(query[0].device)
-    where = query[0].device
     images = gallery[0].shape[0]
     slots = images if gallery_index is None else gallery_index.shape[1]
-    rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
-    projected = True
-    if prepared is None:
-        pairs = rows * slots * gallery[0].shape[2] * gallery[0].shape[3]
-        projected = pairs >= PROJECTED_PAIRS and not _captured(where)
-        prepared = prepare_gallery_cuda(gallery, upsample, bfloat16, engine, projected)
     if gallery_index is not None:
         # Ascending images make the kernels' order of pixels the order of flat indices, by which ties are decided.
         gallery_index = gallery_index.sort(dim=1).values.contiguous()
-    plan = plan_cuda(query, gallery, kappa, slots, upsample, bfloat16, gallery_index is not None, engine, projected)
+    plan = plan_cuda(query, gallery, kappa, slots, upsample, bfloat16, gallery_index is not None, engine)
+    where = query[0].device
+    rows = query[0].shape[0] * query[0].shape[2] * query[0].shape[3]
     distances = torch.empty(rows, kappa, dtype=torch.float32, device=where)
     indices = torch.empty(rows, kappa, dtype=torch.int64, device=where)
     counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=where)

@@ -51,11 +51,6 @@ void prepare_gallery(const cuda::OperandLayout& layout, const std::vector<Tensor
     cuda::prepare_gallery(host, layout, levels, base);
 }
 
-void project_gallery(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base, char* native) {
-    HostLauncher host;
-    cuda::project_gallery(host, layout, levels, base, native);
-}
-
 void compare_equals(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
                     const int64_t* order, uint8_t* same) {
     HostLauncher host;

@@ -10,7 +10,6 @@ extern bool dry;             // whether kernels are left out, to measure the hos
 extern cuda::Device device;  // what searches are planned for
 
 void prepare_gallery(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base);
-void project_gallery(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base, char* native);
 void compare_equals(const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, const int64_t* hashes,
                     const int64_t* order, uint8_t* same);
 void search(const cuda::OperandLayout& gallery, const cuda::SearchPlan& plan, const cuda::SearchRequest& request);

@@ -12,10 +12,6 @@ struct EmulatedBackend {
                                 char* base) {
         emulate::prepare_gallery(layout, levels, base);
     }
-    static void project_gallery(int, void*, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels, char* base,
-                                char* native) {
-        emulate::project_gallery(layout, levels, base, native);
-    }
     static void compare_equals(int, void*, const cuda::OperandLayout& layout, const std::vector<TensorView>& levels,
                                const int64_t* hashes, const int64_t* order, uint8_t* same) {
         emulate::compare_equals(layout, levels, hashes, order, same);
