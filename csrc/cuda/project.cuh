@@ -133,21 +133,24 @@ FASTSPADE_KERNEL(prepare_threads, 3) project_kernel(const PrepareParameters p) {
     }
 }
 
-// Counts pairs of gallery pixels, others than the directions are made of, whose projections tell three quarters of their
-// distance in the finest group. One warp a pair.
+// Counts pairs of gallery pixels, others than the directions are made of, of whose distance in all levels projections leave a
+// tenth untold at most. One warp a pair.
 FASTSPADE_KERNEL(prepare_threads, 1) told_kernel(const PrepareParameters p) {
     const int lane = thread_index() & 31, pair = block_index() * (prepare_threads / 32) + thread_index() / 32;
+    const int pixels = p.pyramid.height * p.pyramid.width;
     const int64_t a = sampled_pixel(p, direction_samples + 2 * pair), b = sampled_pixel(p, direction_samples + 2 * pair + 1);
-    double whole = 0.0;
+    const double scale = p.scale[a / pixels], ratio = scale / p.scale[b / pixels];
+    double untold = 0.0;
     for (int c = lane; c < p.groups[0].channels; c += 32) {
-        const double difference = sampled(p, a, c) - sampled(p, b, c);
-        whole += difference * difference;
+        const double difference = sampled(p, a, c) - ratio * sampled(p, b, c);
+        untold += difference * difference;
     }
-    const double difference = from_operand(p, p.projected.data[a * projected_channels + lane]) -
-                              from_operand(p, p.projected.data[b * projected_channels + lane]);
-    const double told = warp_sum(difference * difference);
-    whole = warp_sum(whole);
-    if (lane == 0 && told >= 0.75 * whole) atomic_add(p.told, 1);
+    const double told = from_operand(p, p.projected.data[a * projected_channels + lane]) -
+                        ratio * from_operand(p, p.projected.data[b * projected_channels + lane]);
+    untold = warp_sum(untold - told * told);
+    const double whole = exact_distance(p.pyramid, a / pixels, static_cast<int>(a % pixels), p.pyramid, b / pixels,
+                                        static_cast<int>(b % pixels), lane);
+    if (lane == 0 && untold <= 0.1 * scale * scale * whole) atomic_add(p.told, 1);
 }
 
 }  // namespace fastspade::cuda

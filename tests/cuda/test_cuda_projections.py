@@ -66,6 +66,21 @@ def test_random_features_are_multiplied_whole(engine, levels):
     assert found[2][FINE] == pairs_of(query, gallery) and found[2][0] == 0
 
 
+@pytest.mark.parametrize("brighter", [1.0, 1000.0])
+def test_a_finest_level_of_little_weight_is_projected_however_little_that_tells_of_it(engine, brighter):
+    """Directions of random features tell little; what they leave untold is a share of the distance in all levels."""
+    levels = ((130, 13, 17), (40, 7, 9), (20, 4, 5))
+    query, gallery = random(levels, 1, 1), random(levels, 3, 2)
+    for level, weight in zip(range(3), (0.1, 1.0, 1.0), strict=True):
+        query[level] *= weight
+        gallery[level] *= weight
+        gallery[level][1] *= brighter
+    expected = search_cpu(query, gallery, 2, None, 1)
+    found = search_cuda(query, gallery, None, 2, None, 1, True, engine=engine)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    assert found[2][FINE] < 0.5 * pairs_of(query, gallery)
+
+
 def test_few_channels_are_not_projected(engine):
     query, gallery = low_rank(((60, 12, 13),), 3)
     assert search_cuda(query, gallery, None, 1, None, 1, True, engine=engine)[2][FINE] == pairs_of(query, gallery)
@@ -226,7 +241,7 @@ def whole(tmp_path_factory):
     """An engine that multiplies whatever features whole."""
     from emulated_engine import build, kernels_of
 
-    changed = {"csrc/cuda/project.cuh": ("told >= 0.75 * whole", "told >= 4.0 * whole")}
+    changed = {"csrc/cuda/project.cuh": ("untold <= 0.1 *", "untold <= -1.0 *")}
     return build(tmp_path_factory.mktemp("whole"), changed, {"changed": kernels_of("project.cuh")})
 
 
