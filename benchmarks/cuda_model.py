@@ -5,11 +5,8 @@ calculation, beside what a GPU takes where there is one.
     python benchmarks/cuda_model.py --here    # this machine's GPU alone
 
 Forms: "whole" multiplies all channels of the finest level. "projections" has 31 directions and the rest's norm in its place, and
-looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. Two are not built;
-they have directions of the whole interpolated descriptor, and the rest's norm, in the place of all levels, and interpolate nothing.
-"whole_63" reads the coordinates on 190 further directions, and the norm of what is left then, of the pairs that the first 63 leave.
-"whole_127" reads all channels of one pair each time a list is cut back, and ranks what is left. No GPU is needed, but cuobjdump and
-an engine built for sm_80 and sm_90a.
+looks at all its channels for the pairs that are left; the engine takes it where they tell most of the distance. No GPU is needed, but
+cuobjdump and an engine built for sm_80 and sm_90a.
 
 Where there is a GPU, the same search is measured on it, of features for which the engine takes "whole" and of some for which it
 takes "projections", and each is compared with what is calculated for this GPU's plan, multiprocessors and clock.
@@ -33,7 +30,6 @@ import torch
 from machine import write
 from profile_cuda import kernels_of, part_of
 from timing import measure
-from whole_projections import LIST
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -50,23 +46,13 @@ PAPER = ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
 IMAGES = 50
 TILE_PIXELS = 128  # of the gallery
 PROJECTED = 32  # channels of projections
-# Share of pairs that are refined, of real features of 144 + 240 + 672 channels, as test_cuda_projections.listed counts: kappa = 1,
-# 31360 gallery pixels a list, of which a fifth of 50 images has as many.
-LEFT = {"aligned": 2.3e-3, "brick": 1.9e-3, "grass": 2.1e-3}
+# Share of pairs that are refined: the most of any photographs in projections.py that fill lists as 50 images do.
+LEFT = max(
+    row["refined"]
+    for row in json.loads(Path(__file__).with_name("results").joinpath("projections.json").read_text())["rows"]
+    if row["form"] == "finest" and "resnet50_thin" in row["data"]
+)
 REFINED_BYTES = 2 * PAPER[0][0] + 2 * PROJECTED + 32  # a pair's 16-bit gallery vector, its projections, and terms of both
-# Directions of the whole descriptor: what bytes whole_projections.py's counts come to, the most of any photographs whose lists are as
-# long. Coordinates, two norms and terms of a pair; or the channels of one, coarse levels' at four pixels each.
-COUNTED = [
-    row
-    for row in json.loads(Path(__file__).with_name("results").joinpath("whole_projections.json").read_text())["rows"]
-    if row["data"] != "stored"
-]
-WHOLE_REFINED = {
-    63: max(row["refined"] for row in COUNTED if row["directions"] == 63) * (2 * 192 + 32),
-    127: max(row["cuts_alone"] for row in COUNTED if row["directions"] == 127)
-    / LIST
-    * (2 * (PAPER[0][0] + 4 * sum(channels for channels, _, _ in PAPER[1:])) + 32),
-}
 EPILOGUE_BYTES = {"sm80": (16, 4), "sm90a": (7, 4)}  # of shared memory a pair: coarse values; terms of rows and columns
 REACHED = 0.8  # of the matrix units' peak, as large matrix products do
 Instructions = dict[str, dict[str, dict[str, int]]]
@@ -100,6 +86,7 @@ class Product(NamedTuple):
     rows: int
     columns: int
     channels: int
+    read: int  # rows that are copied
     multiplied: int = 0  # channels, with padding; 0: as many
 
 
@@ -117,13 +104,14 @@ class Form(NamedTuple):
 def forms(strides: list[int], rows: int, step: int) -> dict[str, Form]:
     """step: channels that a product of projections has at least."""
     tiles = [-(-h * w // stride) for (_, h, w), stride in zip(PAPER, strides, strict=True)]
-    whole, *coarse = [Product(n, TILE_PIXELS, rows, c) for n, (c, _, _) in zip(tiles, PAPER, strict=True)]
+    whole, *coarse = [
+        Product(n, TILE_PIXELS, rows, c, stride) for n, stride, (c, _, _) in zip(tiles, strides, PAPER, strict=True)
+    ]
     projections = whole._replace(channels=PROJECTED, multiplied=step)
     counted = PAPER[0][1] * PAPER[0][2] * rows, tiles[0]
     return {
         "whole": Form([whole, *coarse], *counted, sum(tiles[1:])),
-        "projections": Form([projections, *coarse], *counted, sum(tiles[1:]), max(LEFT.values()) * REFINED_BYTES),
-        **{f"whole_{n}": Form([whole._replace(channels=n + 1)], *counted, 0, read) for n, read in WHOLE_REFINED.items()},
+        "projections": Form([projections, *coarse], *counted, sum(tiles[1:]), LEFT * REFINED_BYTES),
     }
 
 
@@ -146,8 +134,7 @@ def issued(parts: dict[str, dict[str, int]], path: str, rows: int, step: int, fo
         )  # half of the warps prepare columns
         taps = len(levels) * of["taps"]
         threads = 256
-    finest = of["tile"] + (taps if form.coarse else 0)
-    return (work + finest * form.finest + of["coarse"] * form.coarse) * threads / 32 / form.pairs
+    return (work + (of["tile"] + taps) * form.finest + of["coarse"] * form.coarse) * threads / 32 / form.pairs
 
 
 def planned(engine: ModuleType, where: torch.device) -> CudaPlan:
@@ -170,13 +157,11 @@ def counts(plan: CudaPlan, instructions: Instructions) -> dict[str, dict[str, fl
     values, terms = EPILOGUE_BYTES[path]
     for name, form in forms(strides, rows, step if path == "sm90a" else PROJECTED).items():
         multiplied = [(p, p.times * (p.multiplied or p.channels)) for p in form.products]
-        copied = sum(2 * p.times * p.channels * (p.rows + p.columns) for p in form.products)
+        copied = sum(2 * p.times * p.channels * (p.read + p.columns) for p in form.products)
         found[name] = {
             "multiply_adds": sum(n * p.rows * p.columns for p, n in multiplied) / form.pairs,
             "l2_bytes": copied / form.pairs + form.refined,
-            "shared_bytes": sum(n / 16 * operand_bytes(p) for p, n in multiplied) / form.pairs
-            + terms
-            + (values if form.coarse else 0),
+            "shared_bytes": sum(n / 16 * operand_bytes(p) for p, n in multiplied) / form.pairs + terms + values,
             "issue_slots": issued(instructions[f"{path} {rows} {step}"], path, rows, step, form),
         }
     return found
@@ -272,7 +257,7 @@ def compared(
                 "device": name,
                 "asked": asked,
                 **one,
-                "assumed": max(LEFT.values()) if one["form"] == "projections" else 1.0,
+                "assumed": LEFT if one["form"] == "projections" else 1.0,
                 "times": times,
                 "binds": max(times, key=times.__getitem__) if times else None,
                 "milliseconds": slowest,

@@ -295,23 +295,28 @@ def cuda_model() -> str:
     return _markdown(header, rows) + f"\n\n*`{record['machine']['command']}`*"
 
 
-def whole_projections() -> str:
-    """What bounds by projections of whole descriptors leave, by the number of directions."""
-    record = _read("whole_projections.json")
+def projections() -> str:
+    """What bounds by projections leave: of the finest level, which are built, and of whole descriptors."""
+    record = _read("projections.json")
     rows = [
         [
             f"{row['data']}, {' + '.join(map(str, row['channels']))} channels",
-            f"{row['directions']}" + (" of the finest level" if row["form"] == "finest" else ""),
-            f"{100 * row['held']:.1f} %" if "held" in row else "",
-            f"{100 * row['left']:.4f} %",
-            *(f"{100 * row[f'rows_with_more_than_{keep}_left']:.0f} %" for keep in (9, 32)),
-            *(f"{100 * row[name]:.2f} %" if name in row else "" for name in ("refined_exactly", "refined")),
-            f"{row['cuts_alone']:.1f}" if "cuts_alone" in row else "",
+            f"{row['directions']} of the {'finest level' if row['form'] == 'finest' else 'whole'}",
+            f"{100 * row['untold']:.1f} %",
+            f"{100 * row['left']:.3f} %",
+            f"{100 * row['refined']:.2f} %",
+            f"{100 * row['rows_with_more_left']:.0f} %",
         ]
         for row in record["rows"]
     ]
-    header = ["features", "directions", "variance held", "pairs left by the true minimum", "rows with more than 9 left", "32"]
-    header += ["refined, limits exact", "refined, limits by 253 (175)", "cut back, 32 kept"]
+    header = [
+        "features",
+        "directions",
+        "distance untold",
+        "pairs left by the true minimum",
+        "refined",
+        "rows with more than 9 left",
+    ]
     return _markdown(header, rows) + f"\n\n*`{record['machine']['command']}`*"
 
 
@@ -331,7 +336,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "storage": storage,
     "determinism": determinism,
     "cuda_model": cuda_model,
-    "whole_projections": whole_projections,
+    "projections": projections,
     "options": options,
 }
 

@@ -87,7 +87,9 @@ FASTSPADE_DEVICE void sm90_load(const Sm90Parameters& p, const RowRange& range, 
         uint64_t* const full = barriers.full + stage;
         const int channel = c.step * step_channels;
         mbarrier_wait(barriers.empty + stage, parity ^ 1u);
-        mbarrier_arrive_expect(full, Share<Chunks>::stage_bytes);  // what lies outside an array is filled in and counts
+        // What lies outside an array is filled in and counts. Rows beyond a coarse tile's are not copied: their products are not
+        // used.
+        mbarrier_arrive_expect(full, Share<Chunks>::query_bytes + group.stride * step_channels * 2);
         tensor_load(queries, p.query[c.group], full, channel, static_cast<int32_t>(range.query_base));
         if (c.finest() && p.patched) {
             const int patch = c.first / (patch_width * patch_height);

@@ -164,7 +164,7 @@ Sm90Parameters sm90_parameters(Launcher& launcher, const OperandLayout& gallery,
                                                             {1, channels, channels * width, channels * width * height},
                                                             {step_channels, patch_width, patch_height, 1}});
         else
-            wide.gallery[g] = run(group.gallery, channels, gallery.images * width * height, tile_columns);
+            wide.gallery[g] = run(group.gallery, channels, gallery.images * width * height, group.stride);
     }
     wide.stages = plan.stages;
     wide.barrier_offset = plan.barrier_offset;

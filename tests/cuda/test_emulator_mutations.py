@@ -111,7 +111,7 @@ SM90_MUTANTS = {
         "mbarrier_init(barriers.empty + stage, 3);",
     ),
     "fewer_bytes_expected_than_come": (
-        "mbarrier_arrive_expect(full, Share<Chunks>::stage_bytes);",
+        "mbarrier_arrive_expect(full, Share<Chunks>::query_bytes + group.stride * step_channels * 2);",
         "mbarrier_arrive_expect(full, Share<Chunks>::query_bytes);",
     ),
     "results_not_waited_for": ("    product_wait<0>();\n    product_pin(share.value[0]);", "    product_pin(share.value[0]);"),
