@@ -20,7 +20,7 @@ constexpr int64_t probe_every = 4;
 constexpr double patches_share = 0.7, cells_share = 0.4;
 constexpr int64_t retry_bounds = 16;
 // Multiplying the nodes that a tile needs pays where its cells are less than such a share.
-constexpr double directly_share = 0.4;
+constexpr double directly_share = 0.15;
 
 // per_pair: the pairs that every bound leaves are evaluated one by one. int8, int16: whole panels are bounded in such numbers,
 // and what is left is evaluated. float32: whole panels are computed.

@@ -17,10 +17,9 @@
 
 namespace fastspade::cpu {
 
-// With one neighbour wanted few pairs survive a short projection; with several, limits are looser and a longer one pays.
-constexpr int short_directions = 7, long_directions = 15;
-constexpr int64_t channels_a_direction = 3;
-constexpr int rounds = 4;
+// A long projection pays where limits are loose, because several neighbours are wanted, or evaluating a pair takes many channels.
+constexpr int short_directions = 7, long_directions = 15, rounds = 4;
+constexpr int64_t channels_a_direction = 3, many_channels = 96;
 
 // Gram-Schmidt in float64, twice, so that the directions are orthonormal to float32 rounding. A direction that vanishes
 // (fewer dimensions of variation than directions) becomes zero, which weakens the bound and breaks nothing.
@@ -59,7 +58,8 @@ class Projection {
              int64_t kappa, const Kernels& kernels) {
         auto pays = [&](int directions) { return fine.channels >= channels_a_direction * directions; };
         if (!pays(short_directions)) return;
-        const int directions = kappa > 1 && pays(long_directions) ? long_directions : short_directions;
+        const int directions =
+            (kappa > 1 || fine.channels >= many_channels) && pays(long_directions) ? long_directions : short_directions;
         const int64_t length = (fine.channels + 15) / 16 * 16;
         std::vector<float> sample;  // [pixel][length], centred and scaled
         for (const SampledPixel& pixel : pixels) {
