@@ -8,6 +8,7 @@ A page says ``<!-- table: NAME -->``; NAME is one of TABLES.
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterable
@@ -45,7 +46,7 @@ def cpu_search() -> str:
         cells.append(f"{contenders['fastspade']['median']:.2f} s")
         for name in ("faiss.knn", "torch.cdist + topk"):
             cells.append(f"{contenders[name]['ratio']:.1f} x" if name in contenders else "")
-        rows.append([*cells, f"{100 * last['skipped']:.2f} %", f"{last['extra_memory_mib']:.0f} MiB"])
+        rows.append([*cells, f"{math.floor(1e4 * last['skipped']) / 100:.2f} %", f"{last['extra_memory_mib']:.0f} MiB"])
     header = ["data, shapes, upsampling", "fastspade", "faiss.knn", "torch.cdist + topk", "pairs never evaluated", "extra memory"]
     return _markdown(header, rows) + ("" if last is None else "\n\n" + _machine(last))
 
