@@ -135,7 +135,7 @@ FASTSPADE_KERNEL(prepare_threads, 3) project_kernel(const PrepareParameters p) {
 
 // Counts pairs of gallery pixels, others than the directions are made of, of whose distance in all levels projections leave a
 // tenth untold at most. One warp a pair.
-FASTSPADE_KERNEL(prepare_threads, 1) told_kernel(const PrepareParameters p) {
+FASTSPADE_KERNEL(prepare_threads, 2) told_kernel(const PrepareParameters p) {
     const int lane = thread_index() & 31, pair = block_index() * (prepare_threads / 32) + thread_index() / 32;
     const int pixels = p.pyramid.height * p.pyramid.width;
     const int64_t a = sampled_pixel(p, direction_samples + 2 * pair), b = sampled_pixel(p, direction_samples + 2 * pair + 1);

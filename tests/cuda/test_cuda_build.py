@@ -36,7 +36,7 @@ THREADS |= {"equal": 256, "repeat": 256, "direction": 256, "orthonormal": 1024, 
 # Blocks per multiprocessor that registers must allow: the search is planned as one, its smallest tile as one beside another
 # kernel's; the others hide their memory latency behind warps.
 BLOCKS = {"search": 1, "redo": 3, "finish": 3, "terms": 2, "operand": 3, "largest": 3, "centre": 2, "scale": 1, "schedule": 1}
-BLOCKS |= {"equal": 2, "repeat": 4, "direction": 2, "orthonormal": 1, "project": 3, "told": 1}
+BLOCKS |= {"equal": 2, "repeat": 4, "direction": 2, "orthonormal": 1, "project": 3, "told": 2}
 STACK = {"terms": 64, "schedule": 96}  # bytes of a thread's, for arrays that are indexed at run time
 # Loads of features that must be under way before the first is used, a loop each: what is not mixed, and what is.
 LOADS = {
