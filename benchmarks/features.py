@@ -23,7 +23,6 @@ SHAPES = {
     "efficientnet_lite0": ((24, 56, 56), (40, 28, 28), (112, 14, 14)),
     "resnet50_thin": ((128, 56, 56), (256, 28, 28), (512, 14, 14)),
 }
-PUBLISHED = ("efficientnet_lite0", "resnet50_thin")  # whose weights packages bring; the others' are random
 REAL = ("aligned", "brick", "grass", "gravel")
 
 STORED = Path(__file__).with_name("real_features.npz")
@@ -35,7 +34,7 @@ def make_features(data: str, shapes: str, images: int, seed: int = 0, size: int 
     """One query image and `images` gallery images: (1, C, H, W) and (images, C, H, W) per level.
 
     data: "random", or one of REAL: crops of a photograph that scikit-image ships, brought to `size` pixels, through the network
-        that `shapes` names; all but those in PUBLISHED have seeded random weights.
+        that `shapes` names; all but efficientnet_lite0 and resnet50_thin have seeded random weights.
     """
     if data == "random":
         generator = torch.Generator().manual_seed(seed)
